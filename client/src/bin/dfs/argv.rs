@@ -1,0 +1,96 @@
+//! Accepts the spellings of `hdfs dfs`.
+//!
+//! * A verb may carry a dash: `dfs -ls /` is `dfs ls /`.
+//! * A long flag may have one dash: `dfs rm -skipTrash /f` is `dfs rm --skipTrash /f`. Only flags that
+//!   the verb really has are touched, so bundles of short flags (`-rf`) and modes (`chmod -wx`) stay.
+//!
+//! Nothing after `--` is touched.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+
+use clap::CommandFactory;
+
+use crate::cli::Cli;
+
+/// Global options that take a value in the next word.
+const GLOBAL_WITH_VALUE: [&str; 2] = ["--namenode", "--user"];
+
+/// Rewrites `args` (program name first) to what clap understands.
+pub fn normalise(mut args: Vec<OsString>) -> Vec<OsString> {
+    if !args.iter().skip(1).any(|arg| is_dashed_word(arg)) {
+        return args;
+    }
+    let root = Cli::command();
+    let Some(verb_at) = position_of_verb(&args) else { return args };
+    let Some(mut command) = find_command(&root, &args[verb_at]) else { return args };
+    args[verb_at] = command.get_name().into();
+
+    let mut at = verb_at + 1;
+    if command.has_subcommands()
+        && let Some(inner) = args.get(at).and_then(|arg| find_command(command, arg))
+    {
+        args[at] = inner.get_name().into();
+        command = inner;
+        at += 1;
+    }
+    let flags: HashSet<&str> = command
+        .get_arguments()
+        .flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default())
+        .collect();
+    for arg in &mut args[at..] {
+        if arg == "--" {
+            break;
+        }
+        if is_dashed_word(arg)
+            && let Some(text) = arg.to_str()
+            && flags.contains(text[1..].split('=').next().unwrap_or_default())
+        {
+            *arg = format!("-{text}").into();
+        }
+    }
+    args
+}
+
+/// `-xy...`: one dash and at least two more characters.
+fn is_dashed_word(arg: &OsString) -> bool {
+    let bytes = arg.as_encoded_bytes();
+    bytes.len() > 2 && bytes[0] == b'-' && bytes[1] != b'-'
+}
+
+fn position_of_verb(args: &[OsString]) -> Option<usize> {
+    let mut at = 1;
+    while let Some(arg) = args.get(at) {
+        let bytes = arg.as_encoded_bytes();
+        if GLOBAL_WITH_VALUE.iter().any(|option| arg == option) {
+            at += 2;
+        } else if bytes.starts_with(b"--") {
+            at += 1;
+        } else {
+            return Some(at);
+        }
+    }
+    None
+}
+
+fn find_command<'c>(parent: &'c clap::Command, word: &OsString) -> Option<&'c clap::Command> {
+    let word = word.to_str()?;
+    parent.find_subcommand(word.strip_prefix('-').unwrap_or(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(line: &str) -> String {
+        let args = line.split(' ').map(OsString::from).collect();
+        normalise(args).iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_dash_before_the_verb_is_dropped() {
+        assert_eq!(rewritten("dfs -completion bash"), "dfs completion bash");
+        assert_eq!(rewritten("dfs --namenode h:1 -completion bash"), "dfs --namenode h:1 completion bash");
+        assert_eq!(rewritten("dfs -nonsense"), "dfs -nonsense");
+    }
+}
