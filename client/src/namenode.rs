@@ -1,0 +1,181 @@
+//! Calls to the namenode.
+//!
+//! Owned by the client's shared state; called from any task. Invariants: a retried call carries the call id of its
+//! first attempt; with several namenodes, one is used until it answers that it does not lead or
+//! cannot be reached, then the next.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::v1::CallContext;
+use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
+use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use crate::DfsError;
+use crate::config::ClientConfig;
+use crate::retry::{Backoff, RetryPolicy};
+
+/// HTTP/2 windows: a listing page or the blocks of a large file come in one go.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Time to connect to one namenode before the next attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Stub of the service over one connection.
+pub(crate) type Stub = ClientProtocolClient<Channel>;
+
+/// The namenodes and the identity that calls carry.
+pub(crate) struct Namenode {
+    stubs: Vec<(String, Stub)>,
+    current: AtomicUsize,
+    user: String,
+    client_id: Bytes,
+    next_call: AtomicU64,
+    retry: RetryPolicy,
+    rpc_timeout: Duration,
+}
+
+impl Namenode {
+    /// Resolves the addresses; connections are made by the first call.
+    pub(crate) async fn new(config: &ClientConfig, user: String, client_id: Bytes) -> Result<Self, DfsError> {
+        let mut stubs = Vec::with_capacity(config.namenodes.len());
+        for address in &config.namenodes {
+            stubs.push((address.clone(), stub(address).await?));
+        }
+        Ok(Self {
+            stubs,
+            current: AtomicUsize::new(0),
+            user,
+            client_id,
+            next_call: AtomicU64::new(1),
+            retry: config.retry,
+            rpc_timeout: config.rpc_timeout,
+        })
+    }
+
+    /// User in whose name calls are made.
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Address of the namenode in use.
+    pub(crate) fn address(&self) -> &str {
+        &self.stubs[self.current.load(Ordering::Relaxed)].0
+    }
+
+    /// Identity of a new call.
+    pub(crate) fn context(&self) -> Option<CallContext> {
+        Some(CallContext {
+            user: self.user.clone(),
+            client_id: self.client_id.clone(),
+            call_id: self.next_call.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// Makes a call about `subject`, retried as the policy of the client says.
+    pub(crate) async fn call<Q, A, F, R>(&self, subject: &str, request: Q, send: F) -> Result<A, DfsError>
+    where
+        Q: Clone,
+        F: Fn(Stub, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_with(self.retry, subject, request, send).await
+    }
+
+    /// Makes a call with a retry policy of its own.
+    pub(crate) async fn call_with<Q, A, F, R>(
+        &self,
+        policy: RetryPolicy,
+        subject: &str,
+        request: Q,
+        send: F,
+    ) -> Result<A, DfsError>
+    where
+        Q: Clone,
+        F: Fn(Stub, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        let started = Instant::now();
+        let mut backoff = None;
+        loop {
+            let index = self.current.load(Ordering::Relaxed);
+            let (address, stub) = &self.stubs[index];
+            let attempt = send(stub.clone(), Request::new(request.clone()));
+            let error = match tokio::time::timeout(self.rpc_timeout, attempt).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => {
+                    let mut error = RpcError::from_status(&status);
+                    if status.details().is_empty() {
+                        // Not from a namenode of ours: the transport, or a server of another kind.
+                        error.subject = format!("namenode {address}");
+                        error.reason = innermost(&status);
+                    }
+                    error
+                }
+                Err(_) => {
+                    RpcError::new(ErrorKind::Unavailable, format!("namenode {address}"), "no answer in time")
+                }
+            };
+            if !error.kind.is_retriable() {
+                return Err(DfsError::refused(subject, error));
+            }
+            if matches!(error.kind, ErrorKind::NotLeader | ErrorKind::Unavailable) {
+                let next = (index + 1) % self.stubs.len();
+                // A call that failed at the same time may have moved on already: then this changes nothing.
+                let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            let seed = self.next_call.load(Ordering::Relaxed) ^ u64::from(started.elapsed().subsec_nanos());
+            let backoff = backoff.get_or_insert_with(|| Backoff::start(policy, started, seed));
+            match backoff.next_delay(Instant::now()) {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(DfsError::refused(subject, error)),
+            }
+        }
+    }
+}
+
+/// Cause of a transport failure: the innermost error says most ("Connection refused").
+fn innermost(status: &Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if std::ptr::addr_eq(cause, status) { status.message().to_owned() } else { cause.to_string() }
+}
+
+/// Checks an address, resolves its host and makes a stub that connects when first used.
+async fn stub(address: &str) -> Result<Stub, DfsError> {
+    let invalid = || DfsError::InvalidAddress { address: address.to_owned() };
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(invalid());
+    }
+    let found = tokio::net::lookup_host(address).await.map(|mut found| found.next());
+    let unknown = |source| DfsError::UnknownHost { address: address.to_owned(), source: Arc::new(source) };
+    match found {
+        Ok(Some(_)) => {}
+        Ok(None) => return Err(unknown(std::io::ErrorKind::NotFound.into())),
+        Err(source) => return Err(unknown(source)),
+    }
+    let channel = endpoint(address).ok_or_else(invalid)?.connect_lazy();
+    Ok(ClientProtocolClient::new(channel)
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES))
+}
+
+/// A gRPC endpoint at `host:port`.
+pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    Some(
+        endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES),
+    )
+}
