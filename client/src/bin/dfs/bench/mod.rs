@@ -1,27 +1,124 @@
-//! `dfs bench`.
+//! `dfs bench`: measures a cluster, beside what the machine allows.
+//!
+//! * `io`: large files in streams, beside the [`limits`] measured in the same rounds.
+//! * `meta`: metadata calls by concurrent callers. `small`: small files, likewise.
+//! * `fill`: makes many files and keeps them.
+//!
+//! What is promised of a figure: it is the median of several rounds after a warm-up; rounds go through
+//! all cases one after the other, so that a machine that changes its speed changes all of them; one
+//! client is shared by all callers; content is neither constant nor compressible and is verified, large
+//! files in an untimed pass and small ones always; deleted files are gone before the next measurement.
+//! A benchmark works in a directory of its own, which is removed also after an error or a signal.
+
+mod args;
+mod cpu;
+mod fill;
+mod io;
+mod limits;
+mod listeners;
+mod load;
+mod meta;
+mod pattern;
+mod rows;
+mod servers;
+mod session;
+mod small;
+mod stats;
+mod table;
 
 use std::process::ExitCode;
 
-use clap::Args;
+use anyhow::Context;
 
-use crate::exit::UsageError;
+pub use args::BenchArgs;
+use args::{BenchCommand, RoundArgs};
+use rows::{CallRow, IoRow, Rows, call_table, io_table};
+use session::{OwnDirectory, Session, interrupted};
+
+use crate::exit::write_stdout;
 use crate::globals::Globals;
 
-/// `dfs bench`.
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+/// Results of one benchmark.
+enum Report {
+    /// Streams.
+    Io(Vec<IoRow>),
+    /// Calls; `datanodes` tells whether they took part.
+    Calls { rows: Vec<CallRow>, datanodes: bool },
 }
 
-/// Runs the benchmark that `args` name.
+/// Runs the benchmark that `args` name and prints its results.
 pub fn run(args: BenchArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let BenchArgs { json } = args;
-    let format = if json { "JSON" } else { "table" };
-    Err(UsageError {
-        verb: "bench",
-        problem: format!("no benchmark named ({format}, namenode {})", globals.namenode),
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("bench")
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the benchmark")?;
+    let json = args.json;
+    let report = runtime.block_on(measure(args, globals))?;
+    let text = match (&report, json) {
+        (Report::Io(rows), true) => to_json(&Rows { rows })?,
+        (Report::Calls { rows, .. }, true) => to_json(&Rows { rows })?,
+        (Report::Io(rows), false) => io_table(rows).to_string(),
+        (Report::Calls { rows, datanodes }, false) => call_table(rows, *datanodes).to_string(),
+    };
+    write_stdout(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn to_json(rows: &impl serde::Serialize) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string_pretty(rows)?;
+    text.push('\n');
+    Ok(text)
+}
+
+async fn measure(args: BenchArgs, globals: &Globals) -> anyhow::Result<Report> {
+    let session = Session::open(globals, args.cluster_dir.as_deref()).await?;
+    let report = match args.command {
+        BenchCommand::Io(io) => {
+            let limits_parent = io.dir.clone().or(args.cluster_dir).unwrap_or_else(std::env::temp_dir);
+            let rounds = io.rounds.clone();
+            let work = async |path: &str| io::measure(&session, path, &io, &limits_parent).await;
+            Report::Io(in_own_directory(&session, &rounds, work).await?)
+        }
+        BenchCommand::Meta(meta) => {
+            let rounds = meta.rounds.clone();
+            let work = async |path: &str| meta::measure(&session, path, &meta).await;
+            Report::Calls { rows: in_own_directory(&session, &rounds, work).await?, datanodes: false }
+        }
+        BenchCommand::Small(small) => {
+            let rounds = small.rounds.clone();
+            let work = async |path: &str| small::measure(&session, path, &small).await;
+            Report::Calls { rows: in_own_directory(&session, &rounds, work).await?, datanodes: true }
+        }
+        BenchCommand::Fill(fill) => {
+            let row = unless_interrupted(fill::measure(&session, &fill)).await?;
+            Report::Calls { rows: vec![row], datanodes: fill.size > 0 }
+        }
+    };
+    session.progress.finish_and_clear();
+    Ok(report)
+}
+
+/// Runs `work` in a directory of its own, and removes that whatever happens.
+async fn in_own_directory<T>(
+    session: &Session,
+    rounds: &RoundArgs,
+    work: impl AsyncFnOnce(&str) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let directory = OwnDirectory::create(session, &rounds.path).await?;
+    let outcome = unless_interrupted(work(directory.path())).await;
+    session.step("removing the benchmark's files".to_owned());
+    directory.remove(session).await;
+    outcome
+}
+
+/// Ends `work` early when this process is asked to end.
+async fn unless_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        outcome = work => outcome,
+        watched = interrupted() => {
+            watched?;
+            anyhow::bail!("bench: interrupted")
+        }
     }
-    .into())
 }
