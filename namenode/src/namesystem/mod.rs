@@ -1,1 +1,44 @@
-//! The namespace.
+//! The namespace: a deterministic state machine over redb tables.
+//!
+//! [`apply`] carries out one [`crate::log::Command`] inside a write transaction of the caller's;
+//! [`Snapshot`] answers queries. Nothing here has a clock, randomness, threads or I/O but redb's, and
+//! nothing here knows tonic or tokio.
+//!
+//! Invariants, checked by [`invariants`]:
+//!
+//! * Every entry names an inode that exists, and every linked inode has an entry; directories have one.
+//! * Every block belongs to a file and has the index in it that the file's block list says.
+//! * Only the last block of a file may be incomplete, and only while the file has a lease holder; all
+//!   blocks before the last one are as long as the block size.
+//! * A file has a lease holder if and only if there is a row for it in the leases table.
+//! * The counters count what is there, and no id or stamp in use is above them.
+
+mod apply;
+mod block_record;
+mod counters;
+mod effect;
+mod entry;
+mod error;
+mod inode;
+mod keys;
+mod ops;
+mod path;
+mod permission;
+mod query;
+mod resolve;
+mod retry_cache;
+mod rows;
+mod snapshot;
+mod stored_block;
+mod tables;
+
+pub use apply::{Applied, apply};
+pub use effect::Effect;
+pub use error::{InvalidReason, NamesystemError, RecordFault, StoreError};
+pub use ops::NAMENODE_HOLDER;
+pub use permission::Access;
+pub use query::LIST_LIMIT_MAX;
+pub use retry_cache::{RETRIES_MAX, RETRY_AGE_MAX_NS};
+pub use snapshot::Snapshot;
+pub use stored_block::{BlockState, StoredBlock};
+pub use tables::{Definition, Table, Tables};

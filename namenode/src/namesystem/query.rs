@@ -1,0 +1,221 @@
+//! Queries about paths, with the caller's permissions.
+
+use bytes::Bytes;
+use dfs_proto::{InodeId, v1};
+use v1::FileType;
+
+use super::error::{InvalidReason, NamesystemError};
+use super::inode::Inode;
+use super::path::Path;
+use super::permission::Access;
+use super::resolve;
+use super::rows::Rows;
+use super::snapshot::Snapshot;
+use super::stored_block::{BlockState, StoredBlock};
+use crate::log;
+
+/// Entries in one page of a listing at most, as in HDFS.
+pub const LIST_LIMIT_MAX: usize = 1_000;
+
+impl Snapshot {
+    /// Attributes of a node.
+    pub fn stat(&self, caller: &log::Caller, node: &v1::NodeRef) -> Result<v1::FileStatus, NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        Ok(resolve::node(self, Some(caller), &path)?.status(Bytes::new()))
+    }
+
+    /// One page of a directory: entries after a name, and whether more follow. What is not a directory
+    /// lists itself, without a name. A limit of 0 means [`LIST_LIMIT_MAX`].
+    pub fn list(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+        start_after: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        let inode = resolve::node(self, Some(caller), &path)?;
+        if !inode.is_directory() {
+            return Ok((vec![inode.status(Bytes::new())], false));
+        }
+        resolve::check_access(Some(caller), &inode, Access::READ_EXECUTE, &path)?;
+        let limit = if limit == 0 { LIST_LIMIT_MAX } else { limit.min(LIST_LIMIT_MAX) };
+        let mut page = Vec::new();
+        for row in self.entries_after(inode.id, start_after)? {
+            let (name, entry) = row?;
+            if page.len() == limit {
+                return Ok((page, true));
+            }
+            page.push(self.existing_inode(entry.inode)?.status(Bytes::from(name)));
+        }
+        Ok((page, false))
+    }
+
+    /// Attributes of a file that the caller may read.
+    pub fn open_file(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+    ) -> Result<v1::FileStatus, NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        let inode = self.file(caller, &path)?;
+        resolve::check_access(Some(caller), &inode, Access::READ, &path)?;
+        Ok(inode.status(Bytes::new()))
+    }
+
+    /// Blocks of a file that overlap a range, each with its offset in the file, at most `limit`; and
+    /// whether they reach the end of the range or of the file. A block that is being written overlaps
+    /// whatever starts behind its recorded end, since only its datanodes know its length.
+    pub fn file_blocks(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+        limit: usize,
+    ) -> Result<(Vec<(u64, StoredBlock)>, bool), NamesystemError> {
+        let file = self.inode(inode)?.ok_or(NamesystemError::InodeNotFound { inode })?;
+        if !file.is_file() || file.block_size == 0 {
+            return Err(NamesystemError::InvalidArgument {
+                subject: inode.to_string(),
+                reason: InvalidReason::NotARegularFile,
+            });
+        }
+        let end = offset.saturating_add(length);
+        let mut out = Vec::new();
+        for row in self.file_blocks_from(inode, offset / file.block_size)? {
+            let (index, id) = row?;
+            let start = index.saturating_mul(file.block_size);
+            if start >= end {
+                break;
+            }
+            if out.len() == limit {
+                return Ok((out, false));
+            }
+            let record = self.existing_block(id)?;
+            if record.state != BlockState::Complete || start.saturating_add(record.length) > offset {
+                out.push((start, self.stored_block(&record)?));
+            }
+        }
+        Ok((out, true))
+    }
+
+    /// Attributes of a file and who writes it, for decisions about leases before a command is
+    /// proposed. Checks search permission only.
+    pub fn writer_of(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+    ) -> Result<(v1::FileStatus, Option<String>), NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        let inode = resolve::node(self, Some(caller), &path)?;
+        Ok((inode.status(Bytes::new()), inode.holder))
+    }
+
+    /// Totals of a subtree. Needs read and search permission on all its directories.
+    pub fn content_summary(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+    ) -> Result<v1::ContentSummary, NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        let root = resolve::node(self, Some(caller), &path)?;
+        let mut summary = v1::ContentSummary::default();
+        let mut directories = Vec::new();
+        if root.is_directory() {
+            directories.push(root.id);
+        } else {
+            add_file(&mut summary, &root);
+        }
+        while let Some(id) = directories.pop() {
+            summary.directory_count += 1;
+            if !resolve::unchecked(Some(caller)) {
+                resolve::check_access(Some(caller), &self.existing_inode(id)?, Access::READ_EXECUTE, &path)?;
+            }
+            for row in self.entries_after(id, b"")? {
+                let (_, entry) = row?;
+                if entry.kind == FileType::Directory {
+                    directories.push(entry.inode);
+                } else {
+                    add_file(&mut summary, &self.existing_inode(entry.inode)?);
+                }
+            }
+        }
+        Ok(summary)
+    }
+
+    /// The checks of a deletion that `apply` leaves out because they take as long as the subtree is
+    /// large: for callers other than the superuser, everything on every directory below that is not
+    /// empty (HDFS's rule), and its sticky bits. A missing node is no error.
+    pub fn check_delete(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+        recursive: bool,
+    ) -> Result<(), NamesystemError> {
+        let path = Path::parse(Some(node))?;
+        let place = match resolve::place(self, Some(caller), &path) {
+            Ok(Some(place)) => place,
+            // The base itself and missing directories are `apply`'s to judge.
+            Ok(None) | Err(NamesystemError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(child) = place.child else {
+            return Ok(());
+        };
+        let child = self.existing_inode(child.inode)?;
+        resolve::check_remove(Some(caller), &place.directory, &child, &path)?;
+        if !child.is_directory() || !self.has_entries(child.id)? {
+            return Ok(());
+        }
+        if !recursive {
+            return Err(NamesystemError::DirectoryNotEmpty { path: path.subject() });
+        }
+        if resolve::unchecked(Some(caller)) {
+            return Ok(());
+        }
+        let mut directories = vec![child];
+        while let Some(directory) = directories.pop() {
+            let sticky = directory.mode & super::permission::STICKY != 0;
+            let mut checked = false;
+            for row in self.entries_after(directory.id, b"")? {
+                let (_, entry) = row?;
+                if !checked {
+                    resolve::check_access(Some(caller), &directory, Access::ALL, &path)?;
+                    checked = true;
+                }
+                if entry.kind == FileType::Directory || sticky {
+                    let inode = self.existing_inode(entry.inode)?;
+                    resolve::check_remove(Some(caller), &directory, &inode, &path)?;
+                    if inode.is_directory() {
+                        directories.push(inode);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, caller: &log::Caller, path: &Path<'_>) -> Result<Inode, NamesystemError> {
+        let inode = resolve::node(self, Some(caller), path)?;
+        match inode.kind {
+            FileType::File => Ok(inode),
+            FileType::Directory => Err(NamesystemError::IsADirectory { path: path.subject() }),
+            FileType::Unspecified
+            | FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharDevice
+            | FileType::BlockDevice => Err(NamesystemError::InvalidArgument {
+                subject: path.subject(),
+                reason: InvalidReason::NotARegularFile,
+            }),
+        }
+    }
+}
+
+fn add_file(summary: &mut v1::ContentSummary, inode: &Inode) {
+    summary.file_count += 1;
+    summary.length = summary.length.saturating_add(inode.size);
+    let space = inode.size.saturating_mul(u64::from(inode.replication));
+    summary.space_consumed = summary.space_consumed.saturating_add(space);
+}

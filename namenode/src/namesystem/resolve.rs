@@ -1,0 +1,201 @@
+//! From paths to nodes, with HDFS's permission rules on the way: search permission on every directory
+//! from the base on, the rest by what the operation does to the node it arrives at.
+
+use dfs_proto::InodeId;
+
+use super::entry::Entry;
+use super::error::{NamesystemError, StoreError};
+use super::inode::{Inode, InodeView};
+use super::keys;
+use super::path::Path;
+use super::permission::{self, Access};
+use super::rows::Rows;
+use super::tables::Table;
+use crate::log;
+
+/// How far a path leads.
+pub(super) struct Walk<'p, 'a> {
+    /// Deepest directory reached before the last name.
+    pub(super) directory: InodeId,
+    /// Names from there on: empty only if the path is the base itself; more than one if a directory
+    /// on the way does not exist.
+    pub(super) rest: &'p [&'a [u8]],
+    /// What the last name stands for, if there is just one left.
+    pub(super) child: Option<Entry>,
+}
+
+/// Where the last name of a path is, or would be.
+pub(super) struct Place<'a> {
+    /// The directory.
+    pub(super) directory: Inode,
+    /// The name in it.
+    pub(super) name: &'a [u8],
+    /// What is there.
+    pub(super) child: Option<Entry>,
+}
+
+/// Whether anything has to be checked for this caller; the namenode itself has no caller.
+pub(super) fn unchecked(caller: Option<&log::Caller>) -> bool {
+    caller.is_none_or(|c| c.superuser)
+}
+
+/// Follows a path as far as it exists.
+pub(super) fn walk<'p, 'a>(
+    rows: &impl Rows,
+    caller: Option<&log::Caller>,
+    path: &'p Path<'a>,
+) -> Result<Walk<'p, 'a>, NamesystemError> {
+    let names = path.names();
+    let mut directory = path.base();
+    for (at, name) in names.iter().enumerate() {
+        // An entry's type was seen below; a base is whatever the caller holds, except for the root.
+        if !unchecked(caller) || (at == 0 && directory != InodeId::ROOT) {
+            enter(rows, caller, directory, path)?;
+        }
+        let entry = rows.entry(directory, name)?;
+        let last = at + 1 == names.len();
+        match entry {
+            Some(entry) if !last => {
+                if entry.kind != dfs_proto::v1::FileType::Directory {
+                    return Err(NamesystemError::NotADirectory { path: path.subject() });
+                }
+                directory = entry.inode;
+            }
+            child => return Ok(Walk { directory, rest: &names[at..], child }),
+        }
+    }
+    Ok(Walk { directory, rest: &[], child: None })
+}
+
+/// Checks that `id` is a directory that the caller may search.
+fn enter(
+    rows: &impl Rows,
+    caller: Option<&log::Caller>,
+    id: InodeId,
+    path: &Path<'_>,
+) -> Result<(), NamesystemError> {
+    let Some(raw) = rows.get(Table::Inodes, &keys::inode(id))? else {
+        return Err(NamesystemError::NotFound { path: path.subject() });
+    };
+    let view = InodeView::new(id, raw.value())?;
+    if view.nlink() == 0 {
+        return Err(NamesystemError::NotFound { path: path.subject() });
+    }
+    if view.kind()? != dfs_proto::v1::FileType::Directory {
+        return Err(NamesystemError::NotADirectory { path: path.subject() });
+    }
+    if let Some(caller) = caller
+        && !permission::permits(caller, view.mode(), view.owner()?, view.group()?, Access::EXECUTE)
+    {
+        return Err(denied(caller, id, Access::EXECUTE, path));
+    }
+    Ok(())
+}
+
+/// The node that a path names.
+pub(super) fn node(
+    rows: &impl Rows,
+    caller: Option<&log::Caller>,
+    path: &Path<'_>,
+) -> Result<Inode, NamesystemError> {
+    let walk = walk(rows, caller, path)?;
+    let not_found = || NamesystemError::NotFound { path: path.subject() };
+    let id = match (walk.rest, walk.child) {
+        ([], _) => walk.directory,
+        ([_], Some(entry)) => entry.inode,
+        _ => return Err(not_found()),
+    };
+    match rows.inode(id)? {
+        Some(inode) if inode.nlink > 0 => Ok(inode),
+        Some(_) => Err(not_found()),
+        None if walk.rest.is_empty() => Err(not_found()),
+        None => {
+            Err(StoreError::Dangling { table: Table::Inodes.name(), key: keys::inode(id).to_vec() }.into())
+        }
+    }
+}
+
+/// The place of the last name of a path, whose directory must exist; `None` if the path is the base.
+pub(super) fn place<'a>(
+    rows: &impl Rows,
+    caller: Option<&log::Caller>,
+    path: &Path<'a>,
+) -> Result<Option<Place<'a>>, NamesystemError> {
+    let walk = walk(rows, caller, path)?;
+    match walk.rest {
+        [] => Ok(None),
+        [name] => {
+            let directory = directory(rows, walk.directory, path)?;
+            Ok(Some(Place { directory, name, child: walk.child }))
+        }
+        _ => Err(NamesystemError::NotFound { path: path.subject() }),
+    }
+}
+
+/// The directory a walk ended in. Only a base may be missing or unlinked.
+pub(super) fn directory(rows: &impl Rows, id: InodeId, path: &Path<'_>) -> Result<Inode, NamesystemError> {
+    match rows.inode(id)? {
+        Some(inode) if inode.nlink > 0 => Ok(inode),
+        _ => Err(NamesystemError::NotFound { path: path.subject() }),
+    }
+}
+
+/// Checks permission bits on a node.
+pub(super) fn check_access(
+    caller: Option<&log::Caller>,
+    inode: &Inode,
+    access: Access,
+    path: &Path<'_>,
+) -> Result<(), NamesystemError> {
+    match caller {
+        Some(caller) if !permission::permits(caller, inode.mode, &inode.owner, &inode.group, access) => {
+            Err(denied(caller, inode.id, access, path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the caller may remove or replace the entry of `child` in `directory`: write and search
+/// permission, and in a sticky directory ownership of either.
+pub(super) fn check_remove(
+    caller: Option<&log::Caller>,
+    directory: &Inode,
+    child: &Inode,
+    path: &Path<'_>,
+) -> Result<(), NamesystemError> {
+    check_access(caller, directory, Access::WRITE_EXECUTE, path)?;
+    match caller {
+        Some(caller)
+            if !caller.superuser
+                && directory.mode & permission::STICKY != 0
+                && caller.user != directory.owner
+                && caller.user != child.owner =>
+        {
+            Err(NamesystemError::NotPermitted { path: path.subject(), user: caller.user.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the caller owns a node.
+pub(super) fn check_owner(
+    caller: Option<&log::Caller>,
+    inode: &Inode,
+    path: &Path<'_>,
+) -> Result<(), NamesystemError> {
+    match caller {
+        Some(caller) if !caller.superuser && caller.user != inode.owner => {
+            Err(NamesystemError::NotPermitted { path: path.subject(), user: caller.user.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn denied(caller: &log::Caller, inode: InodeId, needed: Access, path: &Path<'_>) -> NamesystemError {
+    NamesystemError::AccessDenied {
+        path: path.subject(),
+        user: caller.user.clone(),
+        needed,
+        inode: inode.get(),
+    }
+}

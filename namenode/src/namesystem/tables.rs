@@ -1,0 +1,212 @@
+//! The tables of the namespace, and one write transaction's hold on them.
+//!
+//! All keys and values are bytes, so that one loop can stream, compare or digest every table. Integers
+//! in keys are big-endian, hence ordered. Every value but the empty one starts with its version.
+//!
+//! | table         | key                          | value                                             |
+//! |---------------|------------------------------|---------------------------------------------------|
+//! | inodes        | inode (8)                    | [`super::inode`]                                  |
+//! | entries       | parent inode (8), name       | [`super::entry`]                                  |
+//! | blocks        | block (8)                    | [`super::block_record`]                           |
+//! | file_blocks   | inode (8), index (8)         | version 1 (1), block (8)                          |
+//! | leases        | holder, 0 (1), inode (8)     | empty                                             |
+//! | retries       | client id (16), call id (8)  | [`super::retry_cache`]                            |
+//! | retry_order   | log index (8)                | version 1 (1), time ns (8), client id, call id    |
+//! | reclaim       | inode (8)                    | empty                                             |
+//! | storages      | storage id                   | version 1 (1), number (4)                         |
+//! | storage_names | number (4)                   | version 1 (1), storage id                         |
+//! | datanodes     | datanode uuid                | version 1 (1), `RegisterDatanodeOp`               |
+//! | meta          | text                         | `counters`: [`super::counters`]; `identity`: version 1 (1), `InitializeOp`; others: their owner's |
+//!
+//! Integers in values are little-endian.
+//!
+//! Tables are opened when first used, once a transaction: a batch that only creates files never pays
+//! for the rest.
+
+use std::cell::OnceCell;
+use std::ops::Bound;
+
+use redb::{AccessGuard, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::counters::Counters;
+use super::error::StoreError;
+use super::inode::Inode;
+use super::keys;
+use super::rows::Rows;
+
+/// What redb calls a table of ours.
+pub type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// Names a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Inodes by id.
+    Inodes,
+    /// Directory entries by parent and name.
+    Entries,
+    /// Blocks by id.
+    Blocks,
+    /// Blocks of a file by index.
+    FileBlocks,
+    /// Files open for writing by holder.
+    Leases,
+    /// Replies by call.
+    Retries,
+    /// Calls by log index: the order in which replies are forgotten.
+    RetryOrder,
+    /// Unlinked inodes that still have something to free.
+    Reclaim,
+    /// Numbers of storages.
+    Storages,
+    /// Storages by number.
+    StorageNames,
+    /// Datanodes by uuid.
+    Datanodes,
+    /// Counters, identity, and what consensus keeps here.
+    Meta,
+}
+
+impl Table {
+    /// All tables. A copy of all of them is a copy of the namespace.
+    pub const ALL: [Table; 12] = [
+        Table::Inodes,
+        Table::Entries,
+        Table::Blocks,
+        Table::FileBlocks,
+        Table::Leases,
+        Table::Retries,
+        Table::RetryOrder,
+        Table::Reclaim,
+        Table::Storages,
+        Table::StorageNames,
+        Table::Datanodes,
+        Table::Meta,
+    ];
+
+    /// Name in the store.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inodes => "inodes",
+            Self::Entries => "entries",
+            Self::Blocks => "blocks",
+            Self::FileBlocks => "file_blocks",
+            Self::Leases => "leases",
+            Self::Retries => "retries",
+            Self::RetryOrder => "retry_order",
+            Self::Reclaim => "reclaim",
+            Self::Storages => "storages",
+            Self::StorageNames => "storage_names",
+            Self::Datanodes => "datanodes",
+            Self::Meta => "meta",
+        }
+    }
+
+    /// Definition in the store.
+    pub const fn definition(self) -> Definition {
+        TableDefinition::new(self.name())
+    }
+}
+
+type OpenTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
+
+/// All tables of one write transaction. Dropping it closes them; the transaction is the caller's to
+/// commit.
+pub struct Tables<'txn> {
+    txn: &'txn WriteTransaction,
+    open: [OnceCell<OpenTable<'txn>>; Table::ALL.len()],
+    /// The counters as of the last applied command.
+    pub(super) counters: Counters,
+    /// The counters as they are in the store.
+    stored_counters: Counters,
+}
+
+impl<'txn> Tables<'txn> {
+    /// Tables of `txn`, made if they do not exist.
+    pub fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
+        let mut tables = Self {
+            txn,
+            open: std::array::from_fn(|_| OnceCell::new()),
+            counters: Counters::default(),
+            stored_counters: Counters::default(),
+        };
+        let counters = match tables.get(Table::Meta, Counters::KEY.as_bytes())? {
+            Some(value) => Some(Counters::decode(value.value())?),
+            None => None,
+        };
+        if let Some(counters) = counters {
+            tables.counters = counters.clone();
+            tables.stored_counters = counters;
+        }
+        Ok(tables)
+    }
+
+    /// Value of a key of the meta table that belongs to the caller, such as consensus.
+    pub fn meta_get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.get(Table::Meta, key.as_bytes())?.map(|v| v.value().to_vec()))
+    }
+
+    /// Sets a key of the meta table that belongs to the caller. `counters` and `identity` are taken.
+    pub fn meta_put(&mut self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.insert(Table::Meta, key.as_bytes(), value)
+    }
+
+    /// Writes the counters if a command changed them.
+    pub(super) fn store_counters(&mut self) -> Result<(), StoreError> {
+        if self.counters_changed() {
+            let record = self.counters.encode();
+            self.insert(Table::Meta, Counters::KEY.as_bytes(), &record)?;
+            self.stored_counters = self.counters.clone();
+        }
+        Ok(())
+    }
+
+    /// Whether the counters differ from the stored ones.
+    pub(super) fn counters_changed(&self) -> bool {
+        self.counters != self.stored_counters
+    }
+
+    /// Inserts or replaces a row.
+    pub(super) fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.table_mut(table)?.insert(key, value)?;
+        Ok(())
+    }
+
+    /// Removes a row; answers whether it existed.
+    pub(super) fn remove(&mut self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.table_mut(table)?.remove(key)?.is_some())
+    }
+
+    /// Writes an inode.
+    pub(super) fn put_inode(&mut self, inode: &Inode) -> Result<(), StoreError> {
+        self.insert(Table::Inodes, &keys::inode(inode.id), &inode.encode())
+    }
+
+    fn table(&self, table: Table) -> Result<&OpenTable<'txn>, StoreError> {
+        let cell = &self.open[table as usize];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let opened = self.txn.open_table(table.definition())?;
+        Ok(cell.get_or_init(|| opened))
+    }
+
+    fn table_mut(&mut self, table: Table) -> Result<&mut OpenTable<'txn>, StoreError> {
+        self.table(table)?;
+        Ok(self.open[table as usize].get_mut().expect("the line above opened it"))
+    }
+}
+
+impl Rows for Tables<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<AccessGuard<'_, &'static [u8]>>, StoreError> {
+        Ok(self.table(table)?.get(key)?)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+    ) -> Result<Option<redb::Range<'_, &'static [u8], &'static [u8]>>, StoreError> {
+        Ok(Some(self.table(table)?.range::<&[u8]>((from, to))?))
+    }
+}
