@@ -9,9 +9,11 @@ use dfs_proto::v1::{
 use dfs_proto::{CLIENT_PROTOCOL_VERSION, ErrorKind};
 use uuid::Uuid;
 
+use crate::buffer_pool::BufferPool;
 use crate::config::{ClientBuilder, ClientConfig};
 use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
+use crate::peer_cache::PeerCache;
 use crate::retry::RetryPolicy;
 use crate::status::{FileStatus, ListPage, LocatedStatus, to_ns};
 use crate::{DfsError, FileChecksum, FileReader, FileWriter, path};
@@ -35,6 +37,10 @@ pub(crate) struct Inner {
     pub defaults: ServerDefaults,
     /// Lease holder and data transfer client name.
     pub holder: String,
+    /// Idle connections to datanodes.
+    pub peers: PeerCache,
+    /// Packet buffers of all readers and writers.
+    pub buffers: Arc<BufferPool>,
 }
 
 impl std::fmt::Debug for DfsClient {
@@ -77,7 +83,9 @@ impl DfsClient {
             });
         }
         let holder = format!("dfs_client_{}", id.simple());
-        Ok(Self { inner: Arc::new(Inner { config, namenode, defaults, holder }) })
+        let buffers = BufferPool::new(config.packet_bytes);
+        let peers = PeerCache::default();
+        Ok(Self { inner: Arc::new(Inner { config, namenode, defaults, holder, peers, buffers }) })
     }
 
     /// Defaults and identity of the cluster, as of connecting.
@@ -207,10 +215,11 @@ impl DfsClient {
     /// All blocks of a file that overlap `length` bytes from `offset`, and where their replicas are.
     pub async fn locate(&self, path: &str, offset: u64, length: u64) -> Result<Vec<LocatedBlock>, DfsError> {
         let end = offset.saturating_add(length);
+        let node = path::node(path)?;
         let mut blocks: Vec<LocatedBlock> = Vec::new();
         let mut from = offset;
         loop {
-            let mut page = self.inner.located_blocks(path, from, end - from).await?;
+            let mut page = self.inner.located_blocks(path, node.clone(), from, end - from).await?;
             let next =
                 page.blocks.last().map(|b| b.offset + b.block.as_ref().map_or(0, |block| block.length));
             blocks.append(&mut page.blocks);
@@ -349,19 +358,16 @@ impl DfsClient {
 }
 
 impl Inner {
-    /// One answer of located blocks.
+    /// One answer of located blocks; `path` is for errors.
     pub(crate) async fn located_blocks(
         &self,
         path: &str,
+        node: v1::NodeRef,
         offset: u64,
         length: u64,
     ) -> Result<v1::LocatedBlocks, DfsError> {
-        let request = v1::OpenRequest {
-            context: self.namenode.context(),
-            node: Some(path::node(path)?),
-            offset,
-            length,
-        };
+        let context = self.namenode.context();
+        let request = v1::OpenRequest { context, node: Some(node), offset, length };
         self.namenode.call(path, request, |mut s, r| async move { s.open(r).await }).await
     }
 }

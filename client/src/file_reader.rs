@@ -1,36 +1,78 @@
 //! Reading a file.
+//!
+//! A sequential reader has one read operation open on one datanode at a time; the socket's receive buffer is what
+//! reads ahead while the caller works, so no task and no hand-off is needed. The operation's range starts at
+//! [`FIRST_WINDOW_BYTES`] and doubles while reading goes on in sequence, so that a short visit wastes little and a
+//! long one asks once a block.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use dfs_proto::{ErrorKind, RpcError};
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 
+use crate::block_map::BlockMap;
 use crate::dfs_client::Inner;
+use crate::replica_reads::{Attempts, OpenReplica};
 use crate::{DfsError, FileStatus};
 
-/// An open file. Reads sequentially as [`AsyncRead`] (+ [`AsyncSeek`]) or, without a copy, by [`Self::chunk`]; reads anywhere
-/// and from several tasks at once by [`Self::read_at`].
-#[derive(Debug)]
+/// Bytes asked for by the first read after opening or seeking.
+const FIRST_WINDOW_BYTES: u64 = 1 << 20;
+
+/// Largest window: no block is larger, so the block's end is the bound from then on.
+const MAX_WINDOW_BYTES: u64 = 4 << 30;
+
+/// A forward seek of at most this many bytes reads over them: cheaper than a new operation.
+const MAX_SKIP_BYTES: u64 = 256 << 10;
+
+/// An open file.
+///
+/// Reads sequentially as [`AsyncRead`] and [`AsyncSeek`] or, without a copy, by [`Self::chunk`]; reads anywhere, and
+/// from several tasks at once, by [`Self::read_at`]. All data is verified against its checksums. When a datanode fails
+/// or a replica is corrupt, the next replica is used; corrupt replicas are reported.
+///
+/// Memory: at most one packet (as a rule 1 MiB) and the kernel's socket buffer.
 pub struct FileReader {
+    map: Arc<BlockMap>,
     status: FileStatus,
+    sequence: Option<Sequence>,
+    /// A `poll_read` that is under way; it owns the sequence. The lock is never contended (only `get_mut` is used):
+    /// it makes the reader `Sync`.
+    polled: Option<Mutex<PolledChunk>>,
+    /// Bytes read but not handed out.
+    rest: Bytes,
+    /// Offset of the next byte handed out.
     position: u64,
 }
 
+type PolledChunk = Pin<Box<dyn Future<Output = (Sequence, Result<Option<Bytes>, DfsError>)> + Send>>;
+
+/// The sequential read: what is open, and how far it reads ahead.
+struct Sequence {
+    map: Arc<BlockMap>,
+    len: u64,
+    /// Offset of the next byte of the stream.
+    next: u64,
+    window: u64,
+    open: Option<OpenReplica>,
+}
+
 impl FileReader {
-    pub(crate) async fn open(_inner: Arc<Inner>, path: &str) -> Result<Self, DfsError> {
-        Err(DfsError::refused(path, RpcError::new(ErrorKind::Unsupported, "", "")))
+    pub(crate) async fn open(client: Arc<Inner>, path: &str) -> Result<Self, DfsError> {
+        let (map, status) = BlockMap::open(client, path).await?;
+        let map = Arc::new(map);
+        Ok(Self { map, status, sequence: None, polled: None, rest: Bytes::new(), position: 0 })
     }
 
-    /// Attributes as of opening.
+    /// Attributes as of opening. Of a file being written, `size` is what was visible then.
     pub fn status(&self) -> &FileStatus {
         &self.status
     }
 
-    /// Bytes that can be read. Of a file being written: what was visible when it was opened.
+    /// Bytes that can be read.
     pub fn len(&self) -> u64 {
         self.status.size
     }
@@ -45,39 +87,202 @@ impl FileReader {
         self.position
     }
 
-    /// Moves the position; past the end reads give nothing.
+    /// Moves the position; at and past the end there is nothing to read.
     pub fn seek_to(&mut self, position: u64) {
+        let skipped = position.checked_sub(self.position).and_then(|n| usize::try_from(n).ok());
+        match skipped {
+            Some(skipped) if skipped <= self.rest.len() && self.polled.is_none() => {
+                self.rest.advance(skipped)
+            }
+            _ => {
+                self.rest = Bytes::new();
+                self.polled = None;
+            }
+        }
         self.position = position;
     }
 
-    /// Reads the next bytes without copying them: up to a packet of verified data, `None` at the end of the file.
+    /// Reads the next bytes without copying them: up to a packet of verified data, `None` at the end of the
+    /// file. If the call is cancelled, the position has not moved.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DfsError> {
+        if self.polled.is_some() {
+            std::future::poll_fn(|cx| self.poll_fetch(cx)).await?;
+        }
+        if self.rest.is_empty() {
+            let mut sequence = self.take_sequence();
+            let fetched = sequence.fetch().await;
+            self.sequence = Some(sequence);
+            self.rest = fetched?.unwrap_or_default();
+        }
+        let bytes = std::mem::take(&mut self.rest);
+        self.position += bytes.len() as u64;
+        Ok((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// Fills `buf` from `offset` on and tells how many bytes there were: fewer than asked for only at the end of the
+    /// file. Does not move the position.
+    pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, DfsError> {
+        let available = self.len().saturating_sub(offset);
+        let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buf.len());
+        let buf = &mut buf[..wanted];
+        let mut attempts = Attempts::default();
+        let mut done = 0;
+        while done < wanted {
+            let at = offset + done as u64;
+            let mut open = self.map.open_replica(at, (wanted - done) as u64, &mut attempts).await?;
+            let block_end = open.block.offset + open.block.block.as_ref().map_or(0, |b| b.length);
+            let part = usize::try_from(block_end - at).unwrap_or(usize::MAX).min(wanted - done);
+            let pool = &self.map.client().buffers;
+            match open.reader.fill(&mut buf[done..done + part], pool).await {
+                Ok(()) => {
+                    self.map.finish(open).await;
+                    attempts = Attempts::default();
+                    done += part;
+                }
+                Err(fault) => {
+                    // What came before the fault was verified: it need not be read again.
+                    let good = open.reader.position() - (at - open.block.offset);
+                    done += usize::try_from(good).unwrap_or(part).min(part);
+                    self.map.give_up(&open.block, &open.location, fault, &mut attempts);
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The sequential read at the present position.
+    fn take_sequence(&mut self) -> Sequence {
+        let next = self.position;
+        match self.sequence.take() {
+            Some(mut sequence) => {
+                sequence.go_to(next);
+                sequence
+            }
+            None => Sequence {
+                map: Arc::clone(&self.map),
+                len: self.len(),
+                next,
+                window: FIRST_WINDOW_BYTES,
+                open: None,
+            },
+        }
+    }
+
+    /// Fetches into `rest` by a future of its own, which a cancelled poll leaves under way.
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DfsError>> {
+        if self.polled.is_none() {
+            let mut sequence = self.take_sequence();
+            self.polled = Some(Mutex::new(Box::pin(async move {
+                let fetched = sequence.fetch().await;
+                (sequence, fetched)
+            })));
+        }
+        let Some(polled) = &mut self.polled else { return Poll::Ready(Ok(())) };
+        let future = polled.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let (sequence, fetched) = ready!(future.as_mut().poll(cx));
+        self.polled = None;
+        self.sequence = Some(sequence);
+        self.rest = fetched?.unwrap_or_default();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Sequence {
+    /// The next bytes; `None` at the end of the file.
+    async fn fetch(&mut self) -> Result<Option<Bytes>, DfsError> {
+        let mut attempts = Attempts::default();
+        while self.next < self.len {
+            // Taken out while it is used: if this call is cancelled in the middle of a packet, it is closed.
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => {
+                    let wanted = self.window.min(self.len - self.next);
+                    self.map.open_replica(self.next, wanted, &mut attempts).await?
+                }
+            };
+            match open.reader.next_bytes(&self.map.client().buffers).await {
+                Ok(Some(mut bytes)) => {
+                    let from = open.block.offset + open.reader.position() - bytes.len() as u64;
+                    let skip = usize::try_from(self.next - from).unwrap_or(usize::MAX);
+                    self.put_back(open).await;
+                    if skip < bytes.len() {
+                        bytes.advance(skip);
+                        self.next += bytes.len() as u64;
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(None) => self.put_back(open).await,
+                Err(fault) => self.map.give_up(&open.block, &open.location, fault, &mut attempts),
+            }
+        }
         Ok(None)
     }
 
-    /// Fills `buf` from `offset` on and tells how many bytes there were: fewer than asked for only at
-    /// the end of the file. Does not move the position.
-    pub async fn read_at(&self, _offset: u64, _buf: &mut [u8]) -> Result<usize, DfsError> {
-        Ok(0)
+    /// Keeps a replica open for the next fetch, or ends its operation if its range was read whole.
+    async fn put_back(&mut self, open: OpenReplica) {
+        if open.reader.is_done() {
+            self.map.finish(open).await;
+            self.window = (self.window * 2).min(MAX_WINDOW_BYTES);
+        } else {
+            self.open = Some(open);
+        }
+    }
+
+    /// Goes on at `next`; keeps what is open if `next` is at most a little ahead.
+    fn go_to(&mut self, next: u64) {
+        if let Some(open) = &self.open {
+            let at = open.block.offset + open.reader.position();
+            if next < at || next - at > MAX_SKIP_BYTES {
+                self.open = None;
+                self.window = FIRST_WINDOW_BYTES;
+            }
+        } else if next != self.next {
+            self.window = FIRST_WINDOW_BYTES;
+        }
+        self.next = next;
     }
 }
 
 impl AsyncRead for FileReader {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            ready!(self.poll_fetch(cx))?;
+        }
+        let n = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest[..n]);
+        self.rest.advance(n);
+        self.position += n as u64;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncSeek for FileReader {
-    fn start_seek(self: Pin<&mut Self>, _position: io::SeekFrom) -> io::Result<()> {
+    fn start_seek(mut self: Pin<&mut Self>, to: io::SeekFrom) -> io::Result<()> {
+        let position = match to {
+            io::SeekFrom::Start(offset) => Some(offset),
+            io::SeekFrom::End(delta) => self.len().checked_add_signed(delta),
+            io::SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
+        };
+        let position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.seek_to(position);
         Ok(())
     }
 
     fn poll_complete(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
         Poll::Ready(Ok(self.position))
+    }
+}
+
+impl std::fmt::Debug for FileReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileReader")
+            .field("path", &self.map.path())
+            .field("len", &self.len())
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }

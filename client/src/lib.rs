@@ -18,7 +18,12 @@
 //! # }
 //! ```
 
+mod block_map;
+mod block_reader;
+mod buffer_pool;
 mod config;
+mod connection;
+mod datanode;
 mod dfs_client;
 mod error;
 mod file_checksum;
@@ -27,6 +32,8 @@ mod file_writer;
 mod namenode;
 mod options;
 mod path;
+mod peer_cache;
+mod replica_reads;
 mod retry;
 mod status;
 

@@ -1,0 +1,214 @@
+//! The located blocks of one open file, and which replicas its reader gave up.
+//!
+//! Shared by all reads of one [`FileReader`](crate::FileReader); every lock is short and never held across an await.
+//! Invariants: at most [`MAX_BLOCKS`] blocks are kept; a replica found corrupt is not tried again, a datanode found
+//! dead only after the locations were asked for again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dfs_proto::v1::{self, LocatedBlock, NodeRef, ReplicaLocation};
+
+use crate::dfs_client::Inner;
+use crate::{DfsError, FileStatus, TransferFault, datanode};
+
+/// Located blocks kept. A block with three locations has about 700 bytes, so a reader holds about a megabyte.
+const MAX_BLOCKS: usize = 1500;
+
+/// Bytes of a file whose blocks are asked for in one call: 16 blocks of the default size.
+const LOCATE_AHEAD_BYTES: u64 = 2 << 30;
+
+/// Blocks of a file and the reader's experience with them.
+pub(crate) struct BlockMap {
+    client: Arc<Inner>,
+    path: String,
+    node: NodeRef,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By offset in the file.
+    blocks: BTreeMap<u64, Arc<LocatedBlock>>,
+    /// Datanodes (uuid) that failed.
+    dead: HashSet<String>,
+    /// Replicas (block id, datanode uuid) that a datanode does not have any more.
+    missing: HashSet<(u64, String)>,
+    /// Replicas (block id, datanode uuid) with bad data.
+    corrupt: HashSet<(u64, String)>,
+}
+
+impl BlockMap {
+    /// Opens the file: its attributes, with the visible length if it is being written, and its first blocks.
+    pub(crate) async fn open(client: Arc<Inner>, path: &str) -> Result<(Self, FileStatus), DfsError> {
+        let by_path = crate::path::node(path)?;
+        let answer = client.located_blocks(path, by_path, 0, LOCATE_AHEAD_BYTES).await?;
+        let raw = answer.status.clone().ok_or_else(|| DfsError::incomplete(path, "status"))?;
+        let mut status = FileStatus::of_path(path, raw);
+        // From here on the inode is meant: a rename does not disturb the reader.
+        let node = NodeRef { base: status.inode, path: bytes::Bytes::new() };
+        let map = Self { client, path: path.to_owned(), node, state: Mutex::default() };
+        let under_construction = status.under_construction;
+        let last = map.remember(answer);
+        if under_construction {
+            let last = match last {
+                Some(block) if block.under_construction => Some(block),
+                _ => {
+                    let from = status.size.saturating_sub(1);
+                    let answer =
+                        map.client.located_blocks(path, map.node.clone(), from, u64::MAX - from).await?;
+                    map.remember(answer)
+                }
+            };
+            if let Some(block) = last
+                && block.under_construction
+            {
+                status.size = map.measure_open_block(&block).await?;
+            }
+        }
+        Ok((map, status))
+    }
+
+    /// Path the file was opened by, for errors.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The client.
+    pub(crate) fn client(&self) -> &Arc<Inner> {
+        &self.client
+    }
+
+    /// The block that holds the byte at `offset`, asked for if not known.
+    pub(crate) async fn block_at(&self, offset: u64) -> Result<Arc<LocatedBlock>, DfsError> {
+        if let Some(block) = self.known(offset) {
+            return Ok(block);
+        }
+        self.fetch(offset).await?;
+        self.known(offset).ok_or_else(|| {
+            let available = self.lock().blocks.last_key_value().map_or(0, |(at, b)| at + length(b));
+            DfsError::FileChanged { path: self.path.clone(), available, wanted: offset }
+        })
+    }
+
+    /// The replica to use: the nearest that is not known to be bad.
+    pub(crate) fn choose(&self, block: &LocatedBlock) -> Option<ReplicaLocation> {
+        let id = block.block.as_ref().map_or(0, |b| b.id);
+        let state = self.lock();
+        let usable = |location: &&ReplicaLocation| {
+            let uuid = datanode::uuid(location);
+            let replica = (id, uuid.to_owned());
+            !state.dead.contains(uuid)
+                && !state.missing.contains(&replica)
+                && !state.corrupt.contains(&replica)
+        };
+        block.locations.iter().find(usable).cloned()
+    }
+
+    /// Records that a replica failed its reader; a corrupt one is reported to the namenode in the background.
+    pub(crate) fn failed(&self, block: &LocatedBlock, location: &ReplicaLocation, fault: &TransferFault) {
+        let uuid = datanode::uuid(location).to_owned();
+        let id = block.block.as_ref().map_or(0, |b| b.id);
+        tracing::debug!(path = %self.path, block = id, datanode = %datanode::name(location), %fault, "replica failed");
+        let mut state = self.lock();
+        if fault.is_corruption() {
+            state.corrupt.insert((id, uuid));
+            drop(state);
+            self.report_corrupt(block, location);
+        } else if matches!(fault, TransferFault::Refused { .. }) {
+            state.missing.insert((id, uuid));
+        } else {
+            state.dead.insert(uuid);
+        }
+    }
+
+    /// Asks for the block's locations again, and gives every replica that is not corrupt another chance.
+    pub(crate) async fn refresh(&self, offset: u64) -> Result<(), DfsError> {
+        {
+            let mut state = self.lock();
+            state.dead.clear();
+            state.missing.clear();
+        }
+        self.fetch(offset).await
+    }
+
+    async fn fetch(&self, offset: u64) -> Result<(), DfsError> {
+        let node = self.node.clone();
+        let answer = self.client.located_blocks(&self.path, node, offset, LOCATE_AHEAD_BYTES).await?;
+        if let Some(last) = self.remember(answer)
+            && last.under_construction
+        {
+            self.measure_open_block(&last).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores an answer's blocks and returns the last of them.
+    fn remember(&self, answer: v1::LocatedBlocks) -> Option<Arc<LocatedBlock>> {
+        let mut state = self.lock();
+        if state.blocks.len() + answer.blocks.len() > MAX_BLOCKS {
+            state.blocks.clear();
+        }
+        let mut last = None;
+        for block in answer.blocks {
+            let block = Arc::new(block);
+            state.blocks.insert(block.offset, Arc::clone(&block));
+            last = Some(block);
+        }
+        last
+    }
+
+    fn known(&self, offset: u64) -> Option<Arc<LocatedBlock>> {
+        let state = self.lock();
+        let (start, block) = state.blocks.range(..=offset).next_back()?;
+        (offset - start < length(block)).then(|| Arc::clone(block))
+    }
+
+    /// Asks a datanode how much of the block being written readers may see, stores that as its length, and returns
+    /// the length of the file up to there. A block that no datanode has yet is empty.
+    async fn measure_open_block(&self, block: &LocatedBlock) -> Result<u64, DfsError> {
+        let mut visible = length(block);
+        if let Some(id) = &block.block {
+            for location in &block.locations {
+                match datanode::visible_length(location, *id, &self.client.config).await {
+                    Ok(length) => {
+                        visible = visible.max(length);
+                        break;
+                    }
+                    Err(fault) => {
+                        tracing::debug!(path = %self.path, block = %id, datanode = %datanode::name(location), %fault,
+                            "no visible length");
+                    }
+                }
+            }
+            let measured =
+                LocatedBlock { block: Some(v1::Block { length: visible, ..*id }), ..block.clone() };
+            self.lock().blocks.insert(block.offset, Arc::new(measured));
+        }
+        Ok(block.offset + visible)
+    }
+
+    fn report_corrupt(&self, block: &LocatedBlock, location: &ReplicaLocation) {
+        let client = Arc::clone(&self.client);
+        let bad = LocatedBlock { locations: vec![location.clone()], ..block.clone() };
+        let path = self.path.clone();
+        tracing::warn!(path, datanode = %datanode::name(location), "corrupt replica, reported");
+        tokio::spawn(async move {
+            let context = client.namenode.context();
+            let request = v1::ReportBadBlocksRequest { context, blocks: vec![bad] };
+            let sent =
+                client.namenode.call(&path, request, |mut s, r| async move { s.report_bad_blocks(r).await });
+            if let Err(error) = sent.await {
+                tracing::warn!(%error, "a corrupt replica could not be reported");
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn length(block: &LocatedBlock) -> u64 {
+    block.block.as_ref().map_or(0, |b| b.length)
+}

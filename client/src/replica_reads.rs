@@ -1,0 +1,129 @@
+//! Reads from whichever replica serves: chooses, connects, goes on to the next on a failure.
+//!
+//! Invariants: every attempt that fails takes its replica out of the choice, and the locations are asked for again at
+//! most [`MAX_REFRESHES`] times without progress, so that a read ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::v1::{LocatedBlock, ReplicaLocation};
+
+use crate::block_map::BlockMap;
+use crate::block_reader::{BlockRange, BlockReader};
+use crate::error::ReplicaFault;
+use crate::{DfsError, TransferFault, datanode};
+
+/// Times that locations are asked for again when every known replica failed (HDFS's default).
+const MAX_REFRESHES: u32 = 3;
+
+/// Wait before the locations are asked for again; doubled each time.
+const FIRST_REFRESH_DELAY: Duration = Duration::from_millis(200);
+
+/// What a read has been through since it last got data.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    refreshes: u32,
+    last: Option<ReplicaFault>,
+}
+
+/// A read in progress from one replica.
+pub(crate) struct OpenReplica {
+    pub reader: BlockReader,
+    pub block: Arc<LocatedBlock>,
+    pub location: ReplicaLocation,
+}
+
+impl BlockMap {
+    /// Starts reading up to `len` bytes at `offset` of the file from the nearest good replica; the range ends with
+    /// the block at the latest.
+    pub(crate) async fn open_replica(
+        &self,
+        offset: u64,
+        len: u64,
+        attempts: &mut Attempts,
+    ) -> Result<OpenReplica, DfsError> {
+        loop {
+            let block = self.block_at(offset).await?;
+            let Some(location) = self.choose(&block) else {
+                self.wait_for_replicas(&block, offset, attempts).await?;
+                continue;
+            };
+            let in_block = offset - block.offset;
+            let block_len = block.block.as_ref().map_or(0, |b| b.length);
+            let range = BlockRange { offset: in_block, len: len.min(block_len - in_block) };
+            match self.open_at(&block, &location, range).await {
+                Ok(reader) => return Ok(OpenReplica { reader, block, location }),
+                Err(fault) => self.give_up(&block, &location, fault, attempts),
+            }
+        }
+    }
+
+    /// Takes a replica that failed out of the choice.
+    pub(crate) fn give_up(
+        &self,
+        block: &LocatedBlock,
+        location: &ReplicaLocation,
+        fault: TransferFault,
+        attempts: &mut Attempts,
+    ) {
+        self.failed(block, location, &fault);
+        attempts.last = Some(ReplicaFault { datanode: datanode::name(location), fault });
+    }
+
+    /// Ends a read whose range was read whole and keeps its connection.
+    pub(crate) async fn finish(&self, open: OpenReplica) {
+        match open.reader.finish().await {
+            Ok(connection) => self.client().peers.put(connection),
+            Err(fault) => {
+                // All bytes came and were verified: only the connection is lost.
+                tracing::debug!(path = %self.path(), datanode = %datanode::name(&open.location), %fault,
+                    "read did not end cleanly");
+            }
+        }
+    }
+
+    async fn open_at(
+        &self,
+        block: &LocatedBlock,
+        location: &ReplicaLocation,
+        range: BlockRange,
+    ) -> Result<BlockReader, TransferFault> {
+        let client = self.client();
+        let config = &client.config;
+        let address = datanode::address(location)?;
+        let id = block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
+        let mut fresh = false;
+        loop {
+            let lease = client
+                .peers
+                .get(address, fresh, config.datanode_connect_timeout, config.datanode_timeout)
+                .await?;
+            let block = datanode::extended(&client.defaults.block_pool_id, id);
+            match BlockReader::open(lease.connection, block, &client.holder, range).await {
+                // The datanode closed an idle connection just when it was used again.
+                Err(TransferFault::Io(_)) if lease.reused => fresh = true,
+                result => return result,
+            }
+        }
+    }
+
+    async fn wait_for_replicas(
+        &self,
+        block: &LocatedBlock,
+        offset: u64,
+        attempts: &mut Attempts,
+    ) -> Result<(), DfsError> {
+        if attempts.refreshes == MAX_REFRESHES {
+            return Err(DfsError::BlockMissing {
+                path: self.path().to_owned(),
+                block: block.block.as_ref().map(ToString::to_string).unwrap_or_default(),
+                last: attempts.last.take().map(Box::new),
+            });
+        }
+        if attempts.refreshes > 0 {
+            tokio::time::sleep(FIRST_REFRESH_DELAY * (1 << (attempts.refreshes - 1))).await;
+        }
+        attempts.refreshes += 1;
+        self.refresh(offset).await
+    }
+}
