@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use dfs_client::{CreateOptions, MkdirOptions};
+use dfs_client::{CreateOptions, DfsError, ErrorKind, MkdirOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::FillArgs;
@@ -16,7 +15,9 @@ use super::small::FileSet;
 /// Makes the files; one round, since it cannot be repeated.
 pub async fn measure(session: &Session, args: &FillArgs) -> anyhow::Result<CallRow> {
     let directories = args.files.div_ceil(args.per_directory);
-    session.client.mkdir(&args.path, MkdirOptions { parents: true, ..MkdirOptions::default() }).await?;
+    if !args.path.is_empty() {
+        session.client.mkdir(&args.path, MkdirOptions { parents: true, ..MkdirOptions::default() }).await?;
+    }
     let set = FileSet {
         client: session.client.clone(),
         dir: Arc::from(args.path.as_str()),
@@ -34,9 +35,7 @@ pub async fn measure(session: &Session, args: &FillArgs) -> anyhow::Result<CallR
             }
         }
     };
-    load::run(args.callers, directories, &session.clocks, mkdir)
-        .await
-        .context("cannot fill a directory that was filled before; choose another --path")?;
+    load::run(args.callers, directories, &session.clocks, mkdir).await.map_err(explain)?;
 
     let progress = ProgressBar::new(args.files);
     let style = "{wide_bar} {human_pos}/{human_len} files, {per_sec}, {eta} left";
@@ -61,6 +60,15 @@ pub async fn measure(session: &Session, args: &FillArgs) -> anyhow::Result<CallR
     result.row()
 }
 
+/// Says what to do when the directory was filled before.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<DfsError>().map(DfsError::kind) {
+        Some(ErrorKind::AlreadyExists) => error.context("filled before; choose another --path"),
+        Some(_) | None => error,
+    }
+}
+
+/// Path of a directory of files.
 fn directory(base: &str, number: u64) -> String {
     format!("{base}/d{number:06}")
 }

@@ -124,7 +124,7 @@ impl Streams<'_> {
             .collect();
         let mut runs: Vec<CaseRuns> = cases.iter().map(|_| CaseRuns::default()).collect();
 
-        let empty = self.session.fill(0).await?;
+        let empty = self.session.occupancy(0).await?;
         self.session.step(format!("replication {}: writing and verifying", self.replication));
         self.write_files(&[(READ_FILE, self.size)]).await?;
         self.read_streams(&[(READ_FILE, self.size)], true).await?;
@@ -176,7 +176,7 @@ impl Streams<'_> {
                 self.read_streams(&vec![(READ_FILE, self.size); case.streams], false).await
             }
             Direction::Write => {
-                let before = self.session.fill(self.size * u64::from(self.replication)).await?;
+                let before = self.session.occupancy(self.size * u64::from(self.replication)).await?;
                 let files = split(self.size, case.streams);
                 sync().await?;
                 let run = self.write_files(&files).await?;

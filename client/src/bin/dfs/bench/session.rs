@@ -40,7 +40,7 @@ pub struct Session {
 
 /// How full the cluster was at some moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Fill {
+pub struct Occupancy {
     inodes: u64,
     blocks: u64,
     used_max: u64,
@@ -94,15 +94,15 @@ impl Session {
     /// How full the cluster is now, when `live_bytes` (replicas included) of this benchmark's files are
     /// to stay. Space in use is what datanodes last told, which may be a heartbeat ago: so it is
     /// computed from the figure before the benchmark began.
-    pub async fn fill(&self, live_bytes: u64) -> anyhow::Result<Fill> {
+    pub async fn occupancy(&self, live_bytes: u64) -> anyhow::Result<Occupancy> {
         let stats = self.client.stats().await?;
         let used_max = self.used_at_start + live_bytes + live_bytes / 16 + SETTLE_SLACK_BYTES;
-        Ok(Fill { inodes: stats.inodes, blocks: stats.blocks, used_max })
+        Ok(Occupancy { inodes: stats.inodes, blocks: stats.blocks, used_max })
     }
 
     /// Waits until everything made since `before` and deleted again is really gone, so that one
     /// measurement does not pay for the deletions of another. Gives up, with a message, after a while.
-    pub async fn settle(&self, before: Fill) -> anyhow::Result<()> {
+    pub async fn settle(&self, before: Occupancy) -> anyhow::Result<()> {
         let deadline = Instant::now() + SETTLE_MAX;
         loop {
             let now = self.client.stats().await?;

@@ -76,7 +76,7 @@ impl FileSet {
         callers: usize,
         files: u64,
     ) -> anyhow::Result<(LoadRun, LoadRun)> {
-        let before = session.fill(0).await?;
+        let before = session.occupancy(0).await?;
         session.mkdir(&self.dir).await?;
         for part in 0..files.div_ceil(DIRECTORY_ENTRIES) {
             session.mkdir(&format!("{}/{part}", self.dir)).await?;
