@@ -1,1 +1,54 @@
-//! Blocks, replicas and datanodes.
+//! Blocks, replicas and datanodes: the namenode's soft state.
+//!
+//! Pure: events come in with `now`, milliseconds of a monotonic clock; commands to datanodes go out in
+//! the answers to heartbeats. There is no clock, no random source, no I/O and no task in here; random
+//! choices come from seeds. The service holds the [`BlockManager`] in one mutex and calls it from any
+//! thread; no call does anything slow, and large work (a dead datanode's replicas, for instance) is done
+//! in slices by [`BlockManager::tick`].
+//!
+//! Nothing here is durable. After a start the state is rebuilt from full block reports; until then
+//! blocks are found by the hints that the namespace keeps ([`StoredBlock::hints`]).
+//!
+//! Reading order: [`block_map`](self) entries and [`replica_set`](self), then `block_manager` (the state and
+//! its primitive changes), `liveness` (registration, heartbeats, tick), `effects`, `report`, `redundancy`
+//! (what a block needs), `repair` (planning copies), `placement`, `locate`, `recovery`.
+//!
+//! Invariants, checked by `BlockManager::check_invariants` in tests:
+//! 1. A block has at most one replica on a datanode, and a replica only on a storage that is known.
+//! 2. A complete block has no replica marked as being written.
+//! 3. Replica counts of storages, loads of datanodes and the queues agree with the block map.
+//! 4. A good replica is never ordered to be deleted while no more than the wanted number of good
+//!    replicas on datanodes that are not stale are known.
+//!
+//! [`StoredBlock::hints`]: crate::namesystem::StoredBlock::hints
+
+mod block_manager;
+mod block_map;
+mod config;
+mod datanode_manager;
+mod effects;
+mod invalidate;
+mod lease_manager;
+mod liveness;
+mod locate;
+mod low_redundancy;
+mod pending;
+mod placement;
+mod random;
+mod recovery;
+mod redundancy;
+mod removed;
+mod repair;
+mod replica_set;
+mod report;
+mod report_slice;
+mod stats;
+mod sweep;
+mod topology;
+
+pub use block_manager::BlockManager;
+pub use config::{BlockManagementConfig, ConfigError};
+pub use lease_manager::{LeaseConfig, LeaseManager};
+pub use locate::Located;
+pub use placement::PlacementRequest;
+pub use report_slice::{ReportSliceError, ReportedReplica};

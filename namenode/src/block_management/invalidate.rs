@@ -1,0 +1,153 @@
+//! Replicas that a datanode shall delete.
+//!
+//! A deletion is ordered on a heartbeat, confirmed by an incremental report, and ordered again a few
+//! times if no confirmation comes. As long as a block is here, reports of its replica (with the same
+//! stamp or an older one) are not believed, and the datanode is no target for a copy of the block.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::{BlockId, GenerationStamp, v1};
+
+/// Orders of one datanode that may be unconfirmed at a time: some heartbeats' worth, so that a slow
+/// datanode is not buried and memory stays bounded.
+const UNCONFIRMED_MAX: usize = 10_000;
+
+/// How often a deletion is ordered. After that the next full report shows whether the replica is there.
+const ATTEMPTS_MAX: u8 = 3;
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    stamp: GenerationStamp,
+    attempts: u8,
+    retry_at: u64,
+}
+
+/// Deletions of one datanode.
+#[derive(Debug, Default)]
+pub(super) struct Invalidates {
+    /// Not ordered yet: block -> the highest stamp to delete.
+    waiting: BTreeMap<BlockId, GenerationStamp>,
+    /// Ordered and not confirmed.
+    sent: BTreeMap<BlockId, Sent>,
+}
+
+impl Invalidates {
+    /// Plans to delete the replica of `id` with `stamp` or an older one.
+    pub(super) fn add(&mut self, id: BlockId, stamp: GenerationStamp) {
+        match self.sent.get(&id) {
+            Some(sent) if sent.stamp >= stamp => {}
+            Some(_) | None => {
+                self.sent.remove(&id);
+                let planned = self.waiting.entry(id).or_insert(stamp);
+                *planned = stamp.max(*planned);
+            }
+        }
+    }
+
+    /// Stamp up to which the replica of `id` is to be deleted.
+    pub(super) fn stamp_of(&self, id: BlockId) -> Option<GenerationStamp> {
+        self.waiting.get(&id).copied().or_else(|| self.sent.get(&id).map(|sent| sent.stamp))
+    }
+
+    /// The replica is gone, or a newer one has taken its place.
+    pub(super) fn forget(&mut self, id: BlockId) {
+        self.waiting.remove(&id);
+        self.sent.remove(&id);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.sent.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.sent.len()
+    }
+
+    /// Up to `max` deletions to order now.
+    pub(super) fn take(&mut self, now: u64, retry_ms: u64, max: usize) -> Vec<v1::Block> {
+        let retry_at = now.saturating_add(retry_ms);
+        let mut blocks = Vec::new();
+        let overdue: Vec<BlockId> =
+            self.sent.iter().filter(|(_, sent)| sent.retry_at <= now).map(|(id, _)| *id).take(max).collect();
+        for id in overdue {
+            let Some(sent) = self.sent.get_mut(&id) else { continue };
+            if sent.attempts >= ATTEMPTS_MAX {
+                self.sent.remove(&id);
+            } else {
+                sent.attempts += 1;
+                sent.retry_at = retry_at;
+                blocks.push(order(id, sent.stamp));
+            }
+        }
+        while blocks.len() < max && self.sent.len() < UNCONFIRMED_MAX {
+            let Some((id, stamp)) = self.waiting.pop_first() else { break };
+            self.sent.insert(id, Sent { stamp, attempts: 1, retry_at });
+            blocks.push(order(id, stamp));
+        }
+        blocks
+    }
+
+    /// The datanode restarted: what it was told is lost.
+    pub(super) fn restart(&mut self) {
+        for (id, sent) in std::mem::take(&mut self.sent) {
+            self.add(id, sent.stamp);
+        }
+    }
+}
+
+fn order(id: BlockId, stamp: GenerationStamp) -> v1::Block {
+    v1::Block { id: id.get(), generation_stamp: stamp.get(), length: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(blocks: &[v1::Block]) -> Vec<(u64, u64)> {
+        blocks.iter().map(|block| (block.id, block.generation_stamp)).collect()
+    }
+
+    #[test]
+    fn deletions_are_ordered_confirmed_and_repeated() {
+        let mut queue = Invalidates::default();
+        for id in 1..=3 {
+            queue.add(BlockId(id), GenerationStamp(10));
+        }
+        queue.add(BlockId(2), GenerationStamp(8));
+        assert_eq!(ids(&queue.take(0, 100, 2)), [(1, 10), (2, 10)]);
+        assert_eq!(ids(&queue.take(0, 100, 2)), [(3, 10)]);
+        assert_eq!(ids(&queue.take(50, 100, 2)), []);
+        queue.forget(BlockId(1));
+        assert_eq!(ids(&queue.take(100, 100, 9)), [(2, 10), (3, 10)]);
+        assert_eq!(ids(&queue.take(200, 100, 9)), [(2, 10), (3, 10)]);
+        assert_eq!(queue.len(), 2);
+        assert_eq!(ids(&queue.take(300, 100, 9)), []);
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[test]
+    fn a_newer_stamp_replaces_an_order_and_a_restart_repeats_it() {
+        let mut queue = Invalidates::default();
+        queue.add(BlockId(1), GenerationStamp(10));
+        assert_eq!(ids(&queue.take(0, 100, 9)), [(1, 10)]);
+        queue.add(BlockId(1), GenerationStamp(9));
+        assert_eq!(ids(&queue.take(0, 100, 9)), []);
+        queue.add(BlockId(1), GenerationStamp(12));
+        assert_eq!(queue.stamp_of(BlockId(1)), Some(GenerationStamp(12)));
+        assert_eq!(ids(&queue.take(0, 100, 9)), [(1, 12)]);
+        queue.restart();
+        assert_eq!(ids(&queue.take(1, 100, 9)), [(1, 12)]);
+    }
+
+    #[test]
+    fn unconfirmed_orders_are_bounded() {
+        let mut queue = Invalidates::default();
+        for id in 0..20_000 {
+            queue.add(BlockId(id), GenerationStamp(1));
+        }
+        let ordered: usize = (0..30).map(|_| queue.take(0, 100, 1_000).len()).sum();
+        assert_eq!(ordered, UNCONFIRMED_MAX);
+        assert_eq!(queue.len(), 20_000);
+    }
+}

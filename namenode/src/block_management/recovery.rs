@@ -1,0 +1,145 @@
+//! Block recovery: the replicas of a block whose writer is gone (or that is being truncated) are brought
+//! to one length and stamp by one of their datanodes, the primary.
+//!
+//! A recovery that does not finish in time is not repeated as it is: the service proposes it again, which
+//! gives it a new stamp, and of two recoveries the higher stamp wins.
+
+use dfs_proto::v1::datanode_command::Command;
+use dfs_proto::{BlockId, GenerationStamp, InodeId, v1};
+use smallvec::SmallVec;
+
+use super::block_manager::BlockManager;
+use super::datanode_manager::{NodeIndex, StorageIndex};
+use super::liveness::command;
+use super::replica_set::Mark;
+use crate::namesystem::StoredBlock;
+
+/// One recovery.
+#[derive(Clone, Debug)]
+pub(super) struct Recovery {
+    inode: InodeId,
+    /// Block as the recovery found it.
+    block: v1::Block,
+    new_stamp: GenerationStamp,
+    truncate_length: Option<u64>,
+    storages: SmallVec<[StorageIndex; 4]>,
+    primary: Option<NodeIndex>,
+    deadline: u64,
+    /// How often the recovery was started, to try another primary each time.
+    attempt: usize,
+}
+
+impl BlockManager {
+    pub(super) fn recovery_started(
+        &mut self,
+        now: u64,
+        block: &StoredBlock,
+        storage_ids: &[String],
+        new_stamp: GenerationStamp,
+        truncate_length: Option<u64>,
+    ) {
+        self.cancel_pending(block.id);
+        let replicas = self.take_stored(block);
+        let mut storages: SmallVec<[StorageIndex; 4]> =
+            storage_ids.iter().filter_map(|id| self.datanodes.find_storage(id)).collect();
+        for storage in replicas {
+            let mark = self.blocks.get(block.id).and_then(|entry| entry.replicas.mark_on(storage));
+            if matches!(mark, Some(Mark::Good | Mark::Writing)) && !storages.contains(&storage) {
+                storages.push(storage);
+            }
+        }
+        let attempt = self.recoveries.get(&block.id).map_or(0, |before| before.attempt + 1);
+        self.end_recovery(block.id);
+        let deadline = now.saturating_add(self.config.recovery_timeout_ms);
+        let recovery = Recovery {
+            inode: block.inode,
+            block: block.to_proto(),
+            new_stamp,
+            truncate_length,
+            storages,
+            primary: None,
+            deadline,
+            attempt,
+        };
+        self.recoveries.insert(block.id, recovery);
+        self.set_level(block.id, None);
+        self.assign_primary(block.id);
+    }
+
+    /// The recovery of a block is over, or about to be started anew.
+    pub(super) fn end_recovery(&mut self, id: BlockId) {
+        self.overdue_recoveries.remove(&id);
+        if let Some(primary) = self.recoveries.remove(&id).and_then(|recovery| recovery.primary) {
+            self.datanodes.node_mut(primary).recoveries.retain(|queued| *queued != id);
+        }
+    }
+
+    /// Recoveries that must be proposed again: the file, and the block in it.
+    pub fn take_overdue_recoveries(&mut self) -> Vec<(InodeId, BlockId)> {
+        std::mem::take(&mut self.overdue_recoveries).into_iter().map(|(id, inode)| (inode, id)).collect()
+    }
+
+    /// Finds recoveries that take too long, lost their primary, or never had one.
+    pub(super) fn check_recoveries(&mut self, now: u64) {
+        let datanodes = &self.datanodes;
+        let timeout_ms = self.config.recovery_timeout_ms;
+        let mut waiting = Vec::new();
+        for (id, recovery) in &mut self.recoveries {
+            let lost = recovery.primary.is_some_and(|primary| !datanodes.node(primary).serves());
+            if recovery.deadline <= now || lost {
+                self.overdue_recoveries.insert(*id, recovery.inode);
+                // Should the proposal fail, it is asked for again.
+                recovery.deadline = now.saturating_add(timeout_ms);
+                if lost {
+                    recovery.primary = None;
+                }
+            } else if recovery.primary.is_none() {
+                waiting.push(*id);
+            }
+        }
+        for id in waiting {
+            self.assign_primary(id);
+        }
+    }
+
+    /// Orders the recovery from the first live datanode of the block, or the next one on a new attempt.
+    fn assign_primary(&mut self, id: BlockId) {
+        let datanodes = &mut self.datanodes;
+        let Some(recovery) = self.recoveries.get_mut(&id) else { return };
+        let mut able: SmallVec<[StorageIndex; 4]> =
+            recovery.storages.iter().copied().filter(|storage| datanodes.fresh(*storage)).collect();
+        if able.is_empty() {
+            able = recovery.storages.iter().copied().filter(|storage| datanodes.usable(*storage)).collect();
+        }
+        if able.is_empty() {
+            return;
+        }
+        let primary = datanodes.node_of(able[recovery.attempt % able.len()]);
+        recovery.primary = Some(primary);
+        datanodes.node_mut(primary).recoveries.push(id);
+    }
+
+    pub(super) fn take_recovery_commands(
+        &mut self,
+        now: u64,
+        node: NodeIndex,
+        commands: &mut Vec<v1::DatanodeCommand>,
+    ) {
+        for id in std::mem::take(&mut self.datanodes.node_mut(node).recoveries) {
+            let Some(recovery) = self.recoveries.get_mut(&id) else { continue };
+            recovery.deadline = now.saturating_add(self.config.recovery_timeout_ms);
+            let locations = recovery
+                .storages
+                .iter()
+                .filter(|storage| self.datanodes.usable(**storage))
+                .map(|storage| self.datanodes.location(*storage))
+                .collect();
+            commands.push(command(Command::RecoverBlock(v1::RecoverBlockCommand {
+                block: Some(recovery.block),
+                locations,
+                new_generation_stamp: recovery.new_stamp.get(),
+                truncate_length: recovery.truncate_length,
+            })));
+        }
+    }
+}
