@@ -93,6 +93,9 @@ pub enum InvalidReason {
     /// A directory was to be moved into itself or below.
     #[error("cannot move a directory into itself")]
     IntoItself,
+    /// The path names its own base, which has no name to change.
+    #[error("the root has no name to remove or change")]
+    BaseItself,
     /// A truncate was to make the file longer.
     #[error("cannot truncate to a larger length")]
     LongerThanFile,

@@ -16,6 +16,7 @@
 mod apply;
 mod block_record;
 mod counters;
+mod edit;
 mod effect;
 mod entry;
 mod error;

@@ -37,6 +37,12 @@ pub const MODE_BITS: u32 = 0o7777;
 /// Only the owner of an entry, the owner of the directory or the superuser may remove the entry.
 pub const STICKY: u16 = 0o1000;
 
+/// Run with the rights of the file's owner.
+pub const SET_USER_ID: u16 = 0o4000;
+
+/// Run with the rights of the file's group.
+pub const SET_GROUP_ID: u16 = 0o2000;
+
 /// Whether `caller` has all of `access` on a node. Exactly one class counts, the first that fits.
 pub fn permits(caller: &log::Caller, mode: u16, owner: &str, group: &str, access: Access) -> bool {
     if caller.superuser {

@@ -30,8 +30,6 @@ use redb::{AccessGuard, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::counters::Counters;
 use super::error::StoreError;
-use super::inode::Inode;
-use super::keys;
 use super::rows::Rows;
 
 /// What redb calls a table of ours.
@@ -174,11 +172,6 @@ impl<'txn> Tables<'txn> {
     /// Removes a row; answers whether it existed.
     pub(super) fn remove(&mut self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
         Ok(self.table_mut(table)?.remove(key)?.is_some())
-    }
-
-    /// Writes an inode.
-    pub(super) fn put_inode(&mut self, inode: &Inode) -> Result<(), StoreError> {
-        self.insert(Table::Inodes, &keys::inode(inode.id), &inode.encode())
     }
 
     fn table(&self, table: Table) -> Result<&OpenTable<'txn>, StoreError> {

@@ -3,7 +3,7 @@
 use dfs_proto::{InodeId, v1::FileType};
 use prost::Message;
 
-use super::{IDENTITY_KEY, RECORD_VERSION};
+use super::{IDENTITY_KEY, RECORD_VERSION, check};
 use crate::log::{self, reply::Reply};
 use crate::namesystem::apply::Context;
 use crate::namesystem::error::{InvalidReason, NamesystemError, RecordFault, StoreError};
@@ -24,8 +24,8 @@ pub(super) fn run(
     if op.cluster_id.is_empty() || op.block_pool_id.is_empty() {
         return Err(invalid(InvalidReason::Incomplete));
     }
-    super::check_principal(&op.superuser)?;
-    super::check_principal(&op.supergroup)?;
+    check::principal(&op.superuser)?;
+    check::principal(&op.supergroup)?;
     if let Some(raw) = tables.get(Table::Meta, IDENTITY_KEY.as_bytes())? {
         let known = log::InitializeOp::decode(raw.value().get(1..).unwrap_or_default()).map_err(|_| {
             StoreError::Corrupt {

@@ -1,8 +1,24 @@
 //! The operations, one module a family.
 
+mod add_block;
+mod append;
+mod attributes;
+mod check;
+mod complete;
+mod create;
+mod datanodes;
+mod delete;
 mod initialize;
+mod mkdir;
+mod pipeline;
+mod recovery;
+mod rename;
+mod truncate;
+
+use dfs_proto::v1;
 
 use super::apply::Context;
+use super::block_record::BlockRecord;
 use super::error::{InvalidReason, NamesystemError};
 use super::tables::Tables;
 use crate::log;
@@ -53,25 +69,44 @@ pub(super) fn run(
     context: &mut Context<'_>,
     command: &log::Command,
 ) -> Result<Reply, NamesystemError> {
-    match &command.op {
-        Some(Op::Initialize(op)) => initialize::run(tables, context, op),
-        _ => Err(NamesystemError::InvalidArgument {
-            subject: String::new(),
-            reason: InvalidReason::Incomplete,
-        }),
+    let Some(op) = &command.op else {
+        return Err(check::invalid("", InvalidReason::Incomplete));
+    };
+    match op {
+        Op::Initialize(op) => initialize::run(tables, context, op),
+        Op::Mkdir(op) => mkdir::run(tables, context, op),
+        Op::Create(op) => create::run(tables, context, op),
+        Op::Append(op) => append::run(tables, context, op),
+        Op::AddBlock(op) => add_block::add(tables, context, op),
+        Op::AbandonBlock(op) => add_block::abandon(tables, context, op),
+        Op::Complete(op) => complete::run(tables, context, op),
+        Op::Fsync(op) => pipeline::fsync(tables, context, op),
+        Op::UpdateBlockForPipeline(op) => pipeline::update_block(tables, context, op),
+        Op::UpdatePipeline(op) => pipeline::update_pipeline(tables, context, op),
+        Op::Truncate(op) => truncate::run(tables, context, op),
+        Op::RecoverLease(op) => recovery::recover_lease(tables, context, op),
+        Op::CommitBlockSynchronization(op) => recovery::commit_block_synchronization(tables, context, op),
+        Op::Rename(op) => rename::run(tables, context, op),
+        Op::Delete(op) => delete::run(tables, context, op),
+        Op::SetPermission(op) => attributes::set_permission(tables, context, op),
+        Op::SetOwner(op) => attributes::set_owner(tables, context, op),
+        Op::SetTimes(op) => attributes::set_times(tables, context, op),
+        Op::SetReplication(op) => attributes::set_replication(tables, context, op),
+        Op::Reclaim(op) => delete::reclaim(tables, context, op),
+        Op::RegisterDatanode(op) => datanodes::register(tables, context, op),
+        Op::UpdateHints(op) => datanodes::update_hints(tables, context, op),
     }
 }
 
-/// Longest name of a user, group or lease holder in bytes.
-const PRINCIPAL_BYTES_MAX: usize = 255;
-
-/// Checks a user or group name.
-fn check_principal(name: &str) -> Result<(), NamesystemError> {
-    if name.is_empty() || name.len() > PRINCIPAL_BYTES_MAX || name.contains('\0') {
-        return Err(NamesystemError::InvalidArgument {
-            subject: name.chars().take(PRINCIPAL_BYTES_MAX).collect(),
-            reason: InvalidReason::Principal,
-        });
+/// A block as replies name it.
+fn block_spec(record: &BlockRecord, block_size: u64, storage_ids: Vec<String>) -> log::BlockSpec {
+    log::BlockSpec {
+        block: Some(v1::Block {
+            id: record.id.get(),
+            generation_stamp: record.stamp.get(),
+            length: record.length,
+        }),
+        offset: record.index * block_size,
+        storage_ids,
     }
-    Ok(())
 }

@@ -1,0 +1,300 @@
+//! Changes that several operations share. None of them checks anything: operations check everything
+//! before they write.
+
+use std::ops::Bound;
+
+use dfs_proto::{InodeId, v1::FileType};
+
+use super::apply::Context;
+use super::block_record::{BlockRecord, Hints};
+use super::effect::Effect;
+use super::entry::Entry;
+use super::error::StoreError;
+use super::inode::Inode;
+use super::keys;
+use super::rows::{self, Rows, STORAGE_VERSION};
+use super::stored_block::BlockState;
+use super::tables::{Table, Tables};
+
+/// A deleted file with at most so many blocks is freed by the deletion itself; a larger one in the
+/// background, so that no command takes long.
+const FREE_AT_ONCE_BLOCKS: usize = 64;
+
+impl Tables<'_> {
+    /// Writes an inode.
+    pub(super) fn put_inode(&mut self, inode: &Inode) -> Result<(), StoreError> {
+        self.insert(Table::Inodes, &keys::inode(inode.id), &inode.encode())
+    }
+
+    /// Writes a block.
+    pub(super) fn put_block(&mut self, record: &BlockRecord) -> Result<(), StoreError> {
+        self.insert(Table::Blocks, &keys::block(record.id), &record.encode())
+    }
+
+    /// Enters `child` into `directory`, which the caller writes afterwards.
+    pub(super) fn link(
+        &mut self,
+        directory: &mut Inode,
+        name: &[u8],
+        child: &Inode,
+        now_ns: i64,
+    ) -> Result<(), StoreError> {
+        let entry = Entry { inode: child.id, kind: child.kind };
+        self.insert(Table::Entries, &keys::entry(directory.id, name), &entry.encode())?;
+        if child.is_directory() {
+            directory.nlink += 1;
+        }
+        directory.touch_content(now_ns);
+        Ok(())
+    }
+
+    /// Removes the entry of `child` from `directory`, which the caller writes afterwards.
+    pub(super) fn unlink(
+        &mut self,
+        directory: &mut Inode,
+        name: &[u8],
+        child: &Inode,
+        now_ns: i64,
+    ) -> Result<(), StoreError> {
+        self.remove(Table::Entries, &keys::entry(directory.id, name))?;
+        if child.is_directory() {
+            directory.nlink = directory.nlink.saturating_sub(1);
+        }
+        directory.touch_content(now_ns);
+        Ok(())
+    }
+
+    /// Drops one link of an inode whose entry is gone. Frees it at once if that is little work, else
+    /// leaves it to reclaim. Answers how many rows of inodes and blocks it took.
+    pub(super) fn drop_link(
+        &mut self,
+        context: &mut Context<'_>,
+        mut inode: Inode,
+    ) -> Result<usize, StoreError> {
+        if !inode.is_directory() && inode.nlink > 1 {
+            inode.nlink -= 1;
+            inode.touch_attributes(context.now_ns);
+            self.put_inode(&inode)?;
+            return Ok(1);
+        }
+        self.release_lease(context, &mut inode)?;
+        let (freed, all) = if inode.is_directory() {
+            (0, !self.has_entries(inode.id)?)
+        } else {
+            self.remove_blocks(context, inode.id, 0, FREE_AT_ONCE_BLOCKS)?
+        };
+        if all {
+            self.remove_inode(inode.id)?;
+        } else {
+            inode.nlink = 0;
+            inode.touch_attributes(context.now_ns);
+            self.put_inode(&inode)?;
+            self.insert(Table::Reclaim, &keys::inode(inode.id), &[])?;
+        }
+        Ok(freed + 1)
+    }
+
+    /// Removes an inode that has neither entries nor blocks.
+    pub(super) fn remove_inode(&mut self, id: InodeId) -> Result<(), StoreError> {
+        self.remove(Table::Inodes, &keys::inode(id))?;
+        self.counters.inodes = self.counters.inodes.saturating_sub(1);
+        Ok(())
+    }
+
+    /// First inode that waits for reclaim.
+    pub(super) fn first_to_reclaim(&self) -> Result<Option<InodeId>, StoreError> {
+        let rows = self.range(Table::Reclaim, Bound::Unbounded, Bound::Unbounded)?;
+        match rows.into_iter().flatten().next() {
+            Some(row) => keys::trailing_u64(Table::Reclaim, row?.0.value()).map(|id| Some(InodeId(id))),
+            None => Ok(None),
+        }
+    }
+
+    /// Removes blocks of a file from an index on, at most `limit`. Answers how many, and whether none is
+    /// left.
+    pub(super) fn remove_blocks(
+        &mut self,
+        context: &mut Context<'_>,
+        inode: InodeId,
+        from_index: u64,
+        limit: usize,
+    ) -> Result<(usize, bool), StoreError> {
+        let mut ids = Vec::new();
+        let mut all = true;
+        for row in self.file_blocks_from(inode, from_index)? {
+            if ids.len() == limit {
+                all = false;
+                break;
+            }
+            ids.push(row?.1);
+        }
+        let removed = ids.len();
+        for id in ids {
+            let record = self.existing_block(id)?;
+            self.remove_block(context, &record)?;
+        }
+        Ok((removed, all))
+    }
+
+    /// Removes one block.
+    pub(super) fn remove_block(
+        &mut self,
+        context: &mut Context<'_>,
+        record: &BlockRecord,
+    ) -> Result<(), StoreError> {
+        self.remove(Table::FileBlocks, &keys::file_block(record.inode, record.index))?;
+        self.remove(Table::Blocks, &keys::block(record.id))?;
+        self.counters.blocks = self.counters.blocks.saturating_sub(1);
+        context.effects.push(Effect::BlockRemoved { id: record.id, stamp: record.issued.max(record.stamp) });
+        Ok(())
+    }
+
+    /// Adds a block at the end of a file.
+    pub(super) fn allocate_block(
+        &mut self,
+        context: &mut Context<'_>,
+        inode: &Inode,
+        index: u64,
+        targets: &[String],
+    ) -> Result<BlockRecord, StoreError> {
+        let stamp = self.counters.take_stamp();
+        let record = BlockRecord {
+            id: self.counters.take_block(),
+            state: BlockState::UnderConstruction,
+            replication: inode.replication,
+            stamp,
+            length: 0,
+            inode: inode.id,
+            index,
+            issued: stamp,
+            truncate_length: None,
+            hints: self.record_storages(targets)?,
+        };
+        self.put_block(&record)?;
+        let file_block = rows::encode_file_block(record.id);
+        self.insert(Table::FileBlocks, &keys::file_block(inode.id, index), &file_block)?;
+        self.counters.blocks += 1;
+        let block = rows::stored_block_with(&record, targets.to_vec());
+        context.effects.push(Effect::BlockAllocated { block, targets: targets.to_vec() });
+        Ok(record)
+    }
+
+    /// Makes a block complete with the length and stamp that its writer or its recovery names.
+    pub(super) fn commit_block(
+        &mut self,
+        context: &mut Context<'_>,
+        mut record: BlockRecord,
+        committed: &dfs_proto::v1::Block,
+        storage_ids: &[String],
+    ) -> Result<(), StoreError> {
+        record.state = BlockState::Complete;
+        record.stamp = committed.stamp();
+        record.issued = record.stamp;
+        record.length = committed.length;
+        record.truncate_length = None;
+        record.hints = self.known_storages(storage_ids)?;
+        self.put_block(&record)?;
+        context.effects.push(Effect::BlockCommitted {
+            block: rows::stored_block_with(&record, storage_ids.to_vec()),
+            storage_ids: storage_ids.to_vec(),
+        });
+        Ok(())
+    }
+
+    /// Gives the lease of a file to `holder`; the caller writes the inode afterwards.
+    pub(super) fn take_lease(
+        &mut self,
+        context: &mut Context<'_>,
+        inode: &mut Inode,
+        holder: &str,
+    ) -> Result<(), StoreError> {
+        self.release_lease(context, inode)?;
+        self.insert(Table::Leases, &keys::lease(holder, inode.id), &[])?;
+        inode.holder = Some(holder.to_owned());
+        context.effects.push(Effect::LeaseTaken { holder: holder.to_owned() });
+        Ok(())
+    }
+
+    /// Ends the lease of a file, if there is one; the caller writes the inode afterwards.
+    pub(super) fn release_lease(
+        &mut self,
+        context: &mut Context<'_>,
+        inode: &mut Inode,
+    ) -> Result<(), StoreError> {
+        if let Some(holder) = inode.holder.take() {
+            self.remove(Table::Leases, &keys::lease(&holder, inode.id))?;
+            if !self.has_lease(&holder)? {
+                context.effects.push(Effect::LeaseReleased { holder });
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of storages that the namenode chose or that datanodes reported; new ones get a number.
+    pub(super) fn record_storages(&mut self, storage_ids: &[String]) -> Result<Hints, StoreError> {
+        let mut hints = Hints::new();
+        for storage_id in storage_ids {
+            let number = match self.storage_number(storage_id)? {
+                Some(number) => number,
+                None => {
+                    let number = self.counters.take_storage();
+                    let mut row = [STORAGE_VERSION; 5];
+                    row[1..].copy_from_slice(&number.to_le_bytes());
+                    self.insert(Table::Storages, storage_id.as_bytes(), &row)?;
+                    let mut name = vec![STORAGE_VERSION];
+                    name.extend_from_slice(storage_id.as_bytes());
+                    self.insert(Table::StorageNames, &number.to_be_bytes(), &name)?;
+                    number
+                }
+            };
+            hints.push(number);
+        }
+        Ok(hints)
+    }
+
+    /// Numbers of storages that a client named. Ones never seen are left out: a client cannot make the
+    /// table grow.
+    pub(super) fn known_storages(&self, storage_ids: &[String]) -> Result<Hints, StoreError> {
+        let mut hints = Hints::new();
+        for storage_id in storage_ids {
+            hints.extend(self.storage_number(storage_id)?);
+        }
+        Ok(hints)
+    }
+
+    /// A new inode, counted but not written.
+    pub(super) fn new_inode(&mut self, fresh: FreshInode<'_>) -> Inode {
+        self.counters.inodes += 1;
+        Inode {
+            id: self.counters.take_inode(),
+            kind: fresh.kind,
+            mode: fresh.mode,
+            nlink: if fresh.kind == FileType::Directory { 2 } else { 1 },
+            parent: fresh.parent,
+            rdev: 0,
+            size: 0,
+            atime_ns: fresh.now_ns,
+            mtime_ns: fresh.now_ns,
+            ctime_ns: fresh.now_ns,
+            btime_ns: fresh.now_ns,
+            block_size: 0,
+            change: 1,
+            replication: 0,
+            owner: fresh.owner.to_owned(),
+            group: fresh.group.to_owned(),
+            holder: None,
+            symlink: Vec::new(),
+            xattrs: Vec::new(),
+        }
+    }
+}
+
+/// What a new inode starts with.
+pub(super) struct FreshInode<'a> {
+    pub(super) kind: FileType,
+    pub(super) mode: u16,
+    pub(super) parent: InodeId,
+    pub(super) owner: &'a str,
+    pub(super) group: &'a str,
+    pub(super) now_ns: i64,
+}
