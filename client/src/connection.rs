@@ -127,12 +127,7 @@ impl DataConnection {
 
     /// Reads more into the buffer, once. Cancelling it loses nothing.
     async fn fill_more(&mut self) -> Result<(), TransferFault> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.end == BUFFER_BYTES {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
+        self.make_room();
         let free = &mut self.buffer[self.end..];
         let n =
             timeout(self.patience, self.stream.read(free)).await.map_err(|_| TransferFault::Timeout)??;
@@ -143,10 +138,49 @@ impl DataConnection {
         Ok(())
     }
 
-    /// The parts a writer uses at the same time: the socket, and what was read from it but not consumed.
-    pub(crate) fn into_parts(self) -> (TcpStream, SocketAddr, Vec<u8>) {
-        let unread = self.buffer[self.start..self.end].to_vec();
-        (self.stream, self.peer, unread)
+    /// Moves what is buffered to the front when the end is reached.
+    fn make_room(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == BUFFER_BYTES {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+    }
+
+    /// The socket, for a writer that waits for both directions at once.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads what has arrived, without waiting. False if nothing has.
+    pub(crate) fn try_fill(&mut self) -> Result<bool, TransferFault> {
+        self.make_room();
+        match self.stream.try_read(&mut self.buffer[self.end..]) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(n) => {
+                self.end += n;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A message that has arrived whole, if there is one. Messages over the buffer's size are refused.
+    pub(crate) fn buffered_message<M: Message + Default>(&mut self) -> Result<Option<M>, TransferFault> {
+        let Some((prefix, length)) = decode_length(&self.buffer[self.start..self.end])? else {
+            return Ok(None);
+        };
+        if prefix + length > BUFFER_BYTES {
+            return Err(TransferFault::Unexpected { field: "message length" });
+        }
+        let from = self.start + prefix;
+        if self.end - from.min(self.end) < length {
+            return Ok(None);
+        }
+        self.start = from + length;
+        Ok(Some(decode(&self.buffer[from..from + length])?))
     }
 }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::buffer_pool::BufferPool;
 use crate::config::{ClientBuilder, ClientConfig};
+use crate::lease_renewer::LeaseRenewer;
 use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
 use crate::peer_cache::PeerCache;
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     pub peers: PeerCache,
     /// Packet buffers of all readers and writers.
     pub buffers: Arc<BufferPool>,
+    /// Lease renewal of all writers.
+    pub leases: LeaseRenewer,
 }
 
 impl std::fmt::Debug for DfsClient {
@@ -66,8 +69,7 @@ impl DfsClient {
     pub(crate) async fn connect_with(config: ClientConfig) -> Result<Self, DfsError> {
         let id = Uuid::new_v4();
         let user = config.user.clone().unwrap_or_else(os_user);
-        let client_id = Bytes::copy_from_slice(id.as_bytes());
-        let namenode = Namenode::new(&config, user, client_id).await?;
+        let namenode = Namenode::new(&config, user, id).await?;
         let request = v1::GetServerDefaultsRequest { protocol_version: CLIENT_PROTOCOL_VERSION };
         let policy = RetryPolicy { deadline: config.connect_deadline, ..config.retry };
         let defaults: ServerDefaults = namenode
@@ -85,7 +87,8 @@ impl DfsClient {
         let holder = format!("dfs_client_{}", id.simple());
         let buffers = BufferPool::new(config.packet_bytes);
         let peers = PeerCache::default();
-        Ok(Self { inner: Arc::new(Inner { config, namenode, defaults, holder, peers, buffers }) })
+        let leases = LeaseRenewer::default();
+        Ok(Self { inner: Arc::new(Inner { config, namenode, defaults, holder, peers, buffers, leases }) })
     }
 
     /// Defaults and identity of the cluster, as of connecting.

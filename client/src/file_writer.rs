@@ -1,39 +1,150 @@
 //! Writing a file.
+//!
+//! The caller's task cuts the data into packets and checksums them; a streamer task sends them, keeps the unacknowledged
+//! ones and rebuilds the pipeline when a datanode fails. A file that fits one packet never gets a task of its own: its
+//! streamer runs inside [`FileWriter::close`].
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use dfs_proto::{ErrorKind, RpcError};
+use dfs_proto::checksum::Checksum;
+use dfs_proto::v1;
 use tokio::io::AsyncWrite;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::dfs_client::Inner;
+use crate::lease_renewer::OpenWriter;
+use crate::open_block::{OpenBlock, WriteTarget};
 use crate::options::CreateOptions;
-use crate::{DfsError, FileStatus};
+use crate::out_packet::{OutPacket, Packetizer};
+use crate::streamer::{Command, Streamer};
+use crate::{DfsError, FileStatus, path};
 
-/// A file open for writing at its end, as [`AsyncWrite`] or by [`Self::write_bytes`].
+/// Commands between writer and streamer: what a small file needs (a packet, a last packet and the close). Packets
+/// waiting here count to the memory of a writer.
+const COMMAND_QUEUE: usize = 3;
+
+/// A file open for writing at its end.
 ///
-/// [`Self::close`] must be called: a writer that is dropped leaves the file open under its lease, with
-/// what was acknowledged so far, until the lease is recovered.
-#[derive(Debug)]
+/// Write with [`Self::write_bytes`] or as [`AsyncWrite`]. Data is handed on when a packet is full; [`Self::hflush`] and
+/// [`Self::hsync`] hand on what is there and wait. `AsyncWrite`'s `flush` does nothing more than writing does (as in HDFS), and
+/// its `shutdown` is [`Self::close`].
+///
+/// [`Self::close`] must be called: a writer that is dropped leaves the file open under its lease, with what
+/// was acknowledged so far, until another client recovers the lease or it expires.
+///
+/// When datanodes fail, the writer goes on with those that are left and has others added when too few are. Memory: the
+/// packets in flight (by default 8 of 1 MiB) and a few more.
 pub struct FileWriter {
+    /// Absent only while `busy` has it.
+    core: Option<Box<WriterCore>>,
+    busy: Option<Busy>,
     path: String,
     position: u64,
 }
 
+type Busy = Pin<Box<dyn Future<Output = (Box<WriterCore>, Result<(), DfsError>)> + Send>>;
+
+struct WriterCore {
+    client: Arc<Inner>,
+    path: String,
+    packetizer: Packetizer,
+    /// Packets made and not yet taken by the streamer: at most a last packet, the rest of a chunk and one more.
+    made: VecDeque<OutPacket>,
+    commands: mpsc::Sender<Command>,
+    stage: Stage,
+    _open: OpenWriter,
+}
+
+enum Stage {
+    /// The streamer was not needed yet.
+    Waiting(Box<Streamer>),
+    /// It runs.
+    Running(JoinHandle<Result<Option<FileStatus>, DfsError>>),
+    /// The file is closed.
+    Closed(FileStatus),
+    /// Writing failed for good.
+    Failed(DfsError),
+}
+
 impl FileWriter {
     pub(crate) async fn create(
-        _inner: Arc<Inner>,
+        client: Arc<Inner>,
         path: &str,
-        _options: CreateOptions,
+        options: CreateOptions,
     ) -> Result<Self, DfsError> {
-        Err(DfsError::refused(path, RpcError::new(ErrorKind::Unsupported, "", "")))
+        let nn = &client.namenode;
+        let request = v1::CreateRequest {
+            context: nn.context(),
+            node: Some(path::node(path)?),
+            mode: options.mode,
+            holder: client.holder.clone(),
+            overwrite: options.overwrite,
+            create_parents: options.create_parents,
+            replication: options.replication.or(client.config.replication).map_or(0, u32::from),
+            block_size: options.block_size.or(client.config.block_size).unwrap_or(0),
+            allocate_block: true,
+        };
+        let answer = nn.call(path, request, |mut s, r| async move { s.create(r).await }).await?;
+        let status = answer.status.ok_or_else(|| DfsError::incomplete(path, "status"))?;
+        // Without a block now, the first packet asks again, with the error if there is one.
+        let block = answer.block.filter(|block| !block.locations.is_empty());
+        Self::build(client, path, status, block, None)
     }
 
-    pub(crate) async fn append(_inner: Arc<Inner>, path: &str) -> Result<Self, DfsError> {
-        Err(DfsError::refused(path, RpcError::new(ErrorKind::Unsupported, "", "")))
+    pub(crate) async fn append(client: Arc<Inner>, path: &str) -> Result<Self, DfsError> {
+        let nn = &client.namenode;
+        let request = v1::AppendRequest {
+            context: nn.context(),
+            node: Some(path::node(path)?),
+            holder: client.holder.clone(),
+        };
+        let answer = nn.call(path, request, |mut s, r| async move { s.append(r).await }).await?;
+        let status = answer.status.ok_or_else(|| DfsError::incomplete(path, "status"))?;
+        let reopened = match answer.last_block {
+            Some(block) => Some(OpenBlock::reopened(path, block, answer.new_generation_stamp)?),
+            None => None,
+        };
+        Self::build(client, path, status, None, reopened)
+    }
+
+    fn build(
+        client: Arc<Inner>,
+        path: &str,
+        status: v1::FileStatus,
+        prepared: Option<v1::LocatedBlock>,
+        reopened: Option<OpenBlock>,
+    ) -> Result<Self, DfsError> {
+        let checksum = Checksum::default();
+        let target = WriteTarget {
+            client: Arc::clone(&client),
+            path: path.to_owned(),
+            inode: status.inode,
+            replication: status.replication as usize,
+            checksum,
+        };
+        let (packet_bytes, pool) = (client.config.packet_bytes, Arc::clone(&client.buffers));
+        let length = reopened.as_ref().map(|block| block.block.length);
+        let packetizer = Packetizer::new(checksum, packet_bytes, status.block_size, length, pool);
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let streamer = Box::new(Streamer::new(target, prepared, reopened, receiver));
+        let core = WriterCore {
+            _open: OpenWriter::register(&client),
+            client,
+            path: path.to_owned(),
+            packetizer,
+            made: VecDeque::new(),
+            commands,
+            stage: Stage::Waiting(streamer),
+        };
+        let position = status.size;
+        Ok(Self { core: Some(Box::new(core)), busy: None, path: path.to_owned(), position })
     }
 
     /// Path of the file.
@@ -46,39 +157,258 @@ impl FileWriter {
         self.position
     }
 
-    /// Writes all of `data`. Large pieces are sent without being copied.
-    pub async fn write_bytes(&mut self, _data: Bytes) -> Result<(), DfsError> {
+    /// Writes all of `data`. What makes up whole packets is sent without being copied.
+    pub async fn write_bytes(&mut self, mut data: Bytes) -> Result<(), DfsError> {
+        self.core().await?.check_open()?;
+        while !data.is_empty() {
+            let Some(core) = &mut self.core else { break };
+            let before = data.len();
+            core.packetizer.push_bytes(&mut data, &mut core.made);
+            self.position += (before - data.len()) as u64;
+            core.hand_over().await?;
+        }
         Ok(())
     }
 
-    /// Returns when everything written so far is in every replica's datanode and visible to readers
-    /// who open the file from now on.
+    /// Returns when everything written so far is with every datanode of the pipeline and visible to readers that open
+    /// the file from now on. It survives the crash of any program, but not of all these machines.
     pub async fn hflush(&mut self) -> Result<(), DfsError> {
-        Ok(())
+        self.core().await?.flush(false).await
     }
 
-    /// Like [`Self::hflush`], and everything written so far is on disk on all replicas.
+    /// Like [`Self::hflush`], and on disk on every datanode of the pipeline.
+    ///
+    /// This covers the block being written and all that are finished after the first call; blocks that were finished
+    /// before it are flushed by their datanodes' operating systems in their own time.
     pub async fn hsync(&mut self) -> Result<(), DfsError> {
-        Ok(())
+        self.core().await?.flush(true).await
     }
 
-    /// Sends what is left, waits for all acknowledgements and closes the file. Further calls give the
-    /// same answer; writing to a closed writer is an error.
+    /// Sends what is left, waits for all acknowledgements and closes the file. Called again, it gives the same
+    /// answer; writing to a closed writer is an error.
     pub async fn close(&mut self) -> Result<FileStatus, DfsError> {
-        Err(DfsError::WriterClosed { path: self.path.clone() })
+        self.core().await?.close().await
+    }
+
+    /// The core, after a poll that may be under way has ended.
+    async fn core(&mut self) -> Result<&mut WriterCore, DfsError> {
+        if self.busy.is_some() {
+            std::future::poll_fn(|cx| self.poll_busy(cx)).await?;
+        }
+        match &mut self.core {
+            Some(core) => Ok(core),
+            None => Err(DfsError::WriterClosed { path: self.path.clone() }),
+        }
+    }
+
+    /// Drives what an earlier poll began.
+    fn poll_busy(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DfsError>> {
+        let Some(busy) = &mut self.busy else { return Poll::Ready(Ok(())) };
+        let (core, outcome) = ready!(busy.as_mut().poll(cx));
+        self.busy = None;
+        self.core = Some(core);
+        Poll::Ready(outcome)
+    }
+}
+
+impl WriterCore {
+    fn check_open(&self) -> Result<(), DfsError> {
+        match &self.stage {
+            Stage::Waiting(_) | Stage::Running(_) => Ok(()),
+            Stage::Closed(_) => Err(DfsError::WriterClosed { path: self.path.clone() }),
+            Stage::Failed(error) => Err(error.clone()),
+        }
+    }
+
+    /// Starts the streamer's task, unless it runs.
+    fn start(&mut self) {
+        let closed = Stage::Failed(DfsError::WriterClosed { path: self.path.clone() });
+        self.stage = match std::mem::replace(&mut self.stage, closed) {
+            Stage::Waiting(streamer) => Stage::Running(tokio::spawn(streamer.run())),
+            other => other,
+        };
+    }
+
+    /// Gives the streamer the packets that are made.
+    async fn hand_over(&mut self) -> Result<(), DfsError> {
+        if !self.made.is_empty() {
+            self.start();
+        }
+        // Reserved first: a packet is only taken out when there is room, so cancelling loses nothing.
+        while !self.made.is_empty() {
+            let Ok(permit) = self.commands.reserve().await else { break };
+            if let Some(packet) = self.made.pop_front() {
+                permit.send(Command::Packet(packet));
+            }
+        }
+        if self.made.is_empty() { Ok(()) } else { Err(self.failure().await) }
+    }
+
+    /// Like [`Self::hand_over`], as far as it goes without waiting. True if all packets are gone.
+    fn try_hand_over(&mut self) -> bool {
+        if !self.made.is_empty() {
+            self.start();
+        }
+        while !self.made.is_empty() {
+            match self.commands.try_reserve() {
+                Ok(permit) => {
+                    if let Some(packet) = self.made.pop_front() {
+                        permit.send(Command::Packet(packet));
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    async fn send(&mut self, command: Command) -> Result<(), DfsError> {
+        match self.commands.send(command).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failure().await),
+        }
+    }
+
+    /// Why the streamer ended.
+    async fn failure(&mut self) -> DfsError {
+        if let Stage::Running(task) = &mut self.stage {
+            let error = match task.await {
+                Ok(Err(error)) => error,
+                // Ended without an error, by a panic or with its runtime: there is nothing more to say.
+                Ok(Ok(_)) | Err(_) => DfsError::WriterClosed { path: self.path.clone() },
+            };
+            self.stage = Stage::Failed(error);
+        }
+        match &self.stage {
+            Stage::Failed(error) => error.clone(),
+            Stage::Waiting(_) | Stage::Running(_) | Stage::Closed(_) => {
+                DfsError::WriterClosed { path: self.path.clone() }
+            }
+        }
+    }
+
+    async fn flush(&mut self, sync: bool) -> Result<(), DfsError> {
+        self.check_open()?;
+        self.packetizer.flush(sync, &mut self.made);
+        self.hand_over().await?;
+        if matches!(self.stage, Stage::Waiting(_)) {
+            // Nothing was ever written.
+            return Ok(());
+        }
+        let (done, answered) = oneshot::channel();
+        self.send(Command::Barrier { sync, done }).await?;
+        match answered.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failure().await),
+        }
+    }
+
+    async fn close(&mut self) -> Result<FileStatus, DfsError> {
+        match &self.stage {
+            Stage::Closed(status) => return Ok(status.clone()),
+            Stage::Failed(error) => return Err(error.clone()),
+            Stage::Waiting(_) | Stage::Running(_) => {}
+        }
+        self.packetizer.finish(&mut self.made);
+        let small = matches!(self.stage, Stage::Waiting(_)) && self.made.len() < COMMAND_QUEUE;
+        if !small {
+            self.start();
+            self.hand_over().await?;
+        }
+        while let Some(packet) = self.made.pop_front() {
+            self.send(Command::Packet(packet)).await?;
+        }
+        self.send(Command::Close).await?;
+        let gone = Stage::Failed(DfsError::WriterClosed { path: self.path.clone() });
+        let outcome = match std::mem::replace(&mut self.stage, gone) {
+            Stage::Waiting(streamer) => streamer.run().await,
+            Stage::Running(task) => match task.await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(DfsError::WriterClosed { path: self.path.clone() }),
+            },
+            Stage::Closed(status) => Ok(Some(status)),
+            Stage::Failed(error) => Err(error),
+        };
+        let outcome = outcome
+            .and_then(|status| status.ok_or_else(|| DfsError::WriterClosed { path: self.path.clone() }));
+        self.stage = match &outcome {
+            Ok(status) => Stage::Closed(status.clone()),
+            Err(error) => Stage::Failed(error.clone()),
+        };
+        outcome
     }
 }
 
 impl AsyncWrite for FileWriter {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(data.len()))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_busy(cx))?;
+            let Some(mut core) = self.core.take() else {
+                return Poll::Ready(Err(DfsError::WriterClosed { path: self.path.clone() }.into()));
+            };
+            if let Err(error) = core.check_open() {
+                self.core = Some(core);
+                return Poll::Ready(Err(error.into()));
+            }
+            if !core.try_hand_over() {
+                self.busy = Some(Box::pin(async move {
+                    let outcome = core.hand_over().await;
+                    (core, outcome)
+                }));
+                continue;
+            }
+            let mut taken = 0;
+            while taken < data.len() && core.made.is_empty() {
+                let core = &mut *core;
+                taken += core.packetizer.push(&data[taken..], &mut core.made);
+                core.try_hand_over();
+            }
+            self.core = Some(core);
+            self.position += taken as u64;
+            return Poll::Ready(Ok(taken));
+        }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_busy(cx))?;
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_busy(cx))?;
+            match self.core.take() {
+                None => return Poll::Ready(Ok(())),
+                Some(core) if matches!(core.stage, Stage::Closed(_)) => {
+                    self.core = Some(core);
+                    return Poll::Ready(Ok(()));
+                }
+                Some(mut core) => {
+                    self.busy = Some(Box::pin(async move {
+                        let outcome = core.close().await.map(drop);
+                        (core, outcome)
+                    }));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        if let Some(core) = &self.core
+            && matches!(core.stage, Stage::Waiting(_) | Stage::Running(_))
+        {
+            tracing::warn!(path = %self.path, holder = %core.client.holder, "writer dropped without being closed");
+        }
+    }
+}
+
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter")
+            .field("path", &self.path)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }

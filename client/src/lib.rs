@@ -20,6 +20,7 @@
 
 mod block_map;
 mod block_reader;
+mod block_recovery;
 mod buffer_pool;
 mod config;
 mod connection;
@@ -29,13 +30,18 @@ mod error;
 mod file_checksum;
 mod file_reader;
 mod file_writer;
+mod lease_renewer;
 mod namenode;
+mod open_block;
 mod options;
+mod out_packet;
 mod path;
 mod peer_cache;
+mod pipeline;
 mod replica_reads;
 mod retry;
 mod status;
+mod streamer;
 
 pub use config::{ClientBuilder, MAX_PACKETS_IN_FLIGHT, PACKET_BYTES_RANGE};
 pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};

@@ -15,6 +15,7 @@ use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
 use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use crate::DfsError;
 use crate::config::ClientConfig;
@@ -35,6 +36,8 @@ pub(crate) struct Namenode {
     current: AtomicUsize,
     user: String,
     client_id: Bytes,
+    /// Spreads the retries of different clients.
+    seed: u64,
     next_call: AtomicU64,
     retry: RetryPolicy,
     rpc_timeout: Duration,
@@ -42,7 +45,7 @@ pub(crate) struct Namenode {
 
 impl Namenode {
     /// Resolves the addresses; connections are made by the first call.
-    pub(crate) async fn new(config: &ClientConfig, user: String, client_id: Bytes) -> Result<Self, DfsError> {
+    pub(crate) async fn new(config: &ClientConfig, user: String, id: Uuid) -> Result<Self, DfsError> {
         let mut stubs = Vec::with_capacity(config.namenodes.len());
         for address in &config.namenodes {
             stubs.push((address.clone(), stub(address).await?));
@@ -51,7 +54,8 @@ impl Namenode {
             stubs,
             current: AtomicUsize::new(0),
             user,
-            client_id,
+            client_id: Bytes::copy_from_slice(id.as_bytes()),
+            seed: id.as_u64_pair().0,
             next_call: AtomicU64::new(1),
             retry: config.retry,
             rpc_timeout: config.rpc_timeout,
@@ -101,12 +105,14 @@ impl Namenode {
         R: Future<Output = Result<Response<A>, Status>>,
     {
         let started = Instant::now();
-        let mut backoff = None;
+        let seed = self.next_call.load(Ordering::Relaxed) ^ self.seed;
+        let mut backoff = Backoff::start(policy, started, seed);
         loop {
             let index = self.current.load(Ordering::Relaxed);
             let (address, stub) = &self.stubs[index];
             let attempt = send(stub.clone(), Request::new(request.clone()));
-            let error = match tokio::time::timeout(self.rpc_timeout, attempt).await {
+            let patience = self.rpc_timeout.min(backoff.remaining(Instant::now()));
+            let error = match tokio::time::timeout(patience, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => {
                     let mut error = RpcError::from_status(&status);
@@ -129,8 +135,6 @@ impl Namenode {
                 // A call that failed at the same time may have moved on already: then this changes nothing.
                 let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
             }
-            let seed = self.next_call.load(Ordering::Relaxed) ^ u64::from(started.elapsed().subsec_nanos());
-            let backoff = backoff.get_or_insert_with(|| Backoff::start(policy, started, seed));
             match backoff.next_delay(Instant::now()) {
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => return Err(DfsError::refused(subject, error)),

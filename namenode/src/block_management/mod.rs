@@ -46,9 +46,6 @@ mod stats;
 mod sweep;
 mod topology;
 
-#[cfg(test)]
-mod tests;
-
 pub use block_manager::BlockManager;
 pub use config::{BlockManagementConfig, ConfigError};
 pub use lease_manager::{LeaseConfig, LeaseManager};

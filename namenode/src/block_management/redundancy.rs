@@ -13,7 +13,7 @@ use super::low_redundancy::Level;
 use super::replica_set::Mark;
 use crate::namesystem::BlockState;
 
-/// Blocks with replicas to delete that one tick looks at again: a bound on the time under the lock.
+/// Blocks with too many replicas that one tick looks at again: a bound on the time under the lock.
 const EXCESS_PER_TICK: usize = 1_024;
 
 /// Racks that a block's replicas are spread over if there are as many (HDFS's rule).
@@ -74,16 +74,6 @@ impl BlockManager {
             self.trim_excess(now, id, &tally);
         }
         self.drop_bad(id, &tally);
-        self.wait_to_drop(id);
-    }
-
-    /// A block that lacks nothing but still has a replica to delete is looked at again.
-    fn wait_to_drop(&mut self, id: BlockId) {
-        let Some(entry) = self.blocks.get(id).filter(|entry| entry.level.is_none()) else { return };
-        let tally = self.tally(entry);
-        if !tally.corrupt.is_empty() || !tally.outdated.is_empty() {
-            self.set_level(id, Some(Level::Excess));
-        }
     }
 
     fn level(&self, id: BlockId, tally: &Tally) -> Option<Level> {
@@ -174,7 +164,7 @@ impl BlockManager {
     }
 
     /// Deletes replicas that are worth nothing, once enough good ones exist.
-    pub(super) fn drop_bad(&mut self, id: BlockId, tally: &Tally) {
+    fn drop_bad(&mut self, id: BlockId, tally: &Tally) {
         let Some(entry) = self.blocks.get(id) else { return };
         let (stamp, wanted) = (entry.stamp, usize::from(entry.replication));
         if tally.fresh >= 1 {
@@ -209,9 +199,9 @@ impl BlockManager {
         }
     }
 
-    /// Looks again at blocks with replicas that could not safely be deleted before.
+    /// Looks again at blocks whose excess replicas could not be deleted before.
     pub(super) fn retry_excess(&mut self, now: u64) {
-        if self.startup.over {
+        if self.startup.over && self.may_trim(now) {
             for id in self.queues.batch(Level::Excess, EXCESS_PER_TICK) {
                 self.evaluate(now, id);
             }

@@ -27,9 +27,7 @@ pub fn normalise(mut args: Vec<OsString>) -> Vec<OsString> {
     args[verb_at] = command.get_name().into();
 
     let mut at = verb_at + 1;
-    if command.has_subcommands()
-        && let Some(inner) = args.get(at).and_then(|arg| find_command(command, arg))
-    {
+    if let Some(inner) = args.get(at).and_then(|arg| find_command(command, arg)) {
         args[at] = inner.get_name().into();
         command = inner;
         at += 1;
@@ -91,6 +89,55 @@ mod tests {
     fn a_dash_before_the_verb_is_dropped() {
         assert_eq!(rewritten("dfs -completion bash"), "dfs completion bash");
         assert_eq!(rewritten("dfs --namenode h:1 -completion bash"), "dfs --namenode h:1 completion bash");
+        assert_eq!(rewritten("dfs -ls -R /"), "dfs ls -R /");
+        assert_eq!(rewritten("dfs admin -report"), "dfs admin report");
+        assert_eq!(rewritten("dfs -copyFromLocal a /"), "dfs put a /");
         assert_eq!(rewritten("dfs -nonsense"), "dfs -nonsense");
+    }
+
+    #[test]
+    fn long_flags_of_the_verb_may_have_one_dash() {
+        assert_eq!(rewritten("dfs rm -rf -skipTrash /x"), "dfs rm -rf --skipTrash /x");
+        assert_eq!(rewritten("dfs find / -name -print"), "dfs find / --name --print");
+        assert_eq!(rewritten("dfs fsck / -files -blocks"), "dfs fsck / --files --blocks");
+        assert_eq!(rewritten("dfs chmod -wx /x"), "dfs chmod -wx /x");
+        assert_eq!(rewritten("dfs ls -- -files"), "dfs ls -- -files");
+    }
+
+    #[test]
+    fn flags_of_hdfs_parse() {
+        use clap::Parser;
+        for line in [
+            "dfs -rm -r -f -skipTrash /a",
+            "dfs chmod -R -w,u+x /a",
+            "dfs chmod -wx /a /b",
+            "dfs ls -h -R -d -t -S -r",
+            "dfs test -e /a",
+            "dfs tail -f /a",
+            "dfs setrep -w 2 /a",
+            "dfs put -f -p - /a",
+            "dfs stat %b,%n /a",
+            "dfs stat -c %b /a",
+            "dfs du -s -h /",
+            "dfs count -q -h /",
+            "dfs find / -iname *.rs -print",
+            "dfs fsck / -files -blocks -locations",
+            "dfs admin -safemode get",
+            "dfs ls / --namenode h:1",
+        ] {
+            let args = normalise(line.split(' ').map(OsString::from).collect());
+            if let Err(error) = Cli::try_parse_from(args) {
+                panic!("{line}: {error}");
+            }
+        }
+        for line in ["dfs", "dfs ls --nonsense", "dfs test /a", "dfs chmod 9 /a", "dfs put"] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::bench;
+use crate::cmd::{admin, attributes, checksum, content, copy, find, fsck, ls, names, stat, usage, write};
+use crate::{bench, cluster};
 
 /// A distributed block file system: files, cluster and benchmarks.
 #[derive(Debug, Parser)]
@@ -36,13 +37,82 @@ pub struct GlobalArgs {
     help: Option<bool>,
 }
 
-/// One variant a verb.
+/// What `dfs` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A verb that asks a cluster.
+    #[command(flatten)]
+    Verb(Verb),
+    /// Start, stop or show a cluster on this machine
+    Cluster(cluster::ClusterArgs),
     /// Measure the cluster beside the machine's limits
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+}
+
+/// The verbs that ask a cluster.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Copy local files into the namespace
+    #[command(visible_alias = "copyFromLocal")]
+    Put(copy::PutArgs),
+    /// Copy files of the namespace to the local disk
+    #[command(visible_alias = "copyToLocal")]
+    Get(copy::GetArgs),
+    /// Print files
+    Cat(content::CatArgs),
+    /// Print the end of a file
+    Tail(content::TailArgs),
+    /// Print the beginning of files
+    Head(content::HeadArgs),
+    /// List directories
+    Ls(ls::LsArgs),
+    /// Make directories
+    Mkdir(names::MkdirArgs),
+    /// Remove empty directories
+    Rmdir(names::RmdirArgs),
+    /// Move files and directories
+    Mv(names::MvArgs),
+    /// Copy files within the namespace
+    Cp(copy::CpArgs),
+    /// Remove files and directories
+    Rm(names::RmArgs),
+    /// Create empty files, or set times
+    Touch(attributes::TouchArgs),
+    /// Create empty files
+    Touchz(attributes::TouchzArgs),
+    /// Print attributes
+    Stat(stat::StatArgs),
+    /// Print the space that files take
+    Du(usage::DuArgs),
+    /// Print the capacity of the cluster
+    Df(usage::DfArgs),
+    /// Count directories, files and bytes
+    Count(usage::CountArgs),
+    /// Find names
+    Find(find::FindArgs),
+    /// Change permission bits
+    Chmod(attributes::ChmodArgs),
+    /// Change owners and groups
+    Chown(attributes::ChownArgs),
+    /// Change groups
+    Chgrp(attributes::ChgrpArgs),
+    /// Change the replication of files
+    Setrep(attributes::SetrepArgs),
+    /// Append local content to a file
+    #[command(visible_alias = "appendToFile")]
+    Append(write::AppendArgs),
+    /// Cut files
+    Truncate(write::TruncateArgs),
+    /// Print checksums of files
+    Checksum(checksum::ChecksumArgs),
+    /// Answer a question by the exit code
+    Test(stat::TestArgs),
+    /// Check that all blocks are there
+    Fsck(fsck::FsckArgs),
+    /// Show the state of the cluster
+    Admin(admin::AdminArgs),
 }
 
 /// `dfs completion`.

@@ -1,5 +1,7 @@
 //! What every verb needs to know: which namenode, as which user.
 
+use dfs_client::{DfsClient, DfsError};
+
 use crate::cli::GlobalArgs;
 use crate::config::FileConfig;
 
@@ -28,6 +30,11 @@ impl Globals {
             namenode: args.namenode.or(file.namenode).unwrap_or_else(|| DEFAULT_NAMENODE.to_owned()),
             user: args.user.or(file.user).unwrap_or_else(os_user),
         })
+    }
+
+    /// Connects to the namenode.
+    pub async fn connect(&self) -> Result<DfsClient, DfsError> {
+        DfsClient::builder().namenode(&self.namenode).user(&self.user).connect().await
     }
 }
 

@@ -1,0 +1,336 @@
+//! `dfs admin`: the state of the cluster.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use dfs_client::{ClusterStats, DatanodeReport, DatanodeState, SafeModeAction};
+use serde::Serialize;
+
+use crate::human;
+use crate::output::{Align, Out, Table};
+use crate::session::Session;
+
+/// How long `safemode wait` waits between looks.
+const SAFE_MODE_POLL: Duration = Duration::from_millis(500);
+
+/// `dfs admin`.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// What to do.
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Capacity and health of the cluster and of each datanode
+    Report(JsonFlag),
+    /// Show, enter, leave or await the end of safe mode
+    Safemode(SafeModeArgs),
+    /// One line a datanode
+    Nodes(JsonFlag),
+}
+
+#[derive(Debug, Args)]
+struct JsonFlag {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SafeModeArgs {
+    #[arg(value_enum)]
+    action: SafeModeVerb,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SafeModeVerb {
+    /// Only tell
+    Get,
+    /// Take no changes
+    Enter,
+    /// Take changes again
+    Leave,
+    /// Return when it is off
+    Wait,
+}
+
+/// Does what the arguments say.
+pub async fn run(session: &Session, out: &mut Out, args: &AdminArgs) -> anyhow::Result<()> {
+    match &args.command {
+        AdminCommand::Report(flag) => report(session, out, flag.json).await,
+        AdminCommand::Safemode(args) => safe_mode(session, out, args).await,
+        AdminCommand::Nodes(flag) => nodes(session, out, flag.json).await,
+    }
+}
+
+async fn safe_mode(session: &Session, out: &mut Out, args: &SafeModeArgs) -> anyhow::Result<()> {
+    let action = match args.action {
+        SafeModeVerb::Get | SafeModeVerb::Wait => SafeModeAction::Get,
+        SafeModeVerb::Enter => SafeModeAction::Enter,
+        SafeModeVerb::Leave => SafeModeAction::Leave,
+    };
+    let mut on = session.client.safe_mode(action).await?;
+    while on && args.action == SafeModeVerb::Wait {
+        tokio::time::sleep(SAFE_MODE_POLL).await;
+        on = session.client.safe_mode(action).await?;
+    }
+    if args.json {
+        out.json(&serde_json::json!({ "safe_mode": on }))?;
+    } else {
+        out.line(format_args!("Safe mode is {}", if on { "ON" } else { "OFF" }))?;
+    }
+    Ok(())
+}
+
+/// A datanode, as `report` and `nodes` tell it.
+#[derive(Debug, Serialize)]
+struct NodeRow {
+    name: String,
+    hostname: String,
+    uuid: String,
+    rack: String,
+    state: &'static str,
+    capacity: u64,
+    used: u64,
+    remaining: u64,
+    blocks: u64,
+    xceivers: u32,
+    last_heartbeat_ms: u64,
+    software_version: String,
+    ipc_port: u32,
+    http_port: u32,
+    failed_volumes: usize,
+    volumes: usize,
+}
+
+impl NodeRow {
+    fn new(report: DatanodeReport) -> Self {
+        let info = report.info.unwrap_or_default();
+        let sum = |field: fn(&dfs_client::StorageReport) -> u64| report.storages.iter().map(field).sum();
+        Self {
+            name: format!("{}:{}", info.ip, info.xfer_port),
+            state: state_word(info.state()),
+            hostname: info.hostname,
+            uuid: info.uuid,
+            rack: info.rack,
+            capacity: sum(|storage| storage.capacity),
+            used: sum(|storage| storage.used),
+            remaining: sum(|storage| storage.remaining),
+            blocks: report.blocks,
+            xceivers: report.xceivers,
+            last_heartbeat_ms: report.last_heartbeat_ms,
+            software_version: report.software_version,
+            ipc_port: info.ipc_port,
+            http_port: info.http_port,
+            failed_volumes: report.storages.iter().filter(|storage| storage.failed).count(),
+            volumes: report.storages.len(),
+        }
+    }
+}
+
+fn state_word(state: DatanodeState) -> &'static str {
+    match state {
+        DatanodeState::Unspecified => "unknown",
+        DatanodeState::Live => "live",
+        DatanodeState::Stale => "stale",
+        DatanodeState::Dead => "dead",
+    }
+}
+
+async fn node_rows(session: &Session) -> anyhow::Result<Vec<NodeRow>> {
+    Ok(session.client.datanodes().await?.into_iter().map(NodeRow::new).collect())
+}
+
+async fn nodes(session: &Session, out: &mut Out, json: bool) -> anyhow::Result<()> {
+    let rows = node_rows(session).await?;
+    if json {
+        out.json(&rows)?;
+        return Ok(());
+    }
+    let (left, right) = (Align::Left, Align::Right);
+    let mut table = Table::new(&[left, left, left, left, right, right, right, right, right], 2);
+    let heading = ["NAME", "HOST", "RACK", "STATE", "CAPACITY", "USED", "FREE", "BLOCKS", "LAST CONTACT"];
+    table.row(heading.map(String::from).to_vec());
+    for row in rows {
+        table.row(vec![
+            row.name,
+            row.hostname,
+            row.rack,
+            row.state.to_owned(),
+            human::size(row.capacity),
+            human::size(row.used),
+            human::size(row.remaining),
+            row.blocks.to_string(),
+            seconds(row.last_heartbeat_ms),
+        ]);
+    }
+    for line in table.lines() {
+        out.line(format_args!("{line}"))?;
+    }
+    Ok(())
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+}
+
+/// The cluster, as `report --json` tells it.
+#[derive(Debug, Serialize)]
+struct ReportRow {
+    capacity: u64,
+    used: u64,
+    remaining: u64,
+    under_replicated_blocks: u64,
+    corrupt_blocks: u64,
+    missing_blocks: u64,
+    pending_replication_blocks: u64,
+    pending_deletion_blocks: u64,
+    inodes: u64,
+    blocks: u64,
+    live_datanodes: u32,
+    stale_datanodes: u32,
+    dead_datanodes: u32,
+    safe_mode: bool,
+    datanodes: Vec<NodeRow>,
+}
+
+impl ReportRow {
+    fn new(stats: &ClusterStats, datanodes: Vec<NodeRow>) -> Self {
+        Self {
+            capacity: stats.capacity,
+            used: stats.used,
+            remaining: stats.remaining,
+            under_replicated_blocks: stats.under_replicated_blocks,
+            corrupt_blocks: stats.corrupt_blocks,
+            missing_blocks: stats.missing_blocks,
+            pending_replication_blocks: stats.pending_replication_blocks,
+            pending_deletion_blocks: stats.pending_deletion_blocks,
+            inodes: stats.inodes,
+            blocks: stats.blocks,
+            live_datanodes: stats.live_datanodes,
+            stale_datanodes: stats.stale_datanodes,
+            dead_datanodes: stats.dead_datanodes,
+            safe_mode: stats.safe_mode,
+            datanodes,
+        }
+    }
+}
+
+async fn report(session: &Session, out: &mut Out, json: bool) -> anyhow::Result<()> {
+    let stats = session.client.stats().await?;
+    let row = ReportRow::new(&stats, node_rows(session).await?);
+    if json {
+        out.json(&row)?;
+        return Ok(());
+    }
+    for line in report_lines(&row) {
+        out.line(format_args!("{line}"))?;
+    }
+    Ok(())
+}
+
+fn report_lines(row: &ReportRow) -> Vec<String> {
+    let mut lines = Vec::new();
+    if row.safe_mode {
+        lines.push("Safe mode is ON".to_owned());
+    }
+    let present = row.used + row.remaining;
+    lines.extend([
+        format!("Configured Capacity: {}", both(row.capacity)),
+        format!("Present Capacity: {}", both(present)),
+        format!("DFS Remaining: {}", both(row.remaining)),
+        format!("DFS Used: {}", both(row.used)),
+        format!("DFS Used%: {}", human::percent(row.used, present, 2)),
+        "Replicated Blocks:".to_owned(),
+        format!("\tUnder replicated blocks: {}", row.under_replicated_blocks),
+        format!("\tBlocks with corrupt replicas: {}", row.corrupt_blocks),
+        format!("\tMissing blocks: {}", row.missing_blocks),
+        format!("\tPending replication blocks: {}", row.pending_replication_blocks),
+        format!("\tPending deletion blocks: {}", row.pending_deletion_blocks),
+        format!("Files and directories: {}", row.inodes),
+        format!("Blocks: {}", row.blocks),
+        String::new(),
+        "-".repeat(49),
+    ]);
+    for (state, title) in [("live", "Live"), ("stale", "Stale"), ("dead", "Dead"), ("unknown", "Unknown")] {
+        let group: Vec<&NodeRow> = row.datanodes.iter().filter(|node| node.state == state).collect();
+        if group.is_empty() && state != "live" {
+            continue;
+        }
+        lines.push(format!("{title} datanodes ({}):", group.len()));
+        lines.push(String::new());
+        group.into_iter().for_each(|node| node_lines(node, &mut lines));
+    }
+    lines
+}
+
+fn node_lines(node: &NodeRow, lines: &mut Vec<String>) {
+    lines.extend([
+        format!("Name: {} ({})", node.name, node.hostname),
+        format!("Hostname: {}", node.hostname),
+        format!("Rack: {}", node.rack),
+        format!("Configured Capacity: {}", both(node.capacity)),
+        format!("DFS Used: {}", both(node.used)),
+        format!("DFS Remaining: {}", both(node.remaining)),
+        format!("DFS Used%: {}", human::percent(node.used, node.capacity, 2)),
+        format!("DFS Remaining%: {}", human::percent(node.remaining, node.capacity, 2)),
+        format!("Volumes: {} ({} failed)", node.volumes, node.failed_volumes),
+        format!("Xceivers: {}", node.xceivers),
+        format!("Last contact: {} ago", seconds(node.last_heartbeat_ms)),
+        format!("Num of Blocks: {}", node.blocks),
+        format!("Version: {}", node.software_version),
+        String::new(),
+    ]);
+}
+
+fn both(bytes: u64) -> String {
+    format!("{bytes} ({})", human::size(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_client::{DatanodeInfo, StorageReport};
+
+    #[test]
+    fn a_report_has_totals_and_nodes_by_state() {
+        let storage = |failed| StorageReport {
+            capacity: 100,
+            used: 20,
+            remaining: 70,
+            failed,
+            ..StorageReport::default()
+        };
+        let info = DatanodeInfo {
+            ip: "10.0.0.1".into(),
+            xfer_port: 9866,
+            state: DatanodeState::Dead.into(),
+            ..DatanodeInfo::default()
+        };
+        let node = DatanodeReport {
+            info: Some(info),
+            storages: vec![storage(false), storage(true)],
+            last_heartbeat_ms: 31_450,
+            ..DatanodeReport::default()
+        };
+        let stats = ClusterStats { capacity: 2048, used: 512, remaining: 1536, ..ClusterStats::default() };
+        let lines = report_lines(&ReportRow::new(&stats, vec![NodeRow::new(node)]));
+        for expected in [
+            "Configured Capacity: 2048 (2 K)",
+            "DFS Used%: 25.00%",
+            "Live datanodes (0):",
+            "Dead datanodes (1):",
+            "Name: 10.0.0.1:9866 ()",
+            "DFS Used: 40 (40)",
+            "Volumes: 2 (1 failed)",
+            "Last contact: 31.4 s ago",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "{expected} missing in {lines:#?}");
+        }
+    }
+}

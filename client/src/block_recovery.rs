@@ -1,0 +1,216 @@
+//! What a writer does when its pipeline fails.
+//!
+//! * Nothing of a new block was acknowledged: the block is given back and begun anew elsewhere.
+//! * Data is outstanding: the survivors get a new generation stamp, drop what was not acknowledged by all of them, and get
+//!   the unacknowledged packets again. When too few are left, a datanode joins with a copy of the replica first.
+//! * Only the last packet is outstanding: the survivors are told to close under a new stamp.
+//!
+//! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
+//! at least one member, so the rounds end.
+
+use std::time::Duration;
+
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::v1::{Block, ReplicaLocation};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::open_block::OpenBlock;
+use crate::pipeline::{Pipeline, PipelineSetup, transfer};
+use crate::streamer::Streamer;
+use crate::{DfsError, TransferFault, datanode};
+
+/// Failures of one block without an ack in between (HDFS's number).
+const MAX_FAILURES: u32 = 5;
+
+/// Rounds of one recovery: members lost plus members added and lost again.
+const MAX_ROUNDS: u32 = 8;
+
+/// Time in which a member must answer when one of them has fallen silent and it is not known which.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Streamer {
+    /// Deals with a failed pipeline. `bad` is the member at fault if an ack named it. Afterwards the block has a new
+    /// pipeline, or is to be begun anew, or is finished (then no packet is left).
+    pub(crate) async fn handle_failure(
+        &mut self,
+        bad: Option<usize>,
+        fault: TransferFault,
+    ) -> Result<(), DfsError> {
+        let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.take()) else {
+            return Ok(());
+        };
+        let bad = match bad {
+            Some(index) => vec![index],
+            None => match self.find_culprits(pipeline, &fault).await {
+                Some(culprits) => culprits,
+                None => {
+                    self.finish_block();
+                    return Ok(());
+                }
+            },
+        };
+        self.queue.requeue();
+        let Some(mut block) = self.block.take() else { return Ok(()) };
+        tracing::debug!(path = %self.target.path, block = %block.block, ?bad, %fault, "pipeline failed");
+        if !block.reopened && !block.flushed && block.block.length == 0 {
+            return self.restart_block(block, &bad, fault).await;
+        }
+        block.failures += 1;
+        if block.failures > MAX_FAILURES {
+            let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();
+            return Err(self.target.pipeline_failed(&block, name, fault));
+        }
+        self.block = Some(block);
+        self.rebuild(bad, fault).await
+    }
+
+    /// Finds the members at fault when the connection failed or fell silent. `None`: the block's end was acknowledged
+    /// before that.
+    async fn find_culprits(&mut self, mut pipeline: Pipeline, fault: &TransferFault) -> Option<Vec<usize>> {
+        while let Some(ack) = pipeline.late_ack() {
+            match self.acknowledged(&ack) {
+                Ok(false) => {}
+                Ok(true) => return None,
+                Err((bad, _)) => return Some(vec![bad]),
+            }
+        }
+        let block = self.block.as_ref()?;
+        if matches!(fault, TransferFault::Timeout) {
+            let silent = self.silent_members(block).await;
+            if !silent.is_empty() {
+                return Some(silent);
+            }
+        }
+        // The member we talk to.
+        Some(vec![0])
+    }
+
+    /// Members that do not answer a simple question.
+    async fn silent_members(&self, block: &OpenBlock) -> Vec<usize> {
+        let mut probes = JoinSet::new();
+        for (index, member) in block.members.iter().cloned().enumerate() {
+            let (client, asked) = (std::sync::Arc::clone(&self.target.client), block.on_replicas());
+            probes.spawn(async move {
+                let answer =
+                    timeout(PROBE_TIMEOUT, datanode::visible_length(&member, asked, &client.config)).await;
+                // A refusal is an answer: the member lives.
+                let lives = match answer {
+                    Ok(Ok(_)) => true,
+                    Ok(Err(TransferFault::Control(error))) => error.kind != dfs_proto::ErrorKind::Unavailable,
+                    Ok(Err(_)) | Err(_) => false,
+                };
+                (index, lives)
+            });
+        }
+        let mut silent = Vec::new();
+        while let Some(probe) = probes.join_next().await {
+            if let Ok((index, false)) = probe {
+                silent.push(index);
+            }
+        }
+        silent
+    }
+
+    /// Sets up a pipeline of the members that are left, under a new stamp.
+    pub(crate) async fn rebuild(
+        &mut self,
+        mut bad: Vec<usize>,
+        mut fault: TransferFault,
+    ) -> Result<(), DfsError> {
+        let Some(mut block) = self.block.take() else { return Ok(()) };
+        let closing = matches!(self.queue.unsent.make_contiguous(), [only] if only.last);
+        for _ in 0..MAX_ROUNDS {
+            let name = self.remove_members(&mut block, &bad);
+            if block.members.is_empty() {
+                return Err(self.target.pipeline_failed(&block, name, fault));
+            }
+            if !closing && self.needs_member(&block) {
+                self.add_member(&mut block).await?;
+            }
+            let stamp = self.target.new_stamp(block.block).await?;
+            let stage = if closing {
+                BlockConstructionStage::PipelineCloseRecovery
+            } else if block.established {
+                BlockConstructionStage::PipelineSetupStreamingRecovery
+            } else {
+                BlockConstructionStage::PipelineSetupAppendRecovery
+            };
+            let setup = PipelineSetup {
+                client: &self.target.client,
+                block: block.on_replicas(),
+                members: &block.members,
+                stage,
+                new_stamp: stamp,
+                sent: block.sent,
+                checksum: self.target.checksum,
+            };
+            match Pipeline::open(&setup, Vec::new()).await {
+                Ok(pipeline) => {
+                    let old = block.block;
+                    block.block.generation_stamp = stamp;
+                    self.target.update_pipeline(old, block.block, &block.members).await?;
+                    block.established(pipeline);
+                    if closing {
+                        // The replicas are closed; the connection is not used again.
+                        block.pipeline = None;
+                        self.queue.unsent.clear();
+                        self.block = Some(block);
+                        self.finish_block();
+                    } else {
+                        self.block = Some(block);
+                    }
+                    return Ok(());
+                }
+                Err(failure) => (bad, fault) = (vec![failure.bad], failure.fault),
+            }
+        }
+        let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();
+        Err(self.target.pipeline_failed(&block, name, fault))
+    }
+
+    /// Takes members out and remembers them as bad; returns the name of one.
+    fn remove_members(&mut self, block: &mut OpenBlock, bad: &[usize]) -> String {
+        let mut name = String::new();
+        let mut left: Vec<ReplicaLocation> = Vec::with_capacity(block.members.len());
+        for (index, member) in block.members.drain(..).enumerate() {
+            if bad.contains(&index) {
+                name = datanode::name(&member);
+                self.exclude(datanode::uuid(&member));
+            } else {
+                left.push(member);
+            }
+        }
+        block.members = left;
+        name
+    }
+
+    /// HDFS's default rule: with replication 3 or more, add when half are gone, or any is and readers or an earlier
+    /// writer rely on what is there.
+    fn needs_member(&self, block: &OpenBlock) -> bool {
+        let (wanted, left) = (self.target.replication, block.members.len());
+        let relied_on = block.reopened || block.flushed;
+        block.established && wanted >= 3 && left < wanted && (left <= wanted / 2 || relied_on)
+    }
+
+    /// Adds a member that first gets a copy of the replica. If none can be had, the pipeline goes on with fewer.
+    async fn add_member(&mut self, block: &mut OpenBlock) -> Result<(), DfsError> {
+        let found = self.target.additional_member(block.block, &block.members, self.excluded()).await?;
+        let Some(target) = found else { return Ok(()) };
+        let replica: Block = block.on_replicas();
+        for source in &block.members {
+            match transfer(&self.target.client, replica, source, &target).await {
+                Ok(()) => {
+                    block.members.push(target);
+                    return Ok(());
+                }
+                Err(fault) => {
+                    tracing::debug!(block = %replica, source = %datanode::name(source),
+                        target = %datanode::name(&target), %fault, "replica not copied");
+                }
+            }
+        }
+        self.exclude(datanode::uuid(&target));
+        Ok(())
+    }
+}

@@ -1,0 +1,389 @@
+//! Sends a file's packets and takes their acknowledgements.
+//!
+//! One streamer a writer, run by one task (or inline by `close` for a small file). It waits for the next command, for the
+//! socket in both directions and for time all at once, so neither a lock nor a second task is needed. Invariants:
+//!
+//! * `queue.unacked` holds every packet of the block that was sent and not acknowledged, in order, and
+//!   `queue.unsent` what follows; together they are bounded by `packets_in_flight`.
+//! * All of `queue` belongs to the one open block; the packets of the next stay in the channel.
+//! * A last packet is sent when all data is acknowledged, or right behind the only data packet of a new block. So
+//!   after a failure a replica is being written (data outstanding), or complete (only the last packet outstanding), or nothing
+//!   was acknowledged and the block is begun anew.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_proto::packet::HEARTBEAT_SEQNO;
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::transfer::{PipelineAckProto, Status};
+use dfs_proto::v1::{CommittedBlock, LocatedBlock};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::open_block::{OpenBlock, WriteTarget};
+use crate::out_packet::{OutPacket, heartbeat};
+use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::{DfsError, FileStatus, TransferFault, datanode};
+
+/// Attempts to find a pipeline for a new block; each excludes one more datanode.
+const MAX_BLOCK_ATTEMPTS: u32 = 5;
+
+/// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
+/// socket buffers with its framing.
+const MAX_EAGER_BYTES: usize = 64 << 10;
+
+/// Datanodes remembered as bad; the oldest is forgotten first.
+const MAX_EXCLUDED: usize = 64;
+
+/// What the writer asks of the streamer.
+pub(crate) enum Command {
+    /// Send this.
+    Packet(OutPacket),
+    /// Tell when everything before is acknowledged; with `sync`, record its length at the namenode.
+    Barrier { sync: bool, done: oneshot::Sender<()> },
+    /// Close the file. All blocks have been ended by last packets.
+    Close,
+}
+
+/// Packets of the open block.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub unsent: VecDeque<OutPacket>,
+    pub unacked: VecDeque<OutPacket>,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.unsent.len() + self.unacked.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// After a failure: what was sent will be sent again.
+    pub(crate) fn requeue(&mut self) {
+        self.unacked.append(&mut self.unsent);
+        std::mem::swap(&mut self.unacked, &mut self.unsent);
+    }
+
+    /// The block's last packet is in the queue.
+    fn is_ending(&self) -> bool {
+        self.unsent.back().or(self.unacked.back()).is_some_and(|packet| packet.last)
+    }
+}
+
+/// The state of a file being written.
+pub(crate) struct Streamer {
+    pub(crate) target: WriteTarget,
+    pub(crate) block: Option<OpenBlock>,
+    pub(crate) queue: Queue,
+    commands: mpsc::Receiver<Command>,
+    /// First block, allocated when the file was created.
+    prepared: Option<LocatedBlock>,
+    /// The block before, finished.
+    previous: Option<CommittedBlock>,
+    /// Datanodes (uuid) that failed.
+    excluded: VecDeque<String>,
+    barrier: Option<(bool, oneshot::Sender<()>)>,
+    /// Blocks begun anew since the last ack.
+    restarts: u32,
+}
+
+/// What happened first.
+enum Event {
+    Command(Option<Command>),
+    Ack(Option<PipelineAckProto>),
+    Fault(TransferFault),
+    Idle,
+}
+
+impl Streamer {
+    pub(crate) fn new(
+        target: WriteTarget,
+        prepared: Option<LocatedBlock>,
+        reopened: Option<OpenBlock>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            target,
+            block: reopened,
+            queue: Queue::default(),
+            commands,
+            prepared,
+            previous: None,
+            excluded: VecDeque::new(),
+            barrier: None,
+            restarts: 0,
+        }
+    }
+
+    /// Carries out commands until the file is closed. `None`: the writer was dropped.
+    pub(crate) async fn run(mut self) -> Result<Option<FileStatus>, DfsError> {
+        loop {
+            match self.commands.recv().await {
+                None => return Ok(None),
+                Some(Command::Close) => return self.target.complete(self.previous.take()).await.map(Some),
+                // Nothing is outstanding between blocks.
+                Some(Command::Barrier { done, .. }) => drop(done.send(())),
+                Some(Command::Packet(packet)) => {
+                    self.queue.unsent.push_back(packet);
+                    if !self.write_block().await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the block whose first packet is queued, to its end. False if the writer was dropped.
+    async fn write_block(&mut self) -> Result<bool, DfsError> {
+        loop {
+            while self.has_room() {
+                match self.commands.try_recv() {
+                    Ok(command) => self.accept(command),
+                    Err(_) => break,
+                }
+            }
+            if !self.queue.is_empty() && self.block.as_ref().is_none_or(|block| block.pipeline.is_none()) {
+                self.open_pipeline().await?;
+            }
+            if self.queue.is_empty() && self.block.is_none() {
+                // The block's end was reached by a recovery.
+                self.answer_barrier().await?;
+                return Ok(true);
+            }
+            self.send_queued();
+            if self.queue.is_empty() {
+                self.answer_barrier().await?;
+            }
+            match self.next_event().await {
+                Event::Command(Some(command)) => self.accept(command),
+                Event::Command(None) => return Ok(false),
+                Event::Ack(None) => {}
+                Event::Ack(Some(ack)) => match self.acknowledged(&ack) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.finish_block();
+                        return Ok(true);
+                    }
+                    Err((bad, fault)) => self.handle_failure(Some(bad), fault).await?,
+                },
+                Event::Fault(fault) => self.handle_failure(None, fault).await?,
+                Event::Idle => {
+                    if let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) {
+                        pipeline.queue_heartbeat(heartbeat());
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.barrier.is_none()
+            && !self.queue.is_ending()
+            && self.queue.len() < self.target.client.config.packets_in_flight
+    }
+
+    fn accept(&mut self, command: Command) {
+        match command {
+            Command::Packet(packet) => self.queue.unsent.push_back(packet),
+            Command::Barrier { sync, done } => self.barrier = Some((sync, done)),
+            // Comes only after a last packet, and then the block's end is awaited first.
+            Command::Close => {}
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn next_event(&mut self) -> Event {
+        let has_room = self.has_room();
+        let busy = !self.queue.unacked.is_empty();
+        let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) else {
+            return Event::Fault(TransferFault::Unexpected { field: "pipeline" });
+        };
+        let patience = if busy { self.target.client.config.datanode_timeout } else { HEARTBEAT_INTERVAL };
+        let deadline = tokio::time::Instant::from_std(pipeline.moved + patience);
+        tokio::select! {
+            biased;
+            progress = pipeline.progress() => match progress {
+                Ok(ack) => Event::Ack(ack),
+                Err(fault) => Event::Fault(fault),
+            },
+            command = self.commands.recv(), if has_room => Event::Command(command),
+            () = tokio::time::sleep_until(deadline) => {
+                if busy { Event::Fault(TransferFault::Timeout) } else { Event::Idle }
+            }
+        }
+    }
+
+    /// Hands packets to the pipeline as far as the rule about last packets allows.
+    fn send_queued(&mut self) {
+        let Some(block) = &mut self.block else { return };
+        let Some(pipeline) = &mut block.pipeline else { return };
+        while let Some(packet) = self.queue.unsent.pop_front() {
+            let sole = !block.reopened && block.block.length == 0 && self.queue.unacked.len() == 1;
+            if packet.last && !self.queue.unacked.is_empty() && !sole {
+                self.queue.unsent.push_front(packet);
+                return;
+            }
+            pipeline.queue(&packet);
+            block.sent = block.sent.max(packet.end());
+            self.queue.unacked.push_back(packet);
+        }
+    }
+
+    /// Takes an ack. True if it ends the block; the error is the member at fault and what it said.
+    pub(crate) fn acknowledged(&mut self, ack: &PipelineAckProto) -> Result<bool, (usize, TransferFault)> {
+        // The member furthest away that failed is the culprit: those before it only pass the news on.
+        let success = i32::from(Status::Success);
+        if let Some(bad) = ack.reply.iter().rposition(|status| *status != success) {
+            return Err((bad, TransferFault::BadAck { status: ack.reply[bad] }));
+        }
+        if ack.seqno == HEARTBEAT_SEQNO {
+            return Ok(false);
+        }
+        let Some(block) = &mut self.block else { return Ok(false) };
+        match self.queue.unacked.pop_front() {
+            Some(packet) if packet.seqno == ack.seqno && ack.reply.len() >= block.members.len() => {
+                block.block.length = block.block.length.max(packet.end());
+                block.failures = 0;
+                self.restarts = 0;
+                Ok(packet.last)
+            }
+            other => {
+                if let Some(packet) = other {
+                    self.queue.unacked.push_front(packet);
+                }
+                Err((0, TransferFault::Unexpected { field: "ack" }))
+            }
+        }
+    }
+
+    /// The block is finished: remembers it for the next call to the namenode, and keeps the connection.
+    pub(crate) fn finish_block(&mut self) {
+        if let Some(mut block) = self.block.take() {
+            if let Some(pipeline) = block.pipeline.take() {
+                self.target.client.peers.put(pipeline.into_connection());
+            }
+            self.previous = Some(block.committed());
+        }
+    }
+
+    async fn answer_barrier(&mut self) -> Result<(), DfsError> {
+        if let Some((sync, done)) = self.barrier.take() {
+            if let Some(block) = &mut self.block {
+                block.flushed = true;
+                if sync {
+                    self.target.fsync(block.block).await?;
+                }
+            }
+            // The writer may have given up waiting.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Sets up the pipeline of a new or reopened block.
+    async fn open_pipeline(&mut self) -> Result<(), DfsError> {
+        loop {
+            let mut block = match self.block.take() {
+                Some(block) => block,
+                None => {
+                    let located = match self.prepared.take() {
+                        Some(located) => located,
+                        None => self.target.add_block(self.previous.clone(), self.excluded()).await?,
+                    };
+                    OpenBlock::new(&self.target.path, located)?
+                }
+            };
+            let eager = if block.reopened { Vec::new() } else { self.eager_segments(&mut block) };
+            let stage = if block.reopened {
+                BlockConstructionStage::PipelineSetupAppend
+            } else {
+                BlockConstructionStage::PipelineSetupCreate
+            };
+            let setup = PipelineSetup {
+                client: &self.target.client,
+                block: block.on_replicas(),
+                members: &block.members,
+                stage,
+                new_stamp: block.block.generation_stamp,
+                sent: block.sent,
+                checksum: self.target.checksum,
+            };
+            let failure = match Pipeline::open(&setup, eager).await {
+                Ok(pipeline) => {
+                    block.established(pipeline);
+                    self.block = Some(block);
+                    return Ok(());
+                }
+                Err(failure) => failure,
+            };
+            self.queue.requeue();
+            if block.reopened {
+                self.block = Some(block);
+                return self.rebuild(vec![failure.bad], failure.fault).await;
+            }
+            self.restart_block(block, &[failure.bad], failure.fault).await?;
+        }
+    }
+
+    /// Packets to send behind the request: those of a new block that is small and whole.
+    fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
+        let whole = matches!(self.queue.unsent.make_contiguous(), [_, last] if last.last);
+        let bytes: usize = self.queue.unsent.iter().map(|p| p.head.len() + p.data.len()).sum();
+        if !whole || bytes > MAX_EAGER_BYTES {
+            return Vec::new();
+        }
+        let mut segments = Vec::with_capacity(3);
+        for packet in self.queue.unsent.drain(..) {
+            segments.push(packet.head.clone());
+            if !packet.data.is_empty() {
+                segments.push(packet.data.clone());
+            }
+            block.sent = block.sent.max(packet.end());
+            self.queue.unacked.push_back(packet);
+        }
+        segments
+    }
+
+    /// Gives a new block back and remembers the members at fault; the next pipeline is another block's.
+    pub(crate) async fn restart_block(
+        &mut self,
+        block: OpenBlock,
+        bad: &[usize],
+        fault: TransferFault,
+    ) -> Result<(), DfsError> {
+        let mut name = String::new();
+        for member in bad.iter().filter_map(|index| block.members.get(*index)) {
+            name = datanode::name(member);
+            self.exclude(datanode::uuid(member));
+        }
+        tracing::debug!(path = %self.target.path, block = %block.block, datanode = %name, %fault, "block begun anew");
+        self.target.abandon_block(block.block).await?;
+        self.restarts += 1;
+        if self.restarts >= MAX_BLOCK_ATTEMPTS {
+            return Err(self.target.pipeline_failed(&block, name, fault));
+        }
+        Ok(())
+    }
+
+    /// Remembers a datanode as bad.
+    pub(crate) fn exclude(&mut self, uuid: &str) {
+        if self.excluded.iter().any(|known| known == uuid) {
+            return;
+        }
+        if self.excluded.len() == MAX_EXCLUDED {
+            self.excluded.pop_front();
+        }
+        self.excluded.push_back(uuid.to_owned());
+    }
+
+    /// Datanodes remembered as bad.
+    pub(crate) fn excluded(&self) -> Vec<String> {
+        self.excluded.iter().cloned().collect()
+    }
+}
