@@ -1,1 +1,58 @@
-//! Raft.
+//! Raft: the replicated log, the state it is applied to, and the transport between namenodes.
+//!
+//! ```text
+//! propose -> batcher -> openraft -> log thread (write, one fdatasync for all that wait) --+
+//!               |           |                                                            +-> reply
+//!               |           +-----> apply thread (one redb transaction for all that wait) -+
+//!               |                      +-> effects
+//!               +-- one entry on its way at a time, the rest gathers
+//! ```
+//!
+//! * [`Consensus`] is what the rest of the namenode sees.
+//! * Formats, one module each: `record`, `segment`, `vote_file`, `state_store`.
+//! * Threads: `log_thread` (the only writer of log and vote), `log_reader`, `apply_thread` (the only
+//!   writer of the state), `snapshot` (two while one is under way).
+//! * openraft's view: `log_store`, `state_machine`, `network`, `raft_service`, `raft_types`.
+//!
+//! Invariants:
+//!
+//! * An acknowledgement at the durable level comes after the entry is applied *and* on disk.
+//! * What is durable is always a prefix of the log; the state is never durable beyond it.
+//! * A failed write or sync is final: nothing is acknowledged after it (see [`Consensus::failed`]).
+//! * No async task waits for the disk; no lock is held across an await.
+//! * Every queue is bounded; when one is full, its senders wait, in the end the callers.
+
+mod acks;
+mod apply_thread;
+mod batch;
+mod batcher;
+mod catalog;
+mod config;
+mod dir_lock;
+mod durable_file;
+mod error;
+mod health;
+mod log_cache;
+mod log_reader;
+mod log_store;
+mod log_thread;
+mod network;
+mod node;
+mod raft_service;
+mod raft_types;
+mod record;
+mod segment;
+mod segmented_log;
+mod snapshot;
+mod state_machine;
+mod state_store;
+mod vote_file;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply_thread::OnEffects;
+pub use config::ConsensusConfig;
+pub use error::{ConsensusError, Damage, ProposeError};
+pub use node::Consensus;
+pub use raft_service::RaftService;

@@ -1,0 +1,54 @@
+//! Small files that are replaced as a whole.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use super::error::ConsensusError;
+
+/// Ending of files that are being written; left behind by a crash, they are deleted at the next start.
+pub const ASIDE_ENDING: &str = "tmp";
+
+/// Puts `bytes` into the file `path`, so that after a crash at any moment it holds either the old or the
+/// new content: they are written to another file, which is synced before it takes the name, and the
+/// directory is synced so that the name survives too. On return the new content is durable. Gives back
+/// the open file.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<File, ConsensusError> {
+    let aside = path.with_extension(ASIDE_ENDING);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&aside)
+        .map_err(|error| ConsensusError::io(&aside, "create", error))?;
+    file.write_all(bytes).map_err(|error| ConsensusError::io(&aside, "write", error))?;
+    file.sync_all().map_err(|error| ConsensusError::io(&aside, "sync", error))?;
+    fs::rename(&aside, path).map_err(|error| ConsensusError::io(path, "rename", error))?;
+    sync_parent(path)?;
+    Ok(file)
+}
+
+/// Makes the names in the directory of `path` durable.
+pub fn sync_parent(path: &Path) -> Result<(), ConsensusError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| ConsensusError::io(dir, "sync", error))
+}
+
+/// Makes the directory `dir` with a durable name; it may exist.
+pub fn make_dir(dir: &Path) -> Result<(), ConsensusError> {
+    if !dir.is_dir() {
+        fs::create_dir_all(dir).map_err(|error| ConsensusError::io(dir, "create", error))?;
+        sync_parent(dir)?;
+    }
+    Ok(())
+}
+
+/// Deletes a file; one that does not exist is no error.
+pub fn remove(path: &Path) -> Result<(), ConsensusError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(ConsensusError::io(path, "delete", error)),
+    }
+}

@@ -1,0 +1,316 @@
+//! The replicated state on disk: a redb store, and in it how far the log was applied.
+//!
+//! Everything, the namespace and the position in the log, changes in one redb transaction, so the store
+//! always holds the state after exactly the entries it says. Ordinary transactions are not durable; a
+//! durable one (a checkpoint) is made now and then, and after a crash the log is applied again from there.
+//!
+//! Two records in the `meta` table belong to consensus, each beginning with a version byte:
+//!
+//! | key               | value                                                                        |
+//! |-------------------|------------------------------------------------------------------------------|
+//! | `raft.applied`    | 1 (1), term (8), node id (8), index (8) of the last applied entry, sequence (8) |
+//! | `raft.membership` | 1 (1), `RaftStoredMembership`                                                |
+//!
+//! Integers are little-endian. The sequence counts commands: it numbers each one uniquely, which the
+//! index does not, since an entry holds many. Both records are absent before the first entry.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
+
+use super::durable_file;
+use super::error::{ConsensusError, Damage};
+use super::raft_types::{self, LogId, StoredMembership};
+use super::record::u64_at;
+use super::segment::EntryId;
+use crate::log;
+use crate::namesystem::{StoreError, Table, Tables};
+
+const FILE_NAME: &str = "state.redb";
+const RECEIVED_FILE_NAME: &str = "received.redb";
+const APPLIED_KEY: &str = "raft.applied";
+const MEMBERSHIP_KEY: &str = "raft.membership";
+const VERSION: u8 = 1;
+const APPLIED_BYTES: usize = 33;
+
+/// How far the log was applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Last applied entry.
+    pub last: Option<LogId>,
+    /// Commands applied.
+    pub sequence: u64,
+    /// Membership at that entry.
+    pub membership: StoredMembership,
+}
+
+impl Position {
+    /// First entry that was not applied.
+    pub fn next_index(&self) -> u64 {
+        self.last.map_or(0, |id| id.index + 1)
+    }
+
+    /// Writes the position to a transaction. `membership` says whether that changed.
+    pub fn store(&self, tables: &mut Tables<'_>, membership: bool) -> Result<(), StoreError> {
+        if let Some(last) = &self.last {
+            tables.meta_put(APPLIED_KEY, &encode_applied(last, self.sequence))?;
+        }
+        if membership {
+            let mut value = vec![VERSION];
+            let message = raft_types::stored_membership_to_proto(&self.membership);
+            value.extend_from_slice(&message.encode_to_vec());
+            tables.meta_put(MEMBERSHIP_KEY, &value)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_applied(last: &LogId, sequence: u64) -> [u8; APPLIED_BYTES] {
+    let id = raft_types::entry_id(last);
+    let mut value = [VERSION; APPLIED_BYTES];
+    value[1..9].copy_from_slice(&id.term.to_le_bytes());
+    value[9..17].copy_from_slice(&id.node_id.to_le_bytes());
+    value[17..25].copy_from_slice(&id.index.to_le_bytes());
+    value[25..33].copy_from_slice(&sequence.to_le_bytes());
+    value
+}
+
+fn decode_applied(value: &[u8]) -> Result<(LogId, u64), Damage> {
+    match value {
+        [VERSION, fields @ ..] if value.len() == APPLIED_BYTES => {
+            let id =
+                EntryId { term: u64_at(fields, 0), node_id: u64_at(fields, 8), index: u64_at(fields, 16) };
+            Ok((raft_types::log_id(id), u64_at(fields, 24)))
+        }
+        [VERSION, ..] => Err(Damage::Short),
+        [other, ..] => Err(Damage::Layout(u32::from(*other))),
+        [] => Err(Damage::Short),
+    }
+}
+
+fn decode_membership(value: &[u8]) -> Result<StoredMembership, Damage> {
+    match value {
+        [VERSION, message @ ..] => {
+            let message = log::RaftStoredMembership::decode(message).map_err(|_| Damage::Payload)?;
+            Ok(raft_types::stored_membership_from_proto(message))
+        }
+        [other, ..] => Err(Damage::Layout(u32::from(*other))),
+        [] => Err(Damage::Short),
+    }
+}
+
+/// The store of a namenode. Clones share it.
+#[derive(Clone)]
+pub struct StateStore {
+    path: PathBuf,
+    cache_bytes: usize,
+    /// Replaced when a snapshot is installed. Locked for moments only.
+    database: Arc<RwLock<Arc<Database>>>,
+}
+
+impl StateStore {
+    /// Opens or creates the store in `dir`.
+    pub fn open(dir: &Path, cache_bytes: usize) -> Result<(Self, Position), ConsensusError> {
+        let path = dir.join(FILE_NAME);
+        durable_file::remove(&dir.join(RECEIVED_FILE_NAME))?;
+        let is_new = !path.exists();
+        let database = open_released(&path, cache_bytes)?;
+        let database = Arc::new(RwLock::new(Arc::new(database)));
+        let store = Self { path, cache_bytes, database };
+        if is_new {
+            // From here on the file holds what redb needs to open it quickly after a crash.
+            commit_durably(store.begin_durable()?).map_err(|error| store.failed(error))?;
+            durable_file::sync_parent(&store.path)?;
+        }
+        let position = store.read_position(&store.begin_read()?)?;
+        Ok((store, position))
+    }
+
+    /// The database. It changes when a snapshot is installed, so hold it for one request only.
+    pub fn database(&self) -> Arc<Database> {
+        Arc::clone(&self.database.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&self, error: impl Into<redb::Error>) -> ConsensusError {
+        ConsensusError::store(&self.path, error)
+    }
+
+    /// A consistent view of the state.
+    pub fn begin_read(&self) -> Result<ReadTransaction, ConsensusError> {
+        self.database().begin_read().map_err(|error| self.failed(error))
+    }
+
+    /// A transaction that is visible when it is committed, and durable with the next checkpoint.
+    pub fn begin(&self) -> Result<WriteTransaction, ConsensusError> {
+        let mut txn = self.database().begin_write().map_err(|error| self.failed(error))?;
+        txn.set_durability(Durability::None).map_err(|error| self.failed(error))?;
+        Ok(txn)
+    }
+
+    fn begin_durable(&self) -> Result<WriteTransaction, ConsensusError> {
+        self.database().begin_write().map_err(|error| self.failed(error))
+    }
+
+    /// Commits.
+    pub fn commit(&self, txn: WriteTransaction) -> Result<(), ConsensusError> {
+        txn.commit().map_err(|error| self.failed(error))
+    }
+
+    /// Makes everything committed so far durable.
+    pub fn checkpoint(&self) -> Result<(), ConsensusError> {
+        commit_durably(self.begin_durable()?).map_err(|error| self.failed(error))
+    }
+
+    /// How far the log is applied in `txn`.
+    pub fn read_position(&self, txn: &ReadTransaction) -> Result<Position, ConsensusError> {
+        read_position(&self.path, txn)
+    }
+
+    /// Where a snapshot is received.
+    pub fn received_path(&self) -> PathBuf {
+        self.path.with_file_name(RECEIVED_FILE_NAME)
+    }
+
+    /// Replaces the state by a received one; durable on return. Readers keep what they hold.
+    pub fn install(&self, received: &Path) -> Result<Position, ConsensusError> {
+        std::fs::rename(received, &self.path)
+            .map_err(|error| ConsensusError::io(&self.path, "rename", error))?;
+        durable_file::sync_parent(&self.path)?;
+        let database = Arc::new(open_database(&self.path, self.cache_bytes)?);
+        let old = {
+            let mut current = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, database)
+        };
+        drop(old);
+        self.read_position(&self.begin_read()?)
+    }
+}
+
+/// A store file that is filled from a snapshot.
+pub struct ReceivedStore {
+    path: PathBuf,
+    database: Database,
+}
+
+/// Memory for the cache of a store that is being received: it is written in key order and not read.
+const RECEIVED_CACHE_BYTES: usize = 16 << 20;
+
+impl ReceivedStore {
+    /// Begins an empty store at `path`.
+    pub fn create(path: PathBuf) -> Result<Self, ConsensusError> {
+        durable_file::remove(&path)?;
+        let database = open_database(&path, RECEIVED_CACHE_BYTES)?;
+        Ok(Self { path, database })
+    }
+
+    /// Adds rows to a table.
+    pub fn insert(&self, table: Table, rows: &[(&[u8], &[u8])]) -> Result<(), ConsensusError> {
+        let failed = |error: redb::Error| ConsensusError::store(&self.path, error);
+        let mut txn = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        txn.set_durability(Durability::None).map_err(|error| failed(error.into()))?;
+        {
+            let mut open = txn.open_table(table.definition()).map_err(|error| failed(error.into()))?;
+            for (key, value) in rows {
+                open.insert(*key, *value).map_err(|error| failed(error.into()))?;
+            }
+        }
+        txn.commit().map_err(|error| failed(error.into()))
+    }
+
+    /// Completes the store; durable on return. Answers the position it holds.
+    pub fn finish(self) -> Result<Position, ConsensusError> {
+        let failed = |error: redb::Error| ConsensusError::store(&self.path, error);
+        let txn = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        commit_durably(txn).map_err(failed)?;
+        let txn = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let position = read_position(&self.path, &txn)?;
+        txn.close().map_err(|error| failed(error.into()))?;
+        drop(self.database);
+        Ok(position)
+    }
+}
+
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
+    Database::builder()
+        .set_cache_size(cache_bytes)
+        .create(path)
+        .map_err(|error| ConsensusError::store(path, error))
+}
+
+/// How long [`open_released`] waits. Requests of a namenode that has shut down end in this time.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a store that nobody else may use, since the caller holds the directory's lock; but requests
+/// that a namenode of this process was serving when it shut down may still read it for a moment.
+fn open_released(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
+    let deadline = Instant::now() + RELEASE_PATIENCE;
+    loop {
+        match Database::builder().set_cache_size(cache_bytes).create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                thread::sleep(RELEASE_PAUSE);
+            }
+            Err(error) => return Err(ConsensusError::store(path, error)),
+            Ok(database) => return Ok(database),
+        }
+    }
+}
+
+/// Commits durably, together with what redb needs to open the file without walking all of it.
+fn commit_durably(mut txn: WriteTransaction) -> Result<(), redb::Error> {
+    txn.set_quick_repair(true);
+    Ok(txn.commit()?)
+}
+
+fn read_position(path: &Path, txn: &ReadTransaction) -> Result<Position, ConsensusError> {
+    let failed = |error: redb::Error| ConsensusError::store(path, error);
+    let meta = match txn.open_table(Table::Meta.definition()) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Position::default()),
+        Err(error) => return Err(failed(error.into())),
+    };
+    let get = |key: &str| meta.get(key.as_bytes()).map_err(|error| failed(error.into()));
+    let damaged = |key| move |reason| ConsensusError::DamagedState { path: path.to_owned(), key, reason };
+    let mut position = Position::default();
+    if let Some(value) = get(APPLIED_KEY)? {
+        let (last, sequence) = decode_applied(value.value()).map_err(damaged(APPLIED_KEY))?;
+        position.last = Some(last);
+        position.sequence = sequence;
+    }
+    if let Some(value) = get(MEMBERSHIP_KEY)? {
+        position.membership = decode_membership(value.value()).map_err(damaged(MEMBERSHIP_KEY))?;
+    }
+    Ok(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let last = LogId::new(CommittedLeaderId::new(2, 3), 4);
+        let value = encode_applied(&last, 5);
+        let mut expected = vec![1]; // version
+        expected.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]); // term
+        expected.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]); // node id
+        expected.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0]); // index
+        expected.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]); // sequence
+        assert_eq!(value.as_slice(), expected);
+        assert_eq!(decode_applied(&value), Ok((last, 5)));
+        for end in 0..value.len() {
+            assert_eq!(decode_applied(&value[..end]), Err(Damage::Short), "cut at {end}");
+        }
+        expected[0] = 2;
+        assert_eq!(decode_applied(&expected), Err(Damage::Layout(2)));
+        assert_eq!(decode_membership(&[2]), Err(Damage::Layout(2)));
+    }
+}
