@@ -151,6 +151,7 @@ impl Streamer {
                     block.block.generation_stamp = stamp;
                     self.target.update_pipeline(old, block.block, &block.members).await?;
                     block.established(pipeline);
+                    self.target.shown.send_replace(block.members.clone());
                     if closing {
                         // The replicas are closed; the connection is not used again.
                         block.pipeline = None;

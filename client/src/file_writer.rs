@@ -15,7 +15,7 @@ use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1;
 use tokio::io::AsyncWrite;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dfs_client::Inner;
@@ -47,6 +47,7 @@ pub struct FileWriter {
     busy: Option<Busy>,
     path: String,
     position: u64,
+    pipeline: watch::Receiver<Vec<v1::ReplicaLocation>>,
 }
 
 type Busy = Pin<Box<dyn Future<Output = (Box<WriterCore>, Result<(), DfsError>)> + Send>>;
@@ -122,7 +123,9 @@ impl FileWriter {
         reopened: Option<OpenBlock>,
     ) -> Result<Self, DfsError> {
         let checksum = Checksum::default();
+        let (shown, pipeline) = watch::channel(Vec::new());
         let target = WriteTarget {
+            shown,
             client: Arc::clone(&client),
             path: path.to_owned(),
             inode: status.inode,
@@ -144,7 +147,7 @@ impl FileWriter {
             stage: Stage::Waiting(streamer),
         };
         let position = status.size;
-        Ok(Self { core: Some(Box::new(core)), busy: None, path: path.to_owned(), position })
+        Ok(Self { core: Some(Box::new(core)), busy: None, path: path.to_owned(), position, pipeline })
     }
 
     /// Path of the file.
@@ -155,6 +158,12 @@ impl FileWriter {
     /// Length of the file with everything written so far.
     pub fn pos(&self) -> u64 {
         self.position
+    }
+
+    /// Where the block being written goes, nearest datanode first; empty before the first packet of a block is sent
+    /// and after its last is acknowledged.
+    pub fn pipeline(&self) -> Vec<v1::ReplicaLocation> {
+        self.pipeline.borrow().clone()
     }
 
     /// Writes all of `data`. What makes up whole packets is sent without being copied.

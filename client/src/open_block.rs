@@ -4,6 +4,8 @@ use dfs_proto::ErrorKind;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{self, Block, CommittedBlock, LocatedBlock, ReplicaLocation};
 
+use tokio::sync::watch;
+
 use crate::dfs_client::Inner;
 use crate::pipeline::Pipeline;
 use crate::{DfsError, FileStatus, ReplicaFault, TransferFault};
@@ -15,6 +17,8 @@ pub(crate) struct WriteTarget {
     pub inode: u64,
     pub replication: usize,
     pub checksum: Checksum,
+    /// Shows the pipeline's members to the writer's owner.
+    pub shown: watch::Sender<Vec<ReplicaLocation>>,
 }
 
 /// A block under construction.

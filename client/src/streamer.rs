@@ -269,6 +269,7 @@ impl Streamer {
                 self.target.client.peers.put(pipeline.into_connection());
             }
             self.previous = Some(block.committed());
+            self.target.shown.send_replace(Vec::new());
         }
     }
 
@@ -317,6 +318,7 @@ impl Streamer {
             let failure = match Pipeline::open(&setup, eager).await {
                 Ok(pipeline) => {
                     block.established(pipeline);
+                    self.target.shown.send_replace(block.members.clone());
                     self.block = Some(block);
                     return Ok(());
                 }
