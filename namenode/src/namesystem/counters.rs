@@ -88,6 +88,21 @@ impl Counters {
         number
     }
 
+    /// Whether this inode id was given.
+    pub(super) const fn gave_inode(&self, id: InodeId) -> bool {
+        id.get() < self.next_inode
+    }
+
+    /// Whether this block id was given.
+    pub(super) const fn gave_block(&self, id: BlockId) -> bool {
+        id.get() < self.next_block
+    }
+
+    /// Whether this stamp was given.
+    pub(super) const fn gave_stamp(&self, stamp: GenerationStamp) -> bool {
+        stamp.get() <= self.last_stamp
+    }
+
     pub(super) fn encode(&self) -> [u8; BYTES] {
         let mut out = [0; BYTES];
         out[0] = VERSION;

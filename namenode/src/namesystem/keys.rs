@@ -59,6 +59,15 @@ pub(super) fn trailing_u64(table: Table, key: &[u8]) -> Result<u64, StoreError> 
     })
 }
 
+/// The integer in the first eight bytes of a key.
+pub(super) fn leading_u64(table: Table, key: &[u8]) -> Result<u64, StoreError> {
+    key.first_chunk::<8>().map(|raw| u64::from_be_bytes(*raw)).ok_or_else(|| StoreError::Corrupt {
+        table: table.name(),
+        key: key.to_vec(),
+        fault: RecordFault::Length(key.len()),
+    })
+}
+
 /// Splits a lease key.
 pub(super) fn parse_lease(key: &[u8]) -> Result<(String, InodeId), StoreError> {
     let corrupt = |fault| StoreError::Corrupt { table: Table::Leases.name(), key: key.to_vec(), fault };

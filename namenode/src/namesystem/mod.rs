@@ -21,6 +21,7 @@ mod effect;
 mod entry;
 mod error;
 mod inode;
+pub mod invariants;
 mod keys;
 mod ops;
 mod path;
@@ -32,6 +33,8 @@ mod rows;
 mod snapshot;
 mod stored_block;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Applied, apply};
 pub use effect::Effect;
