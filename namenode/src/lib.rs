@@ -1,8 +1,25 @@
-//! The namenode.
+//! The namenode: keeps the namespace and the places of blocks.
+//!
+//! A change travels `service` -> [`consensus`] (log, group commit) -> [`namesystem`] (apply, one store
+//! transaction a batch) -> reply, and its effects go to [`block_management`]. Reads are transactions of
+//! the store. [`namesystem`] and [`block_management`] are pure: no clock, no randomness, no network; only
+//! `service` knows gRPC, only `monitor` and `service` read a clock.
 
 pub mod block_management;
+pub mod config;
 pub mod consensus;
+pub mod error;
+pub mod groups;
+mod http;
+mod listener;
+mod monitor;
 pub mod namesystem;
+mod server;
+pub mod service;
+
+pub use config::NamenodeConfig;
+pub use error::NamenodeError;
+pub use server::Namenode;
 
 /// Messages of the replicated log and of Raft, generated from `proto/dfs/*.proto`.
 pub mod log {

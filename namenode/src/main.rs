@@ -1,1 +1,105 @@
-fn main() {}
+//! The program `dfs-namenode`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use dfs_namenode::{Namenode, NamenodeConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Keeps the namespace of a dfs cluster and the places of its blocks.
+#[derive(Debug, Parser)]
+#[command(name = "dfs-namenode", version)]
+struct Args {
+    /// Directory of the log and the store; an empty one is formatted.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    bind: IpAddr,
+    /// gRPC port.
+    #[arg(long, default_value_t = dfs_proto::ports::NAMENODE_RPC)]
+    rpc_port: u16,
+    /// HTTP port.
+    #[arg(long, default_value_t = dfs_proto::ports::NAMENODE_HTTP)]
+    http_port: u16,
+    /// Replicas of files that ask for none.
+    #[arg(long, default_value_t = 3)]
+    replication: u16,
+    /// Block size in bytes of files that ask for none.
+    #[arg(long, default_value_t = 128 << 20)]
+    block_size: u64,
+    /// Least block size in bytes that a file may ask for.
+    #[arg(long, default_value_t = 1 << 20)]
+    min_block_size: u64,
+    /// User whose permissions are never checked [default: the starting user].
+    #[arg(long)]
+    superuser: Option<String>,
+    /// Group whose members are superusers.
+    #[arg(long, default_value = "supergroup")]
+    supergroup: String,
+    /// A user's group in addition to the system's, as USER:GROUP; may be repeated.
+    #[arg(long = "group", value_name = "USER:GROUP", value_parser = user_and_group)]
+    groups: Vec<(String, String)>,
+    /// Milliseconds between heartbeats of a datanode.
+    #[arg(long, default_value_t = 1_000)]
+    heartbeat_ms: u32,
+    /// Silence in milliseconds after which a datanode is stale.
+    #[arg(long, default_value_t = 5_000)]
+    stale_ms: u64,
+    /// Silence in milliseconds after which a datanode is dead.
+    #[arg(long, default_value_t = 30_000)]
+    dead_ms: u64,
+    /// Bytes of memory for the store's pages.
+    #[arg(long, default_value_t = 96 << 20)]
+    cache_bytes: usize,
+}
+
+fn user_and_group(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((user, group)) if !user.is_empty() && !group.is_empty() => Ok((user.into(), group.into())),
+        _ => Err("expected USER:GROUP".to_owned()),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn")),
+        )
+        .init();
+    let config = NamenodeConfig {
+        bind: args.bind,
+        rpc_port: args.rpc_port,
+        http_port: args.http_port,
+        default_replication: args.replication,
+        default_block_size: args.block_size,
+        min_block_size: args.min_block_size,
+        superuser: args.superuser,
+        supergroup: args.supergroup,
+        static_groups: args.groups,
+        heartbeat_interval_ms: args.heartbeat_ms,
+        stale_after_ms: args.stale_ms,
+        dead_after_ms: args.dead_ms,
+        cache_bytes: args.cache_bytes,
+        ..NamenodeConfig::new(args.dir)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("namenode").build()?;
+    runtime.block_on(async {
+        let namenode = Namenode::start(config).await.context("namenode does not start")?;
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            error = namenode.failed() => return Err(error.into()),
+        }
+        tracing::info!("stopping");
+        namenode.shutdown().await;
+        Ok(())
+    })
+}

@@ -20,7 +20,7 @@
 //! | RecoveryInProgress           | UNAVAILABLE         | EAGAIN       | yes                        |
 //! | StaleGenerationStamp         | ABORTED             | ESTALE       | no, after fetching again   |
 //! | NotYetReplicated             | UNAVAILABLE         | EAGAIN       | yes                        |
-//! | SafeMode                     | UNAVAILABLE         | EROFS        | yes                        |
+//! | SafeMode                     | FAILED_PRECONDITION | EROFS        | no, an administrator's will |
 //! | NoUsableDatanode             | RESOURCE_EXHAUSTED  | ENOSPC       | no                         |
 //! | NoSpace                      | RESOURCE_EXHAUSTED  | ENOSPC       | no                         |
 //! | QuotaExceeded                | RESOURCE_EXHAUSTED  | EDQUOT       | no                         |
@@ -54,6 +54,7 @@ impl ErrorKind {
             | Self::DirectoryNotEmpty
             | Self::LeaseHeldByOther
             | Self::VersionMismatch
+            | Self::SafeMode
             | Self::WrongCluster
             | Self::NotRegistered => Code::FailedPrecondition,
             Self::InvalidPath | Self::NameTooLong | Self::InvalidArgument => Code::InvalidArgument,
@@ -61,7 +62,6 @@ impl ErrorKind {
             Self::LeaseExpired | Self::StaleGenerationStamp => Code::Aborted,
             Self::RecoveryInProgress
             | Self::NotYetReplicated
-            | Self::SafeMode
             | Self::NotLeader
             | Self::Unavailable => Code::Unavailable,
             Self::NoUsableDatanode | Self::NoSpace | Self::QuotaExceeded => Code::ResourceExhausted,

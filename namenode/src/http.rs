@@ -1,0 +1,90 @@
+//! The HTTP port: health, a summary for scripts, and metrics for Prometheus.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics::gauge;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
+
+use crate::service::Context;
+
+/// The process's recorder; namenodes of one process (tests) share it.
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// The process's metrics, installed at the first call.
+pub fn recorder() -> Result<PrometheusHandle, BuildError> {
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = RECORDER.get_or_init(|| recorder.handle()).clone();
+    // A datanode of the same process may have installed its own: then ours records nothing.
+    let _ = metrics::set_global_recorder(recorder);
+    Ok(handle)
+}
+
+/// Routes of the HTTP port.
+pub fn router(context: Arc<Context>, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/status", get(status))
+        .route(
+            "/metrics",
+            get(move |State(context): State<Arc<Context>>| async move {
+                set_gauges(&context);
+                metrics.render()
+            }),
+        )
+        .with_state(context)
+}
+
+async fn health(State(context): State<Arc<Context>>) -> (StatusCode, &'static str) {
+    if context.consensus.is_leader() {
+        (StatusCode::OK, "leader\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not the leader\n")
+    }
+}
+
+async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
+    let stats = context.soft.blocks().stats(context.soft.now_ms());
+    let counts = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok());
+    Json(json!({
+        "cluster_id": context.cluster_id,
+        "leader": context.consensus.is_leader(),
+        "inodes": counts.map(|(inodes, _)| inodes),
+        "blocks": counts.map(|(_, blocks)| blocks),
+        "capacity": stats.capacity,
+        "used": stats.used,
+        "remaining": stats.remaining,
+        "live_datanodes": stats.live_datanodes,
+        "stale_datanodes": stats.stale_datanodes,
+        "dead_datanodes": stats.dead_datanodes,
+        "under_replicated_blocks": stats.under_replicated_blocks,
+        "corrupt_blocks": stats.corrupt_blocks,
+        "missing_blocks": stats.missing_blocks,
+    }))
+}
+
+fn set_gauges(context: &Context) {
+    let stats = context.soft.blocks().stats(context.soft.now_ms());
+    gauge!("dfs_capacity_bytes").set(stats.capacity as f64);
+    gauge!("dfs_used_bytes").set(stats.used as f64);
+    gauge!("dfs_remaining_bytes").set(stats.remaining as f64);
+    gauge!("dfs_under_replicated_blocks").set(stats.under_replicated_blocks as f64);
+    gauge!("dfs_corrupt_blocks").set(stats.corrupt_blocks as f64);
+    gauge!("dfs_missing_blocks").set(stats.missing_blocks as f64);
+    gauge!("dfs_pending_replication_blocks").set(stats.pending_replication_blocks as f64);
+    gauge!("dfs_pending_deletion_blocks").set(stats.pending_deletion_blocks as f64);
+    gauge!("dfs_datanodes", "state" => "live").set(f64::from(stats.live_datanodes));
+    gauge!("dfs_datanodes", "state" => "stale").set(f64::from(stats.stale_datanodes));
+    gauge!("dfs_datanodes", "state" => "dead").set(f64::from(stats.dead_datanodes));
+    if let Some((inodes, blocks)) = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok()) {
+        gauge!("dfs_inodes").set(inodes as f64);
+        gauge!("dfs_blocks").set(blocks as f64);
+    }
+}

@@ -1,0 +1,152 @@
+//! Work that nobody asks for: liveness and repair, leases that ran out, freeing of what was deleted,
+//! the search for missing blocks after a start, and recording where replicas are.
+//!
+//! Each is a loop of its own that ends with the namenode. Decisions are made in block management; here
+//! are only the clock and the proposals, which the leader alone makes.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::v1::NodeRef;
+use dfs_proto::{BlockId, ErrorKind, InodeId, RpcError};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::log::reply::Reply;
+use crate::log::{self, command::Op};
+use crate::service::Context;
+
+/// Inodes, entries and blocks that one reclaim command frees: about 10 ms of apply time, so that a
+/// deleted tree of a million entries never makes others wait longer.
+const RECLAIM_BUDGET: u32 = 1_000;
+
+/// How often leases are looked at.
+const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often changed replica locations are recorded as hints.
+const HINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Blocks whose hints one command records.
+const HINTS_MAX: usize = 1_000;
+
+/// Blocks checked between two pauses of the redundancy scan.
+const SCAN_SLICE: usize = 4_096;
+
+/// Pause between slices: the scan passes about 80,000 blocks a second and leaves the lock free.
+const SCAN_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a failed reclaim (no leader, stopping) is tried again.
+const RECLAIM_RETRY: Duration = Duration::from_secs(1);
+
+/// Starts all loops on `tasks`.
+pub fn spawn_all(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
+    tasks.spawn(tick(context.clone()));
+    tasks.spawn(expire_leases(context.clone()));
+    tasks.spawn(reclaim(context.clone()));
+    tasks.spawn(record_hints(context.clone()));
+    tasks.spawn(scan_redundancy(context.clone()));
+}
+
+async fn tick(context: Arc<Context>) {
+    let mut ticks = interval(Duration::from_millis(u64::from(context.config.heartbeat_interval_ms)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now = context.soft.now_ms();
+        context.soft.blocks().tick(now);
+        let overdue = context.soft.blocks().take_overdue_recoveries();
+        for (inode, _) in overdue {
+            recover(&context, inode, "block recovery did not end in time").await;
+        }
+    }
+}
+
+async fn expire_leases(context: Arc<Context>) {
+    let shortest = Duration::from_millis(context.config.hard_lease_ms / 4).max(Duration::from_millis(10));
+    let mut ticks = interval(LEASE_INTERVAL.min(shortest));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !context.consensus.is_leader() {
+            continue;
+        }
+        let expired = context.soft.leases().hard_expired(context.soft.now_ms());
+        for holder in expired {
+            let files = context
+                .snapshot()
+                .and_then(|snapshot| snapshot.leases_of(&holder).map_err(|e| crate::service::rpc_error(&e)));
+            match files {
+                Ok(files) => {
+                    for inode in files {
+                        recover(&context, inode, "lease expired").await;
+                    }
+                }
+                Err(error) => tracing::error!(%error, holder, "leases cannot be read"),
+            }
+        }
+    }
+}
+
+/// Starts or restarts recovery of a file's lease.
+async fn recover(context: &Context, inode: InodeId, why: &str) {
+    let node = Some(NodeRef { base: inode.get(), path: Default::default() });
+    match context.own_change(Op::RecoverLease(log::RecoverLeaseOp { node })).await {
+        Ok(_) => tracing::info!(%inode, why, "lease recovery started"),
+        Err(RpcError { kind: ErrorKind::NotFound, .. }) => {}
+        Err(error) => tracing::warn!(%inode, %error, why, "lease recovery not started"),
+    }
+}
+
+async fn reclaim(context: Arc<Context>) {
+    loop {
+        match context.own_change(Op::Reclaim(log::ReclaimOp { budget: RECLAIM_BUDGET })).await {
+            Ok(log::Reply { reply: Some(Reply::More(true)) }) => tokio::task::yield_now().await,
+            Ok(_) => context.soft.reclaim.notified().await,
+            Err(error) => {
+                tracing::debug!(%error, "reclaim waits");
+                tokio::time::sleep(RECLAIM_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn record_hints(context: Arc<Context>) {
+    let mut ticks = interval(HINT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !context.consensus.is_leader() {
+            continue;
+        }
+        let blocks = context.soft.blocks().take_hint_updates(HINTS_MAX);
+        if blocks.is_empty() {
+            continue;
+        }
+        if let Err(error) = context.own_change(Op::UpdateHints(log::UpdateHintsOp { blocks })).await {
+            tracing::warn!(%error, "replica locations not recorded");
+        }
+    }
+}
+
+/// Once after the start, when datanodes had the time to report or to be dead: finds blocks that are
+/// missing or have too few replicas, which no report would tell.
+async fn scan_redundancy(context: Arc<Context>) {
+    tokio::time::sleep(Duration::from_millis(context.config.dead_after_ms)).await;
+    let mut after: Bound<BlockId> = Bound::Unbounded;
+    loop {
+        let slice =
+            context.scan(move |snapshot| snapshot.blocks_in((after, Bound::Unbounded), SCAN_SLICE)).await;
+        let slice = match slice {
+            Ok(slice) => slice,
+            Err(error) => {
+                tracing::error!(%error, "redundancy scan stopped");
+                return;
+            }
+        };
+        let Some(last) = slice.last() else { return };
+        after = Bound::Excluded(last.id);
+        context.soft.blocks().check_slice(context.soft.now_ms(), &slice);
+        tokio::time::sleep(SCAN_PAUSE).await;
+    }
+}

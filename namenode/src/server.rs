@@ -1,0 +1,215 @@
+//! A running namenode: log and store, services, ports, background loops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use dfs_proto::MAX_RPC_BYTES;
+use dfs_proto::v1::client_protocol_server::ClientProtocolServer;
+use dfs_proto::v1::datanode_protocol_server::DatanodeProtocolServer;
+use nix::unistd::{Uid, User};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::block_management::{BlockManagementConfig, BlockManager, LeaseConfig, LeaseManager};
+use crate::config::NamenodeConfig;
+use crate::consensus::{Consensus, ConsensusConfig};
+use crate::error::NamenodeError;
+use crate::groups::GroupMapping;
+use crate::log::{InitializeOp, command::Op};
+use crate::namesystem::{Effect, Snapshot};
+use crate::service::{ClientService, Context, DatanodeService, SoftState, wall_clock_ns};
+use crate::{http, listener, monitor};
+
+/// How long a start waits for a leader: an election among reachable nodes takes a second or two.
+const LEADER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// This node among the voters; a namenode of its own is the only one.
+const NODE_ID: u64 = 1;
+
+/// Silence after which the other end of a connection is asked whether it is there, and given up.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// A running namenode. Dropping it stops the services at once, like a crash; [`Namenode::shutdown`] is
+/// the clean way.
+pub struct Namenode {
+    context: Arc<Context>,
+    rpc_addr: SocketAddr,
+    http_addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Namenode {
+    /// Opens the directory (formatting an empty one), replays the log and serves. On return both ports
+    /// are bound and this node leads or knows its leader.
+    pub async fn start(config: NamenodeConfig) -> Result<Self, NamenodeError> {
+        config.validate()?;
+        let superuser = match &config.superuser {
+            Some(name) => name.clone(),
+            None => User::from_uid(Uid::effective()).ok().flatten().ok_or(NamenodeError::UnknownUser)?.name,
+        };
+        let (rpc, rpc_addr) = bind(SocketAddr::new(config.bind, config.rpc_port)).await?;
+        let (http, http_addr) = bind(SocketAddr::new(config.bind, config.http_port)).await?;
+
+        let soft = Arc::new(SoftState::new(
+            BlockManager::new(BlockManagementConfig {
+                stale_after_ms: config.stale_after_ms,
+                dead_after_ms: config.dead_after_ms,
+                ..BlockManagementConfig::default()
+            }),
+            LeaseManager::new(LeaseConfig {
+                soft_limit_ms: config.soft_lease_ms,
+                hard_limit_ms: config.hard_lease_ms,
+            }),
+        ));
+        let effects_to = soft.clone();
+        let consensus = Consensus::start(
+            ConsensusConfig {
+                cache_bytes: config.cache_bytes,
+                ..ConsensusConfig::new(config.dir.clone(), NODE_ID)
+            },
+            Arc::new(move |effects: Vec<Effect>| effects_to.take_effects(&effects)),
+        )
+        .await?;
+        consensus.wait_for_leader(LEADER_DEADLINE).await?;
+        let (cluster_id, block_pool_id) = identity(&config, &superuser, &consensus).await?;
+        recall(&soft, &consensus)?;
+
+        let context = Arc::new(Context {
+            groups: Arc::new(GroupMapping::new(config.static_groups.clone())),
+            safe_mode: AtomicBool::new(false),
+            config,
+            superuser,
+            cluster_id,
+            block_pool_id,
+            consensus,
+            soft,
+        });
+        let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
+        serve_rpc(&mut tasks, &context, rpc, stopped(&stop));
+        let app = http::router(context.clone(), http::recorder()?);
+        let http_stopped = stopped(&stop);
+        tasks.spawn(async move {
+            let serving = axum::serve(http, app).with_graceful_shutdown(http_stopped);
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "HTTP service ended");
+            }
+        });
+        monitor::spawn_all(&mut tasks, &context);
+        tracing::info!(%rpc_addr, %http_addr, cluster_id = context.cluster_id, "namenode serves");
+        Ok(Self { context, rpc_addr, http_addr, stop, tasks })
+    }
+
+    /// Where gRPC is served.
+    pub const fn rpc_addr(&self) -> SocketAddr {
+        self.rpc_addr
+    }
+
+    /// Where HTTP is served.
+    pub const fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// What the services share, for tests and tools in the same process.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Ends when log or store failed: the namenode acknowledges nothing any more and has to be stopped.
+    pub async fn failed(&self) -> NamenodeError {
+        NamenodeError::Failed(self.context.consensus.failed().await)
+    }
+
+    /// Stops serving and makes the store durable, so that the next start replays nothing.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.tasks.shutdown().await;
+        self.context.consensus.shutdown().await;
+    }
+}
+
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), NamenodeError> {
+    let listen = |source| NamenodeError::Listen { addr, source };
+    let socket = listener::bind(addr).await.map_err(listen)?;
+    let addr = socket.local_addr().map_err(listen)?;
+    Ok((socket, addr))
+}
+
+/// The cluster's identity; made at the first start of a cluster.
+async fn identity(
+    config: &NamenodeConfig,
+    superuser: &str,
+    consensus: &Consensus,
+) -> Result<(String, String), NamenodeError> {
+    let read = || Ok::<_, NamenodeError>(Snapshot::open(&consensus.database())?.identity()?);
+    if let Some(identity) = read()? {
+        return Ok(identity);
+    }
+    let unique = uuid::Uuid::new_v4();
+    let command = crate::log::Command {
+        now_ns: wall_clock_ns(),
+        op: Some(Op::Initialize(InitializeOp {
+            cluster_id: format!("CID-{unique}"),
+            block_pool_id: format!("BP-{}", uuid::Uuid::new_v4().simple()),
+            superuser: superuser.to_owned(),
+            supergroup: config.supergroup.clone(),
+        })),
+        ..Default::default()
+    };
+    if let Err(error) = consensus.propose(command).await {
+        return Err(NamenodeError::Initialise(crate::service::rpc_error_of_proposal(&error)));
+    }
+    read()?.ok_or_else(|| NamenodeError::NoIdentity { dir: config.dir.clone() })
+}
+
+/// Tells soft state what the namespace knows from before the start.
+fn recall(soft: &SoftState, consensus: &Consensus) -> Result<(), NamenodeError> {
+    let snapshot = Snapshot::open(&consensus.database())?;
+    let now = soft.now_ms();
+    for (info, storage_ids) in snapshot.datanodes()? {
+        soft.blocks().load_datanode(info, &storage_ids);
+    }
+    for (holder, _) in snapshot.leases()? {
+        soft.leases().added(now, &holder);
+    }
+    Ok(())
+}
+
+/// Ends when the namenode is told to stop, or dropped.
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut told = stop.subscribe();
+    async move {
+        // An error means that the sender is gone: stopped as well.
+        let _ = told.wait_for(|stop| *stop).await;
+    }
+}
+
+fn serve_rpc(
+    tasks: &mut JoinSet<()>,
+    context: &Arc<Context>,
+    socket: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    let clients = ClientProtocolServer::new(ClientService::new(context.clone()))
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES);
+    let datanodes = DatanodeProtocolServer::new(DatanodeService::new(context.clone()))
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES);
+    let router = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(clients)
+        .add_service(datanodes)
+        .add_service(context.consensus.raft_service());
+    tasks.spawn(async move {
+        let connections = listener::connections(socket);
+        if let Err(error) = router.serve_with_incoming_shutdown(connections, stop).await {
+            tracing::error!(%error, "gRPC service ended");
+        }
+    });
+}

@@ -1,0 +1,184 @@
+//! What the services share: the way from a request to a command and its reply, and to reads.
+//!
+//! Point reads (one path, one block) run on the calling task: they are a few lookups in cached pages.
+//! Scans run on the runtime's blocking threads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use dfs_proto::v1::{self, CallContext};
+use dfs_proto::{ErrorKind, RpcError};
+use tokio::sync::Notify;
+
+use crate::block_management::{BlockManager, LeaseManager};
+use crate::config::NamenodeConfig;
+use crate::consensus::Consensus;
+use crate::groups::GroupMapping;
+use crate::log::{self, Caller, Command, Reply, command::Op};
+use crate::namesystem::{Effect, NamesystemError, Snapshot};
+use crate::service::status::{rpc_error, rpc_error_of_proposal};
+
+/// Bytes of a client id.
+const CLIENT_ID_BYTES: usize = 16;
+
+/// Soft state fed by effects: what blocks and leases are doing.
+pub struct SoftState {
+    started: Instant,
+    blocks: Mutex<BlockManager>,
+    leases: Mutex<LeaseManager>,
+    /// Woken when something was unlinked and waits to be freed.
+    pub reclaim: Notify,
+}
+
+impl SoftState {
+    /// Nothing known yet.
+    pub fn new(blocks: BlockManager, leases: LeaseManager) -> Self {
+        Self {
+            started: Instant::now(),
+            blocks: Mutex::new(blocks),
+            leases: Mutex::new(leases),
+            reclaim: Notify::new(),
+        }
+    }
+
+    /// Milliseconds since the namenode started: the clock of block management.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Block management. Nothing slow is done under this lock, and no await.
+    pub fn blocks(&self) -> MutexGuard<'_, BlockManager> {
+        self.blocks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Leases, as [`Self::blocks`]. Never taken while holding blocks' lock by anyone but
+    /// [`Self::take_effects`].
+    pub fn leases(&self) -> MutexGuard<'_, LeaseManager> {
+        self.leases.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes in what applied commands did, in their order.
+    pub fn take_effects(&self, effects: &[Effect]) {
+        let now = self.now_ms();
+        let mut blocks = self.blocks();
+        for effect in effects {
+            match effect {
+                Effect::LeaseTaken { holder } => self.leases().added(now, holder),
+                Effect::LeaseReleased { holder } => self.leases().removed(holder),
+                _ => blocks.effect(now, effect),
+            }
+        }
+    }
+}
+
+/// Shared by all services of one namenode.
+pub struct Context {
+    /// Settings.
+    pub config: NamenodeConfig,
+    /// Name of the superuser.
+    pub superuser: String,
+    /// Cluster id.
+    pub cluster_id: String,
+    /// Block pool id.
+    pub block_pool_id: String,
+    /// Log and store.
+    pub consensus: Consensus,
+    /// Blocks and leases.
+    pub soft: Arc<SoftState>,
+    /// Groups of users.
+    pub groups: Arc<GroupMapping>,
+    /// Safe mode, entered by an administrator: no changes by clients.
+    pub safe_mode: AtomicBool,
+}
+
+/// Wall clock, ns since the epoch.
+pub fn wall_clock_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Bits to choose by among equally good datanodes.
+pub fn seed() -> u64 {
+    u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().unwrap_or(&[0; 8]))
+}
+
+impl Context {
+    /// Who calls, with groups and privileges.
+    pub async fn caller(&self, context: Option<&CallContext>) -> Result<Caller, RpcError> {
+        let user = context.map(|c| c.user.as_str()).unwrap_or_default();
+        if user.is_empty() {
+            return Err(RpcError::new(ErrorKind::AccessDenied, "", "the call names no user"));
+        }
+        let groups = match self.groups.cached(user) {
+            Some(groups) => groups,
+            None => {
+                let (mapping, user) = (self.groups.clone(), user.to_owned());
+                tokio::task::spawn_blocking(move || mapping.look_up(&user))
+                    .await
+                    .map_err(|e| RpcError::new(ErrorKind::Internal, "groups", e.to_string()))?
+            }
+        };
+        let superuser = user == self.superuser || groups.contains(&self.config.supergroup);
+        Ok(Caller { user: user.to_owned(), groups, superuser })
+    }
+
+    /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk.
+    pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
+        if self.safe_mode.load(Ordering::Relaxed) {
+            return Err(RpcError::new(ErrorKind::SafeMode, "", "an administrator has to leave it"));
+        }
+        let caller = self.caller(context.as_ref()).await?;
+        let context = context.unwrap_or_default();
+        if context.client_id.len() != CLIENT_ID_BYTES {
+            return Err(RpcError::new(ErrorKind::InvalidArgument, "client id", "16 bytes are needed"));
+        }
+        self.propose(Command {
+            now_ns: wall_clock_ns(),
+            caller: Some(caller),
+            client_id: context.client_id.to_vec(),
+            call_id: context.call_id,
+            op: Some(op),
+        })
+        .await
+    }
+
+    /// Carries out a change of the namenode's own.
+    pub async fn own_change(&self, op: Op) -> Result<Reply, RpcError> {
+        self.propose(Command { now_ns: wall_clock_ns(), op: Some(op), ..Command::default() }).await
+    }
+
+    async fn propose(&self, command: Command) -> Result<Reply, RpcError> {
+        self.consensus.propose(command).await.map_err(|e| rpc_error_of_proposal(&e))
+    }
+
+    /// The namespace as it stands.
+    pub fn snapshot(&self) -> Result<Snapshot, RpcError> {
+        Snapshot::open(&self.consensus.database()).map_err(|e| rpc_error(&e))
+    }
+
+    /// Runs a scan of the namespace on a blocking thread.
+    pub async fn scan<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Snapshot) -> Result<T, NamesystemError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let snapshot = self.snapshot()?;
+        tokio::task::spawn_blocking(move || read(&snapshot))
+            .await
+            .map_err(|e| RpcError::new(ErrorKind::Internal, "scan", e.to_string()))?
+            .map_err(|e| rpc_error(&e))
+    }
+
+    /// A block of a reply with the addresses of its pipeline.
+    pub fn located(&self, spec: log::BlockSpec) -> v1::LocatedBlock {
+        let blocks = self.soft.blocks();
+        v1::LocatedBlock {
+            locations: spec.storage_ids.iter().filter_map(|storage| blocks.location_of(storage)).collect(),
+            block: spec.block,
+            offset: spec.offset,
+            corrupt: false,
+            under_construction: true,
+            corrupt_replicas: 0,
+        }
+    }
+}

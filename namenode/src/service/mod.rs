@@ -1,0 +1,14 @@
+//! The gRPC services: the only place with tonic's types. Requests are checked and turned into commands
+//! and reads; errors become statuses in [`status`].
+
+mod client_protocol;
+mod context;
+mod datanode_protocol;
+mod read_path;
+mod status;
+mod write_path;
+
+pub use client_protocol::ClientService;
+pub use context::{Context, SoftState, seed, wall_clock_ns};
+pub use datanode_protocol::DatanodeService;
+pub use status::{rpc_error, rpc_error_of_proposal};

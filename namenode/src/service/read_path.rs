@@ -1,0 +1,114 @@
+//! Reads that answer with locations: opening a file and listing a directory.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dfs_proto::v1::*;
+use dfs_proto::{InodeId, RpcError};
+
+use super::context::{Context, seed, wall_clock_ns};
+use super::status::rpc_error;
+use crate::log::{self, Caller, command::Op};
+use crate::namesystem::{BlockState, Snapshot, StoredBlock};
+
+/// Blocks answered by one Open or for one file of a located listing.
+const OPEN_BLOCKS_MAX: usize = 1_000;
+
+/// Entries of one listing page, HDFS's default.
+const LIST_ENTRIES_MAX: usize = 1_000;
+
+/// Blocks in one located listing page; with three locations each they take about 3 MB.
+const LIST_BLOCKS_MAX: usize = 5_000;
+
+/// How far an access time may lag behind (HDFS's default precision): 1 h.
+const ACCESS_TIME_PRECISION_NS: i64 = 3_600 * 1_000_000_000;
+
+/// Locates stored blocks, given with their file offsets, for a reader.
+fn locate(context: &Context, stored: &[(u64, StoredBlock)], reader: Option<IpAddr>) -> Vec<LocatedBlock> {
+    let seed = seed();
+    let blocks = context.soft.blocks();
+    stored
+        .iter()
+        .map(|(offset, stored)| {
+            let found = blocks.locate(stored, reader, seed);
+            LocatedBlock {
+                block: Some(stored.to_proto()),
+                offset: *offset,
+                locations: found.locations,
+                corrupt: found.corrupt,
+                under_construction: stored.state != BlockState::Complete,
+                corrupt_replicas: found.corrupt_replicas,
+            }
+        })
+        .collect()
+}
+
+/// Status and located blocks of a range of a file.
+pub fn open(
+    context: &Context,
+    caller: &Caller,
+    request: &OpenRequest,
+    node: &NodeRef,
+    reader: Option<IpAddr>,
+) -> Result<LocatedBlocks, RpcError> {
+    let snapshot = context.snapshot()?;
+    let status = snapshot.open_file(caller, node).map_err(|e| rpc_error(&e))?;
+    let (stored, complete) = snapshot
+        .file_blocks(InodeId(status.inode), request.offset, request.length, OPEN_BLOCKS_MAX)
+        .map_err(|e| rpc_error(&e))?;
+    Ok(LocatedBlocks { blocks: locate(context, &stored, reader), status: Some(status), complete })
+}
+
+/// Records an access in the background if the recorded one is old; the reader does not wait.
+pub fn note_access(context: &Arc<Context>, status: &FileStatus) {
+    let now = wall_clock_ns();
+    if now.saturating_sub(status.atime_ns) <= ACCESS_TIME_PRECISION_NS {
+        return;
+    }
+    let node = Some(NodeRef { base: status.inode, path: Default::default() });
+    let op = log::SetTimesOp { node, atime_ns: Some(now), mtime_ns: None };
+    let context = context.clone();
+    tokio::spawn(async move {
+        if let Err(error) = context.own_change(Op::SetTimes(op)).await {
+            tracing::debug!(%error, "access time not recorded");
+        }
+    });
+}
+
+/// One page of a directory, with the blocks of its files if asked for. A scan.
+pub fn list(
+    context: &Context,
+    snapshot: &Snapshot,
+    caller: &Caller,
+    request: &ListRequest,
+    node: &NodeRef,
+    reader: Option<IpAddr>,
+) -> Result<ListResponse, RpcError> {
+    let limit = match request.limit as usize {
+        0 => LIST_ENTRIES_MAX,
+        wanted => wanted.min(LIST_ENTRIES_MAX),
+    };
+    let (mut entries, mut has_more) =
+        snapshot.list(caller, node, &request.start_after, limit).map_err(|e| rpc_error(&e))?;
+    let mut locations = Vec::new();
+    if request.need_locations {
+        let mut total = 0;
+        for entry in &entries {
+            let mut located = LocatedBlocks { complete: true, ..LocatedBlocks::default() };
+            if entry.r#type() == FileType::File {
+                let (stored, complete) = snapshot
+                    .file_blocks(InodeId(entry.inode), 0, u64::MAX, OPEN_BLOCKS_MAX)
+                    .map_err(|e| rpc_error(&e))?;
+                total += stored.len();
+                located = LocatedBlocks { status: None, blocks: locate(context, &stored, reader), complete };
+            }
+            locations.push(located);
+            if total >= LIST_BLOCKS_MAX {
+                break;
+            }
+        }
+        has_more |= locations.len() < entries.len();
+        entries.truncate(locations.len());
+    }
+    Ok(ListResponse { entries, has_more, locations })
+}
