@@ -167,7 +167,7 @@ pub enum NamesystemError {
         /// Path.
         path: String,
     },
-    /// The path breaks the rules of [`super::path`].
+    /// The path has a name that is empty, `.`, `..` or holds NUL.
     #[error("{path}: invalid path")]
     InvalidPath {
         /// Path.

@@ -13,14 +13,19 @@ use super::keys;
 use super::stored_block::StoredBlock;
 use super::tables::Table;
 
+/// Bytes lent by the store: a value, or a key met while iterating.
+pub(super) type Value<'a> = AccessGuard<'a, &'static [u8]>;
+
 /// A row as the store iterates it.
-pub(super) type Row<'a> =
-    Result<(AccessGuard<'a, &'static [u8]>, AccessGuard<'a, &'static [u8]>), redb::StorageError>;
+pub(super) type Row<'a> = Result<(Value<'a>, Value<'a>), redb::StorageError>;
+
+/// Iterates rows.
+pub(super) type RowRange<'a> = redb::Range<'a, &'static [u8], &'static [u8]>;
 
 /// Rows of the tables.
 pub(super) trait Rows {
     /// Value of a key.
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<AccessGuard<'_, &'static [u8]>>, StoreError>;
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError>;
 
     /// Rows in key order; `None` if the table was never written.
     fn range(
@@ -28,7 +33,7 @@ pub(super) trait Rows {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-    ) -> Result<Option<redb::Range<'_, &'static [u8], &'static [u8]>>, StoreError>;
+    ) -> Result<Option<RowRange<'_>>, StoreError>;
 
     /// Inode by id.
     fn inode(&self, id: InodeId) -> Result<Option<Inode>, StoreError> {

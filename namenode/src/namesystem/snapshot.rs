@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 
 use dfs_proto::{BlockId, InodeId, v1};
 use prost::Message;
-use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::block_record::BlockRecord;
 use super::counters::Counters;
 use super::error::{NamesystemError, RecordFault, StoreError};
 use super::keys;
 use super::ops::{IDENTITY_KEY, RECORD_VERSION};
-use super::rows::{self, Row, Rows};
+use super::rows::{self, Row, RowRange, Rows, Value};
 use super::stored_block::StoredBlock;
 use super::tables::Table;
 use crate::log;
@@ -153,7 +153,7 @@ impl Snapshot {
 }
 
 impl Rows for Snapshot {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<AccessGuard<'_, &'static [u8]>>, StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
         match self.table(table)? {
             Some(open) => Ok(ReadableTable::get(open, key)?),
             None => Ok(None),
@@ -165,7 +165,7 @@ impl Rows for Snapshot {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-    ) -> Result<Option<redb::Range<'_, &'static [u8], &'static [u8]>>, StoreError> {
+    ) -> Result<Option<RowRange<'_>>, StoreError> {
         match self.table(table)? {
             Some(open) => Ok(Some(ReadableTable::range::<&[u8]>(open, (from, to))?)),
             None => Ok(None),

@@ -26,11 +26,11 @@
 use std::cell::OnceCell;
 use std::ops::Bound;
 
-use redb::{AccessGuard, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::counters::Counters;
 use super::error::StoreError;
-use super::rows::Rows;
+use super::rows::{RowRange, Rows, Value};
 
 /// What redb calls a table of ours.
 pub type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -169,9 +169,10 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    /// Removes a row; answers whether it existed.
-    pub(super) fn remove(&mut self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.table_mut(table)?.remove(key)?.is_some())
+    /// Removes a row, if it exists.
+    pub(super) fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.table_mut(table)?.remove(key)?;
+        Ok(())
     }
 
     fn table(&self, table: Table) -> Result<&OpenTable<'txn>, StoreError> {
@@ -190,7 +191,7 @@ impl<'txn> Tables<'txn> {
 }
 
 impl Rows for Tables<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<AccessGuard<'_, &'static [u8]>>, StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
         Ok(self.table(table)?.get(key)?)
     }
 
@@ -199,7 +200,7 @@ impl Rows for Tables<'_> {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-    ) -> Result<Option<redb::Range<'_, &'static [u8], &'static [u8]>>, StoreError> {
+    ) -> Result<Option<RowRange<'_>>, StoreError> {
         Ok(Some(self.table(table)?.range::<&[u8]>((from, to))?))
     }
 }

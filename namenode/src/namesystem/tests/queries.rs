@@ -8,6 +8,12 @@ use redb::backends::InMemoryBackend;
 use super::fixture::*;
 use crate::namesystem::{LIST_LIMIT_MAX, Snapshot};
 
+/// Requests on several threads may share one.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Snapshot>();
+};
+
 #[test]
 fn an_empty_store_answers() {
     let db = redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("a store");
@@ -51,7 +57,18 @@ fn listings_are_paged_in_bytewise_order() {
     assert_eq!(page(b"\xff", 2), (vec![], false));
     let (file, more) = t.snapshot().list(&t.caller, &node("/d/a"), b"", 5).expect("a file");
     assert_eq!((file.len(), file[0].size, more), (1, 1, false));
-    assert!(LIST_LIMIT_MAX >= 1_000);
+}
+
+#[test]
+fn a_page_has_a_limit() {
+    let mut t = Fixture::new();
+    for at in 0..=LIST_LIMIT_MAX {
+        t.mkdir(&format!("/{at:05}"));
+    }
+    for limit in [0, usize::MAX] {
+        let (page, more) = t.snapshot().list(&t.caller, &node("/"), b"", limit).expect("a directory");
+        assert_eq!((page.len(), more), (LIST_LIMIT_MAX, true));
+    }
 }
 
 #[test]
