@@ -1,1 +1,34 @@
+//! The dfs datanode: keeps replicas of blocks on local disks and serves them.
+//!
+//! ```text
+//! clients, datanodes --data transfer--> transfer  (threads)  -+
+//! tools, datanodes ------gRPC---------> control   (tasks)    -+--> dataset --> volumes
+//! namenode <-------------gRPC---------- namenode_link (tasks) +
+//! ```
+//!
+//! * [`replica`]: states of a replica and legal transitions; pure.
+//! * [`dataset`]: replicas on disk; blocking.
+//! * [`transfer`]: the data transfer protocol; blocking threads, no async.
+//! * [`namenode_link`]: registration, heartbeats, reports, commands, block recovery.
+//! * [`server`]: puts them together.
+//!
+//! Durability: a packet is acknowledged once it is in this machine's page cache and in that of every
+//! member after it; with `sync_block`, once it is on disk. A replica is closed (renamed) before its last packet is
+//! acknowledged. What a crash leaves unfinished is cut back to its last good checksum at start.
 
+pub mod config;
+pub mod control;
+pub mod dataset;
+pub mod error;
+mod http;
+mod metrics;
+pub mod namenode_link;
+pub mod replica;
+pub mod server;
+mod sync;
+pub mod transfer;
+mod workers;
+
+pub use config::DatanodeConfig;
+pub use error::DatanodeError;
+pub use server::Datanode;

@@ -1,1 +1,120 @@
-fn main() {}
+//! `dfs-datanode`: the datanode as a program. Logs go to stderr; SIGTERM and SIGINT stop it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use dfs_datanode::{Datanode, DatanodeConfig};
+use dfs_proto::ports;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Threads for gRPC and HTTP; data moves on threads of its own.
+const ASYNC_THREADS: usize = 2;
+
+/// Keeps replicas of blocks on local disks and serves them.
+#[derive(Debug, Parser)]
+#[command(name = "dfs-datanode", version)]
+struct Options {
+    /// Namenode's gRPC address.
+    #[arg(long, env = "DFS_NAMENODE", default_value = "127.0.0.1:9820", value_name = "HOST:PORT")]
+    namenode: String,
+    /// Directory for replicas, one a disk; may be repeated or separated by commas.
+    #[arg(long = "volume", required = true, value_delimiter = ',', value_name = "DIR")]
+    volumes: Vec<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    bind: IpAddr,
+    /// Port of the data transfer protocol; 0 takes any.
+    #[arg(long, default_value_t = ports::DATANODE_XFER, value_name = "PORT")]
+    xfer_port: u16,
+    /// gRPC port; 0 takes any.
+    #[arg(long, default_value_t = ports::DATANODE_IPC, value_name = "PORT")]
+    ipc_port: u16,
+    /// HTTP port; 0 takes any.
+    #[arg(long, default_value_t = ports::DATANODE_HTTP, value_name = "PORT")]
+    http_port: u16,
+    /// Address told to the namenode [default: the one listened on, or the one it sees us call from].
+    #[arg(long, value_name = "IP")]
+    advertised_ip: Option<IpAddr>,
+    /// Name told to the namenode [default: the machine's].
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Network location such as /dc1/rack2.
+    #[arg(long, default_value = "/default-rack", value_name = "PATH")]
+    rack: String,
+    /// Bytes of each volume that replicas leave free [default: the smaller of 1 GiB and 1 %].
+    #[arg(long, value_name = "BYTES")]
+    reserved_bytes: Option<u64>,
+    /// Data connections served at once.
+    #[arg(long, default_value_t = DatanodeConfig::default().max_xceivers, value_name = "N")]
+    max_xceivers: usize,
+    /// Copies to other datanodes at once.
+    #[arg(long, default_value_t = DatanodeConfig::default().max_transfers, value_name = "N")]
+    max_transfers: usize,
+}
+
+impl Options {
+    fn into_config(self) -> DatanodeConfig {
+        DatanodeConfig {
+            namenode: self.namenode,
+            volumes: self.volumes,
+            bind: self.bind,
+            xfer_port: self.xfer_port,
+            ipc_port: self.ipc_port,
+            http_port: self.http_port,
+            advertised_ip: self.advertised_ip,
+            hostname: self.hostname,
+            rack: self.rack,
+            reserved_bytes: self.reserved_bytes,
+            max_xceivers: self.max_xceivers,
+            max_transfers: self.max_transfers,
+            ..DatanodeConfig::default()
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-datanode: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASYNC_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let datanode = Datanode::start(options.into_config()).await?;
+        tracing::info!(
+            uuid = datanode.uuid(),
+            xfer = %datanode.xfer_addr(),
+            ipc = %datanode.ipc_addr(),
+            http = %datanode.http_addr(),
+            "datanode serves"
+        );
+        let refusal = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            error = datanode.refused() => Some(error),
+        };
+        datanode.shutdown().await;
+        match refusal {
+            None => Ok(()),
+            Some(error) => Err(anyhow::anyhow!(error)),
+        }
+    })
+}

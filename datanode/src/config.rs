@@ -1,0 +1,156 @@
+//! Settings of a datanode. Each has a default, a unit and a bound; `validate` runs before anything opens.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dfs_proto::ports;
+
+use crate::error::DatanodeError;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct DatanodeConfig {
+    /// Namenode's gRPC address, `host:port`.
+    pub namenode: String,
+    /// Directories for replicas, one a disk. At least one.
+    pub volumes: Vec<PathBuf>,
+    /// Address to listen on. Default 0.0.0.0.
+    pub bind: IpAddr,
+    /// Port of the data transfer protocol; 0: any. Default 9866.
+    pub xfer_port: u16,
+    /// gRPC port; 0: any. Default 9867.
+    pub ipc_port: u16,
+    /// HTTP port; 0: any. Default 9864.
+    pub http_port: u16,
+    /// Address told to the namenode. Default: `bind`, or the address that the namenode sees us call from
+    /// if that is unspecified.
+    pub advertised_ip: Option<IpAddr>,
+    /// Name told to the namenode. Default: the machine's.
+    pub hostname: Option<String>,
+    /// Network location such as `/dc1/rack2`. Default `/default-rack`.
+    pub rack: String,
+    /// Bytes of each volume that replicas leave free. Default: the smaller of 1 GiB and 1 % of the volume.
+    pub reserved_bytes: Option<u64>,
+    /// Data connections served at once, 1 to 65,536. Each has a thread. Default 4,096.
+    pub max_xceivers: usize,
+    /// Copies to other datanodes at once, 1 to 64. Default 4.
+    pub max_transfers: usize,
+    /// Time to connect to another datanode, 10 ms to 60 s. Default 3 s.
+    pub connect_timeout: Duration,
+    /// Longest wait for a request's header once its first byte has come, and for the first byte on a
+    /// new connection; 10 ms to 10 min. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long a connection may idle between operations, 10 ms to 1 h. Default 60 s. Clients that
+    /// keep connections should drop them earlier.
+    pub keepalive_timeout: Duration,
+    /// Longest silence of a writer between packets, and of a reader that does not take data; 10 ms to 1 h.
+    /// Default 2 min. Writers with nothing to say send heartbeat packets.
+    pub stream_timeout: Duration,
+    /// Longest wait for a downstream member's acknowledgement, 10 ms to 10 min. Default 8 s; a second is
+    /// added for each member after it, so that the member next to a dead one is the one to name it.
+    pub peer_timeout: Duration,
+}
+
+/// Bounds of durations: longest accepted.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Bounds of durations: shortest accepted.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Most volumes of one datanode: volume numbers are stored in 16 bits, and no machine has more disks.
+const MAX_VOLUMES: usize = 1024;
+
+impl Default for DatanodeConfig {
+    fn default() -> Self {
+        Self {
+            namenode: format!("127.0.0.1:{}", ports::NAMENODE_RPC),
+            volumes: Vec::new(),
+            bind: IpAddr::from([0, 0, 0, 0]),
+            xfer_port: ports::DATANODE_XFER,
+            ipc_port: ports::DATANODE_IPC,
+            http_port: ports::DATANODE_HTTP,
+            advertised_ip: None,
+            hostname: None,
+            rack: "/default-rack".to_owned(),
+            reserved_bytes: None,
+            max_xceivers: 4096,
+            max_transfers: 4,
+            connect_timeout: Duration::from_secs(3),
+            handshake_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(60),
+            stream_timeout: Duration::from_secs(120),
+            peer_timeout: Duration::from_secs(8),
+        }
+    }
+}
+
+impl DatanodeConfig {
+    /// Checks all bounds.
+    pub fn validate(&self) -> Result<(), DatanodeError> {
+        let refuse = |setting, value: String, rule| Err(DatanodeError::Config { setting, value, rule });
+        if self.namenode.rsplit_once(':').is_none_or(|(h, p)| h.is_empty() || p.parse::<u16>().is_err()) {
+            return refuse("namenode", self.namenode.clone(), "host:port");
+        }
+        if self.volumes.is_empty() || self.volumes.len() > MAX_VOLUMES {
+            return refuse(
+                "volumes",
+                format!("{} directories", self.volumes.len()),
+                "1 to 1,024 directories",
+            );
+        }
+        for (i, volume) in self.volumes.iter().enumerate() {
+            if self.volumes[..i].contains(volume) {
+                return refuse("volumes", volume.display().to_string(), "named once");
+            }
+        }
+        if !self.rack.starts_with('/') {
+            return refuse("rack", self.rack.clone(), "a path such as /dc1/rack2");
+        }
+        if !(1..=65_536).contains(&self.max_xceivers) {
+            return refuse("max_xceivers", self.max_xceivers.to_string(), "1 to 65,536");
+        }
+        if !(1..=64).contains(&self.max_transfers) {
+            return refuse("max_transfers", self.max_transfers.to_string(), "1 to 64");
+        }
+        let durations = [
+            ("connect_timeout", self.connect_timeout),
+            ("handshake_timeout", self.handshake_timeout),
+            ("keepalive_timeout", self.keepalive_timeout),
+            ("stream_timeout", self.stream_timeout),
+            ("peer_timeout", self.peer_timeout),
+        ];
+        for (setting, value) in durations {
+            if !(SHORTEST..=HOUR).contains(&value) {
+                return refuse(setting, format!("{value:?}"), "10 ms to 1 h");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senseless_settings_are_refused_by_name() {
+        let good = DatanodeConfig { volumes: vec!["/data".into()], ..DatanodeConfig::default() };
+        assert!(good.validate().is_ok());
+        let bad = [
+            ("namenode", DatanodeConfig { namenode: "nohost".into(), ..good.clone() }),
+            ("volumes", DatanodeConfig { volumes: vec![], ..good.clone() }),
+            ("volumes", DatanodeConfig { volumes: vec!["/a".into(), "/a".into()], ..good.clone() }),
+            ("rack", DatanodeConfig { rack: "rack1".into(), ..good.clone() }),
+            ("max_xceivers", DatanodeConfig { max_xceivers: 0, ..good.clone() }),
+            ("max_transfers", DatanodeConfig { max_transfers: 65, ..good.clone() }),
+            ("peer_timeout", DatanodeConfig { peer_timeout: Duration::ZERO, ..good.clone() }),
+        ];
+        for (name, config) in bad {
+            match config.validate() {
+                Err(DatanodeError::Config { setting, .. }) => assert_eq!(setting, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `DatanodeControl`: what clients, tools and other datanodes ask over gRPC. Disk work goes to the disk workers.
+
+use std::sync::Arc;
+
+use dfs_proto::GenerationStamp;
+use dfs_proto::v1::datanode_control_server::DatanodeControl;
+use dfs_proto::v1::{
+    Block, Empty, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaVisibleLengthRequest,
+    ReplicaVisibleLengthResponse, TriggerBlockReportRequest, UpdateReplicaUnderRecoveryRequest,
+    UpdateReplicaUnderRecoveryResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::dataset::Dataset;
+use crate::error::DatanodeError;
+use crate::namenode_link::changes::ChangeQueue;
+use crate::replica::{BlockRef, ReplicaState};
+use crate::workers::Workers;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct ControlService {
+    dataset: Arc<Dataset>,
+    changes: Arc<ChangeQueue>,
+    disk_workers: Arc<Workers>,
+}
+
+impl ControlService {
+    /// Serves a dataset.
+    pub const fn new(dataset: Arc<Dataset>, changes: Arc<ChangeQueue>, disk_workers: Arc<Workers>) -> Self {
+        Self { dataset, changes, disk_workers }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Dataset) -> Result<T, DatanodeError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let dataset = Arc::clone(&self.dataset);
+        self.disk_workers.call(move || work(&dataset)).await.map_err(|error| {
+            tracing::info!(%error, "control call refused");
+            error.to_status()
+        })
+    }
+}
+
+fn named(block: Option<&Block>) -> Result<BlockRef, Status> {
+    block.map(BlockRef::from).ok_or_else(|| DatanodeError::Field("block").to_status())
+}
+
+#[tonic::async_trait]
+impl DatanodeControl for ControlService {
+    async fn get_replica_visible_length(
+        &self,
+        request: Request<ReplicaVisibleLengthRequest>,
+    ) -> Result<Response<ReplicaVisibleLengthResponse>, Status> {
+        let block = named(request.into_inner().block.as_ref())?;
+        let length = self.call(move |dataset| dataset.visible_length(block)).await?;
+        Ok(Response::new(ReplicaVisibleLengthResponse { length }))
+    }
+
+    async fn init_replica_recovery(
+        &self,
+        request: Request<InitReplicaRecoveryRequest>,
+    ) -> Result<Response<InitReplicaRecoveryResponse>, Status> {
+        let request = request.into_inner();
+        let block = named(request.block.as_ref())?;
+        let id = GenerationStamp(request.new_generation_stamp);
+        let found = self.call(move |dataset| dataset.begin_recovery(block, id)).await?;
+        Ok(Response::new(match found {
+            None => InitReplicaRecoveryResponse {
+                exists: false,
+                block: None,
+                original_state: ReplicaState::Rwr.to_proto().into(),
+                storage_id: String::new(),
+            },
+            Some(found) => InitReplicaRecoveryResponse {
+                exists: true,
+                block: Some(found.block.to_proto(found.length)),
+                original_state: found.original_state.to_proto().into(),
+                storage_id: found.storage_id,
+            },
+        }))
+    }
+
+    async fn update_replica_under_recovery(
+        &self,
+        request: Request<UpdateReplicaUnderRecoveryRequest>,
+    ) -> Result<Response<UpdateReplicaUnderRecoveryResponse>, Status> {
+        let request = request.into_inner();
+        let block = named(request.block.as_ref())?;
+        let id = GenerationStamp(request.new_generation_stamp);
+        let storage_id =
+            self.call(move |dataset| dataset.finish_recovery(block, id, request.new_length)).await?;
+        Ok(Response::new(UpdateReplicaUnderRecoveryResponse { storage_id }))
+    }
+
+    async fn trigger_block_report(
+        &self,
+        _request: Request<TriggerBlockReportRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        self.changes.want_full_report();
+        Ok(Response::new(Empty {}))
+    }
+}

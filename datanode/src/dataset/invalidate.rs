@@ -1,0 +1,26 @@
+//! Deleting replicas on the namenode's order. The caller does it on a thread of its own: freeing a large
+//! file's blocks takes long.
+
+use dfs_proto::v1::ReplicaEvent;
+
+use super::Dataset;
+use crate::error::DatanodeError;
+use crate::replica::{BlockRef, Replica, TransitionError};
+
+impl Dataset {
+    /// Deletes a replica with at most the stamp of `asked`, stopping its writer.
+    pub fn invalidate(&self, asked: BlockRef) -> Result<(), DatanodeError> {
+        let check = |replica: &Replica| {
+            if replica.block().stamp > asked.stamp {
+                return Err(TransitionError::Stamp { block: replica.block(), asked: asked.stamp }.into());
+            }
+            Ok(())
+        };
+        self.exclusively(asked, check, |open, state| {
+            let (block, length) = (state.replica.block(), state.replica.length());
+            self.remove_files(open, state)?;
+            self.changed(ReplicaEvent::Deleted, block, length, &open.volume);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! A replica that is not simply closed: being written, waiting for recovery, under recovery, or on its way
+//! out. Its lock orders writers, readers and recovery, and may be held during disk work on this replica.
+//!
+//! Invariants: at most one writer; `gone` is final, and who finds it looks the block up again; `length`
+//! and `partial_sum` of the state describe the same moment, so that a reader who copies both can hand out
+//! the last short chunk with a checksum that fits while the writer goes on.
+
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_proto::checksum::Checksum;
+
+use super::layout;
+use super::volume::Volume;
+use crate::error::DatanodeError;
+use crate::replica::{BlockRef, Replica};
+use crate::sync::lock;
+
+/// How long a new writer or a recovery waits for the old writer to stop. It has been cut off from its
+/// sockets, so what remains is the disk call it is in.
+const STOP_WRITER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a replica's files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// `finalized/subdirX/subdirY`.
+    Finalized,
+    /// `rbw`.
+    Rbw,
+    /// `tmp`.
+    Tmp,
+}
+
+/// How a writer is told to stop.
+#[derive(Debug, Default)]
+pub struct WriterToken {
+    stopped: AtomicBool,
+    sockets: Mutex<Vec<Arc<TcpStream>>>,
+}
+
+impl WriterToken {
+    /// A socket that the writer may be waiting on.
+    pub fn add_socket(&self, socket: &Arc<TcpStream>) {
+        lock(&self.sockets).push(Arc::clone(socket));
+        if self.is_stopped() {
+            self.stop();
+        }
+    }
+
+    /// The writer's connection goes on to other work: stopping must not reach it any more.
+    pub fn forget_sockets(&self) {
+        lock(&self.sockets).clear();
+    }
+
+    /// Stops the writer at its next step and wakes it from its sockets.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        for socket in lock(&self.sockets).iter() {
+            // A socket that is closed already is as good as shut down.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether the writer has been told to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub struct OpenState {
+    /// The replica.
+    pub replica: Replica,
+    /// Where its files are.
+    pub home: Home,
+    /// How it is checksummed; `None` until the `.meta` file has been looked at.
+    pub checksum: Option<Checksum>,
+    /// Checksum of the last chunk if it is short.
+    pub partial_sum: u32,
+    /// Who writes it.
+    pub writer: Option<Arc<WriterToken>>,
+    /// No longer in the map.
+    pub gone: bool,
+}
+
+/// An open replica.
+#[derive(Debug)]
+pub struct OpenReplica {
+    /// Its volume.
+    pub volume: Arc<Volume>,
+    state: Mutex<OpenState>,
+    changed: Condvar,
+}
+
+impl OpenReplica {
+    /// A replica without a writer.
+    pub fn new(volume: Arc<Volume>, replica: Replica, home: Home, checksum: Option<Checksum>) -> Self {
+        let state = OpenState { replica, home, checksum, partial_sum: 0, writer: None, gone: false };
+        Self { volume, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Locks its state.
+    pub fn lock(&self) -> MutexGuard<'_, OpenState> {
+        lock(&self.state)
+    }
+
+    /// Wakes those who wait for a change of the state.
+    pub fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change until `deadline`; `None`: it has passed.
+    pub fn wait_until<'a>(
+        &'a self,
+        state: MutexGuard<'a, OpenState>,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, OpenState>> {
+        let left = deadline.checked_duration_since(Instant::now())?;
+        let (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        Some(state)
+    }
+
+    /// Stops the writer if there is one and waits until it has left.
+    pub fn stop_writer<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OpenState>,
+    ) -> Result<MutexGuard<'a, OpenState>, DatanodeError> {
+        let deadline = Instant::now() + STOP_WRITER_TIMEOUT;
+        while let Some(writer) = &state.writer {
+            writer.stop();
+            let block = state.replica.block();
+            state = self.wait_until(state, deadline).ok_or(DatanodeError::WriterBusy { block })?;
+        }
+        Ok(state)
+    }
+}
+
+impl OpenState {
+    /// Path of the data file.
+    pub fn data_path(&self, volume: &Volume) -> PathBuf {
+        data_path(volume, self.home, self.replica.block())
+    }
+
+    /// Path of the checksum file.
+    pub fn meta_path(&self, volume: &Volume) -> PathBuf {
+        meta_path(volume, self.home, self.replica.block())
+    }
+}
+
+/// Path of a data file.
+pub fn data_path(volume: &Volume, home: Home, block: BlockRef) -> PathBuf {
+    in_home(volume, home, block, &layout::data_name(block.id))
+}
+
+/// Path of a checksum file.
+pub fn meta_path(volume: &Volume, home: Home, block: BlockRef) -> PathBuf {
+    in_home(volume, home, block, &layout::meta_name(block))
+}
+
+fn in_home(volume: &Volume, home: Home, block: BlockRef, name: &str) -> PathBuf {
+    match home {
+        Home::Finalized => layout::finalized_dir(volume.dir(), block.id).join(name),
+        Home::Rbw => volume.path(layout::RBW, name),
+        Home::Tmp => volume.path(layout::TMP, name),
+    }
+}

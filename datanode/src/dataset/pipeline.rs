@@ -1,0 +1,247 @@
+//! Opening replicas for writing: new ones, appends, and the recovery stages of a pipeline.
+
+use std::sync::Arc;
+
+use dfs_proto::checksum::Checksum;
+use dfs_proto::v1::ReplicaEvent;
+use dfs_proto::{BlockId, GenerationStamp};
+
+use super::open_replica::{Home, OpenReplica, OpenState};
+use super::replica_map::Entry;
+use super::writer::ReplicaWriter;
+use super::{Dataset, files};
+use crate::error::DatanodeError;
+use crate::replica::{BlockRef, Replica, ReplicaState, TransitionError};
+
+/// What a new replica is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A client writes it.
+    Write,
+    /// It is copied in.
+    Copy,
+}
+
+/// Stamps and lengths of a pipeline recovery.
+#[derive(Clone, Copy, Debug)]
+pub struct Reopen {
+    /// Replica as the client knows it.
+    pub block: BlockRef,
+    /// Stamp it gets.
+    pub stamp: GenerationStamp,
+    /// Least length accepted; the exact one for appends and closes.
+    pub least: u64,
+    /// Greatest length accepted.
+    pub most: u64,
+}
+
+impl Dataset {
+    /// Creates a replica. A remnant of an older incarnation makes way; anything else is refused.
+    pub fn create(
+        self: &Arc<Self>,
+        block: BlockRef,
+        purpose: Purpose,
+        checksum: Checksum,
+        needed: u64,
+        storage_id: Option<&str>,
+    ) -> Result<ReplicaWriter, DatanodeError> {
+        let volume = self.choose_volume(block.id, needed, storage_id)?;
+        let (replica, home) = match purpose {
+            Purpose::Write => (Replica::create(block), Home::Rbw),
+            Purpose::Copy => (Replica::create_temporary(block), Home::Tmp),
+        };
+        let open = Arc::new(OpenReplica::new(Arc::clone(&volume), replica, home, Some(checksum)));
+        let mut state = open.lock();
+        while let Some(present) = self.map.insert_open(block.id, &open) {
+            if let Err(error) = self.make_way(block, purpose, &present) {
+                volume.release(needed);
+                return Err(error);
+            }
+        }
+        match ReplicaWriter::open(self, &open, &mut state, checksum, needed, true) {
+            Ok(writer) => {
+                drop(state);
+                if purpose == Purpose::Write {
+                    self.changed(ReplicaEvent::Receiving, block, 0, &volume);
+                }
+                Ok(writer)
+            }
+            Err(error) => {
+                self.note_error(&volume, &error);
+                volume.release(needed);
+                if let Err(second) = self.remove_files(&open, &mut state) {
+                    tracing::warn!(%block, error = %second, "failed creation leaves files");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what stands in the way of a new replica, if it may.
+    fn make_way(&self, block: BlockRef, purpose: Purpose, present: &Entry) -> Result<(), DatanodeError> {
+        let exists = |here| Err(DatanodeError::ReplicaExists { block: here });
+        if let Entry::Closed(closed) = present
+            && (closed.stamp >= block.stamp || purpose == Purpose::Write)
+        {
+            return exists(BlockRef { id: block.id, stamp: closed.stamp });
+        }
+        let check = |replica: &Replica| {
+            let here = replica.block();
+            let older = here.stamp < block.stamp;
+            let empty = here.stamp == block.stamp && replica.length() == 0;
+            let replaceable = match replica.state() {
+                ReplicaState::Finalized => older && purpose == Purpose::Copy,
+                ReplicaState::Rbw | ReplicaState::Rwr | ReplicaState::Temporary => older || empty,
+                ReplicaState::Rur => false,
+            };
+            if replaceable { Ok(()) } else { exists(here) }
+        };
+        match self.exclusively(block, check, |open, state| self.remove_files(open, state)) {
+            Err(DatanodeError::ReplicaNotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes a replica's files and its entry. The replica's lock is held and it has no writer that goes on.
+    pub(super) fn remove_files(
+        &self,
+        open: &Arc<OpenReplica>,
+        state: &mut OpenState,
+    ) -> Result<(), DatanodeError> {
+        files::remove(&state.data_path(&open.volume))?;
+        files::remove(&state.meta_path(&open.volume))?;
+        if state.home == Home::Finalized {
+            open.volume.sub_used(state.replica.length());
+        }
+        state.gone = true;
+        self.map.replace_open(state.replica.block().id, open, None);
+        open.notify();
+        Ok(())
+    }
+
+    /// Reopens a closed replica to append to it.
+    pub fn append(
+        self: &Arc<Self>,
+        asked: Reopen,
+        checksum: Checksum,
+    ) -> Result<ReplicaWriter, DatanodeError> {
+        self.reopen(asked, checksum, |replica| {
+            if replica.block().stamp != asked.block.stamp {
+                return Err(TransitionError::Stamp { block: replica.block(), asked: asked.block.stamp });
+            }
+            replica.append(asked.stamp, asked.least).map(|()| asked.least)
+        })
+    }
+
+    /// [`Self::append`] after a failed attempt.
+    pub fn recover_append(
+        self: &Arc<Self>,
+        asked: Reopen,
+        checksum: Checksum,
+    ) -> Result<ReplicaWriter, DatanodeError> {
+        self.reopen(asked, checksum, |replica| {
+            replica.recover_append(asked.block.stamp, asked.stamp, asked.least)
+        })
+    }
+
+    /// Goes on with a replica after a failure while streaming.
+    pub fn recover_rbw(
+        self: &Arc<Self>,
+        asked: Reopen,
+        checksum: Checksum,
+    ) -> Result<ReplicaWriter, DatanodeError> {
+        self.reopen(asked, checksum, |replica| {
+            replica.recover_rbw(asked.block.stamp, asked.stamp, asked.least, asked.most)
+        })
+    }
+
+    fn reopen(
+        self: &Arc<Self>,
+        asked: Reopen,
+        checksum: Checksum,
+        transition: impl Fn(&mut Replica) -> Result<u64, TransitionError>,
+    ) -> Result<ReplicaWriter, DatanodeError> {
+        let check = |replica: &Replica| check_stamp(replica, asked);
+        self.exclusively(asked.block, check, |open, state| {
+            let mut next = state.replica.clone();
+            let length = transition(&mut next)?;
+            let before = (state.home, state.replica.block());
+            if state.home == Home::Finalized {
+                self.check_checksum(open, state, checksum)?;
+            }
+            files::relocate(&open.volume, before, (Home::Rbw, next.block()))?;
+            if state.home == Home::Finalized {
+                open.volume.sub_used(state.replica.length());
+            }
+            state.home = Home::Rbw;
+            let have = state.replica.length();
+            let known_sum = state.checksum.map(|_| state.partial_sum);
+            // From here on a failure leaves a replica being written, under its new stamp, for recovery.
+            state.replica = next;
+            files::cut(&open.volume, Home::Rbw, state.replica.block(), have, known_sum, length)?;
+            ReplicaWriter::open(self, open, state, checksum, 0, false)
+        })
+    }
+
+    /// Refuses a writer whose checksums are not the replica's, before anything is changed.
+    fn check_checksum(
+        &self,
+        open: &OpenReplica,
+        state: &OpenState,
+        asked: Checksum,
+    ) -> Result<(), DatanodeError> {
+        let path = state.meta_path(&open.volume);
+        let here = files::read_checksum(&files::open_rw(&path)?, &path)?;
+        if here != asked {
+            return Err(DatanodeError::ChecksumDiffers {
+                block: state.replica.block(),
+                here: format!("{here:?}"),
+                asked: format!("{asked:?}"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Closes a replica whose close failed elsewhere in the pipeline.
+    pub fn recover_close(self: &Arc<Self>, asked: Reopen) -> Result<(), DatanodeError> {
+        let check = |replica: &Replica| check_stamp(replica, asked);
+        self.exclusively(asked.block, check, |open, state| {
+            let mut next = state.replica.clone();
+            next.recover_close(asked.block.stamp, asked.stamp, asked.least)?;
+            let from = (state.home, state.replica.block());
+            if state.home != Home::Finalized {
+                let known_sum = state.checksum.map(|_| state.partial_sum);
+                files::cut(&open.volume, from.0, from.1, next.length(), known_sum, next.length())?;
+                files::write_header_if_missing(&open.volume, from.0, from.1, state.checksum)?;
+            }
+            files::relocate(&open.volume, from, (Home::Finalized, next.block()))?;
+            if state.home != Home::Finalized {
+                open.volume.add_used(next.length());
+            }
+            state.home = Home::Finalized;
+            state.replica = next;
+            self.changed(ReplicaEvent::Received, state.replica.block(), state.replica.length(), &open.volume);
+            Ok(())
+        })
+    }
+
+    /// Storage of a block's replica.
+    pub fn storage_of(&self, id: BlockId) -> Option<String> {
+        let volume = match self.map.get(id)? {
+            Entry::Closed(closed) => closed.volume,
+            Entry::Open(open) => open.volume.index(),
+        };
+        Some(self.volumes[usize::from(volume)].storage_id().to_owned())
+    }
+}
+
+fn check_stamp(replica: &Replica, asked: Reopen) -> Result<(), DatanodeError> {
+    let here = replica.block().stamp;
+    if here < asked.block.stamp {
+        return Err(DatanodeError::StaleReplica { block: asked.block, here });
+    }
+    if here > asked.stamp || replica.state() == ReplicaState::Rur {
+        return Err(TransitionError::Stamp { block: replica.block(), asked: asked.stamp }.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The two local steps of block recovery.
+
+use dfs_proto::GenerationStamp;
+use dfs_proto::v1::ReplicaEvent;
+
+use super::open_replica::Home;
+use super::{Dataset, files};
+use crate::error::DatanodeError;
+use crate::replica::{BlockRef, Replica, ReplicaState};
+
+/// A replica at the start of a recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryCandidate {
+    /// Replica.
+    pub block: BlockRef,
+    /// Bytes with checksums.
+    pub length: u64,
+    /// State before the recovery.
+    pub original_state: ReplicaState,
+    /// Where it is.
+    pub storage_id: String,
+}
+
+impl Dataset {
+    /// Stops the writer and tells what is here; `None`: no replica.
+    pub fn begin_recovery(
+        &self,
+        asked: BlockRef,
+        id: GenerationStamp,
+    ) -> Result<Option<RecoveryCandidate>, DatanodeError> {
+        let check = |replica: &Replica| Ok(replica.clone().begin_recovery(asked.stamp, id)?);
+        let outcome = self.exclusively(asked, check, |open, state| {
+            let original_state = state.replica.original_state();
+            state.replica.begin_recovery(asked.stamp, id)?;
+            Ok(RecoveryCandidate {
+                block: state.replica.block(),
+                length: state.replica.length(),
+                original_state,
+                storage_id: open.volume.storage_id().to_owned(),
+            })
+        });
+        match outcome {
+            Ok(candidate) => Ok(Some(candidate)),
+            Err(DatanodeError::ReplicaNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Cuts the replica to the agreed length, gives it the recovery's stamp and closes it. Repeating it after a
+    /// success is a success. Returns its storage.
+    pub fn finish_recovery(
+        &self,
+        asked: BlockRef,
+        id: GenerationStamp,
+        length: u64,
+    ) -> Result<String, DatanodeError> {
+        self.exclusively(
+            asked,
+            |_| Ok(()),
+            |open, state| {
+                let storage_id = open.volume.storage_id().to_owned();
+                let done = Replica::finalized(BlockRef { id: asked.id, stamp: id }, length);
+                if state.replica == done {
+                    return Ok(storage_id);
+                }
+                let mut next = state.replica.clone();
+                next.finish_recovery(id, length)?;
+                let (old, have) = (state.replica.block(), state.replica.length());
+                if state.home == Home::Finalized && length < have {
+                    // Cut outside of finalized/, so that a crash in between is found and completed at start.
+                    files::relocate(&open.volume, (Home::Finalized, old), (Home::Rbw, old))?;
+                    open.volume.sub_used(have);
+                    state.home = Home::Rbw;
+                }
+                if state.home == Home::Rbw {
+                    let known_sum = state.checksum.map(|_| state.partial_sum);
+                    files::cut(&open.volume, Home::Rbw, old, have, known_sum, length)?;
+                    files::write_header_if_missing(&open.volume, Home::Rbw, old, state.checksum)?;
+                }
+                files::relocate(&open.volume, (state.home, old), (Home::Finalized, next.block()))?;
+                if state.home == Home::Rbw {
+                    open.volume.add_used(length);
+                }
+                state.home = Home::Finalized;
+                state.replica = next;
+                self.changed(ReplicaEvent::Received, state.replica.block(), length, &open.volume);
+                Ok(storage_id)
+            },
+        )
+    }
+}

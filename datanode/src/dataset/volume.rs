@@ -1,0 +1,249 @@
+//! One volume: a directory on one disk, its lock, its space.
+//!
+//! Invariants: the lock is held from open to drop; space promised to replicas being written is not
+//! promised again; a volume once failed stays failed until the datanode restarts.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use dfs_proto::{BlockId, v1};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
+
+use super::layout;
+use super::version_file::VersionFile;
+use crate::error::{DatanodeError, disk};
+
+/// Name of the lock file.
+const LOCK_FILE: &str = "in_use.lock";
+
+/// Default reserve: at most this much,
+const RESERVE_MAX_BYTES: u64 = 1 << 30;
+/// and at most this part of the volume.
+const RESERVE_DIVISOR: u64 = 100;
+
+/// One volume.
+#[derive(Debug)]
+pub struct Volume {
+    dir: PathBuf,
+    index: u16,
+    storage_id: String,
+    reserve_bytes: u64,
+    /// Bytes promised to replicas being written and not written yet.
+    promised: AtomicU64,
+    /// Bytes of closed replicas' data.
+    used: AtomicU64,
+    failed: AtomicBool,
+    /// Bit `y` of word `x`: `finalized/subdirX/subdirY` exists.
+    subdirs: [AtomicU32; layout::SUBDIRS],
+    _lock: Flock<File>,
+}
+
+/// Space of a volume in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What replicas may use at all.
+    pub capacity: u64,
+    /// What they use.
+    pub used: u64,
+    /// What is left for them.
+    pub remaining: u64,
+}
+
+impl Volume {
+    /// Locks the directory, creating it if need be. `identity` is its `VERSION` file if it has one,
+    /// `new_storage_id` the id it gets otherwise.
+    pub fn open(
+        dir: &Path,
+        index: u16,
+        reserved_bytes: Option<u64>,
+        new_storage_id: impl FnOnce() -> String,
+    ) -> Result<(Self, Option<VersionFile>), DatanodeError> {
+        fs::create_dir_all(dir).map_err(disk(dir))?;
+        let lock_path = dir.join(LOCK_FILE);
+        let lock_file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(disk(&lock_path))?;
+        let lock =
+            Flock::lock(lock_file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+                Errno::EWOULDBLOCK => DatanodeError::VolumeInUse { path: lock_path.clone() },
+                other => DatanodeError::Disk { path: lock_path.clone(), source: other.into() },
+            })?;
+        let identity = VersionFile::read(dir)?;
+        for name in [layout::FINALIZED, layout::RBW, layout::TMP] {
+            let path = dir.join(name);
+            fs::create_dir_all(&path).map_err(disk(&path))?;
+        }
+        let storage_id = identity.as_ref().map_or_else(new_storage_id, |v| v.storage_id.clone());
+        let (total, _) = file_system_space(dir)?;
+        let volume = Self {
+            dir: dir.to_owned(),
+            index,
+            storage_id,
+            reserve_bytes: reserved_bytes.unwrap_or(RESERVE_MAX_BYTES.min(total / RESERVE_DIVISOR)),
+            promised: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            subdirs: Default::default(),
+            _lock: lock,
+        };
+        Ok((volume, identity))
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its place in the list of volumes.
+    pub const fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Its identity.
+    pub fn storage_id(&self) -> &str {
+        &self.storage_id
+    }
+
+    /// Whether it failed.
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Looks at an error of one of its files: an I/O error of the device or a file system that turned
+    /// read-only fails the volume. Returns whether the volume failed just now.
+    pub fn note_error(&self, error: &io::Error) -> bool {
+        let fatal = matches!(
+            error.raw_os_error().map(Errno::from_raw),
+            Some(Errno::EIO | Errno::EROFS | Errno::ENODEV | Errno::ENXIO | Errno::EUCLEAN)
+        );
+        fatal && !self.failed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Its space as it stands.
+    pub fn space(&self) -> Result<Space, DatanodeError> {
+        let (total, free) = file_system_space(&self.dir)?;
+        let promised = self.promised.load(Ordering::Relaxed);
+        Ok(Space {
+            capacity: total.saturating_sub(self.reserve_bytes),
+            used: self.used.load(Ordering::Relaxed),
+            remaining: free.saturating_sub(self.reserve_bytes).saturating_sub(promised),
+        })
+    }
+
+    /// What the namenode is told. A volume whose file system does not answer counts as failed.
+    pub fn report(&self) -> v1::StorageReport {
+        let space = if self.is_failed() { None } else { self.space().ok() };
+        v1::StorageReport {
+            storage_id: self.storage_id.clone(),
+            capacity: space.map_or(0, |s| s.capacity),
+            used: space.map_or(0, |s| s.used),
+            remaining: space.map_or(0, |s| s.remaining),
+            failed: space.is_none(),
+        }
+    }
+
+    /// Promises `bytes` to a replica.
+    pub fn promise(&self, bytes: u64) {
+        self.promised.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes back what was promised: it has been written, or will not be.
+    pub fn release(&self, bytes: u64) {
+        if bytes > 0 {
+            self.promised.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A closed replica of `bytes` bytes came.
+    pub fn add_used(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A closed replica of `bytes` bytes went.
+    pub fn sub_used(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Path of the replica being written.
+    pub fn rbw_path(&self, name: &str) -> PathBuf {
+        self.path(layout::RBW, name)
+    }
+
+    /// Path in one of the flat directories.
+    pub fn path(&self, dir: &str, name: &str) -> PathBuf {
+        let mut path = PathBuf::with_capacity(self.dir.as_os_str().len() + dir.len() + name.len() + 2);
+        path.push(&self.dir);
+        path.push(dir);
+        path.push(name);
+        path
+    }
+
+    /// Directory for a closed replica, which exists on return. Looks at the disk once a directory.
+    pub fn make_finalized_dir(&self, id: BlockId) -> Result<PathBuf, DatanodeError> {
+        let dir = layout::finalized_dir(&self.dir, id);
+        let (x, y) = layout::subdirs(id);
+        if self.subdirs[x].load(Ordering::Relaxed) & (1 << y) == 0 {
+            fs::create_dir_all(&dir).map_err(disk(&dir))?;
+            self.subdirs[x].fetch_or(1 << y, Ordering::Relaxed);
+        }
+        Ok(dir)
+    }
+}
+
+/// Total bytes, and bytes free for unprivileged users.
+fn file_system_space(dir: &Path) -> Result<(u64, u64), DatanodeError> {
+    let stat = statvfs(dir).map_err(|e| disk(dir)(e.into()))?;
+    let unit = stat.fragment_size();
+    Ok((stat.blocks().saturating_mul(unit), stat.blocks_available().saturating_mul(unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path, reserved: Option<u64>) -> Result<Volume, DatanodeError> {
+        Volume::open(dir, 0, reserved, || "DS-1".into()).map(|(volume, _)| volume)
+    }
+
+    #[test]
+    fn a_volume_is_used_by_one_datanode() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let volume = open(dir.path(), None).expect("opens");
+        assert!(matches!(open(dir.path(), None), Err(DatanodeError::VolumeInUse { .. })));
+        drop(volume);
+        open(dir.path(), None).expect("opens again");
+    }
+
+    #[test]
+    fn promised_and_reserved_space_is_not_offered() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let volume = open(dir.path(), Some(0)).expect("opens");
+        let before = volume.space().expect("space").remaining;
+        volume.promise(1 << 40);
+        assert!(volume.space().expect("space").remaining <= before.saturating_sub(1 << 39));
+        volume.release(1 << 40);
+        drop(volume);
+        let volume = open(dir.path(), Some(u64::MAX)).expect("opens");
+        let space = volume.space().expect("space");
+        assert_eq!((space.capacity, space.remaining), (0, 0));
+    }
+
+    #[test]
+    fn only_errors_of_the_device_fail_a_volume() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let volume = open(dir.path(), None).expect("opens");
+        for harmless in [Errno::ENOENT, Errno::ENOSPC, Errno::EMFILE] {
+            assert!(!volume.note_error(&harmless.into()));
+        }
+        assert!(volume.note_error(&Errno::EIO.into()));
+        assert!(!volume.note_error(&Errno::EIO.into()), "reported once");
+        assert!(volume.is_failed() && volume.report().failed);
+    }
+}

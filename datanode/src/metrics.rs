@@ -1,0 +1,68 @@
+//! Counters and gauges of one datanode. Each datanode has a recorder of its own, so that several can run in
+//! one process; handles are made once, so that the data path only adds to an atomic.
+
+use metrics::{Counter, Gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Handles of all metrics.
+pub struct Metrics {
+    exporter: PrometheusHandle,
+    /// Bytes sent to readers and to other datanodes.
+    pub bytes_read: Counter,
+    /// Bytes received from writers and other datanodes.
+    pub bytes_written: Counter,
+    /// Read operations.
+    pub reads: Counter,
+    /// Write operations, copies included.
+    pub writes: Counter,
+    /// Operations that failed, disconnects aside.
+    pub failures: Counter,
+    /// Streams that were not our protocol.
+    pub foreign_streams: Counter,
+    /// Connections refused because too many were open.
+    pub refused_connections: Counter,
+    /// Data connections open.
+    pub xceivers: Gauge,
+    /// Replicas.
+    pub replicas: Gauge,
+    /// Bytes used by replicas.
+    pub used_bytes: Gauge,
+    /// Bytes left for replicas.
+    pub remaining_bytes: Gauge,
+    /// Heartbeats answered by the namenode.
+    pub heartbeats: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || Self {
+            exporter: recorder.handle(),
+            bytes_read: metrics::counter!("dfs_datanode_bytes_read_total"),
+            bytes_written: metrics::counter!("dfs_datanode_bytes_written_total"),
+            reads: metrics::counter!("dfs_datanode_reads_total"),
+            writes: metrics::counter!("dfs_datanode_writes_total"),
+            failures: metrics::counter!("dfs_datanode_operation_failures_total"),
+            foreign_streams: metrics::counter!("dfs_datanode_foreign_streams_total"),
+            refused_connections: metrics::counter!("dfs_datanode_refused_connections_total"),
+            xceivers: metrics::gauge!("dfs_datanode_xceivers"),
+            replicas: metrics::gauge!("dfs_datanode_replicas"),
+            used_bytes: metrics::gauge!("dfs_datanode_used_bytes"),
+            remaining_bytes: metrics::gauge!("dfs_datanode_remaining_bytes"),
+            heartbeats: metrics::counter!("dfs_datanode_heartbeats_total"),
+        })
+    }
+}
+
+impl Metrics {
+    /// The Prometheus page.
+    pub fn render(&self) -> String {
+        self.exporter.render()
+    }
+}

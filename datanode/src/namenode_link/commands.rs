@@ -1,0 +1,90 @@
+//! Carries out what heartbeats bring. Nothing here waits: work goes to queues with bounds, and what does not
+//! fit is dropped, because the namenode orders again what does not happen.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dfs_proto::v1::datanode_command::Command;
+use dfs_proto::v1::{DatanodeCommand, RecoverBlockCommand, TransferCommand};
+
+use super::NamenodeLink;
+use crate::error::DatanodeError;
+use crate::replica::BlockRef;
+use crate::transfer::{copy, to_transfer_info};
+
+/// Block recoveries at once. Each is a handful of calls.
+const MAX_RECOVERIES: usize = 64;
+
+/// Carries one command out.
+pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
+    match command.command {
+        None => tracing::debug!("command of an unknown kind"),
+        Some(Command::Transfer(order)) => transfer(link, order),
+        Some(Command::Invalidate(order)) => {
+            let mut dropped = 0usize;
+            for block in &order.blocks {
+                let block = BlockRef::from(block);
+                let dataset = Arc::clone(&link.shared.dataset);
+                if !link.delete_workers.submit(move || delete(&dataset, block)) {
+                    dropped += 1;
+                }
+            }
+            if dropped > 0 {
+                tracing::info!(dropped, "too many deletions at once");
+            }
+        }
+        Some(Command::RecoverBlock(order)) => recover(link, order),
+        Some(Command::Reregister(_)) => link.want_registration(),
+        Some(Command::BlockReport(_)) => link.changes.want_full_report(),
+    }
+}
+
+fn delete(dataset: &crate::dataset::Dataset, block: BlockRef) {
+    match dataset.invalidate(block) {
+        Ok(()) => {}
+        // Gone already, or a newer incarnation that the order did not mean.
+        Err(DatanodeError::ReplicaNotFound { .. } | DatanodeError::Transition(_)) => {
+            tracing::debug!(%block, "nothing to delete");
+        }
+        Err(error) => tracing::warn!(%block, %error, "replica cannot be deleted"),
+    }
+}
+
+fn transfer(link: &NamenodeLink, order: TransferCommand) {
+    let Some(block) = order.block.as_ref().map(BlockRef::from) else {
+        return;
+    };
+    let shared = Arc::clone(&link.shared);
+    let taken = link.copy_workers.submit(move || {
+        for target in &order.targets {
+            let Some(datanode) = &target.datanode else {
+                continue;
+            };
+            let storage = Some(target.storage_id.clone()).filter(|s| !s.is_empty());
+            match copy::copy_replica(&shared, block, &to_transfer_info(datanode), storage, "") {
+                Ok(()) => tracing::debug!(%block, target = datanode.uuid, "replica copied"),
+                Err(error) => {
+                    tracing::warn!(%block, target = datanode.uuid, %error, "replica cannot be copied");
+                }
+            }
+        }
+    });
+    if !taken {
+        tracing::info!(%block, "too many copies at once");
+    }
+}
+
+fn recover(link: &NamenodeLink, order: RecoverBlockCommand) {
+    if link.recoveries.fetch_add(1, Ordering::AcqRel) >= MAX_RECOVERIES {
+        link.recoveries.fetch_sub(1, Ordering::AcqRel);
+        tracing::info!("too many block recoveries at once");
+        return;
+    }
+    let link = link.clone();
+    tokio::spawn(async move {
+        if let Err(error) = super::recovery::run(&link, &order).await {
+            tracing::warn!(%error, "block recovery failed");
+        }
+        link.recoveries.fetch_sub(1, Ordering::AcqRel);
+    });
+}

@@ -1,0 +1,244 @@
+//! Block recovery as its primary: brings all replicas of a block whose writer is gone to one length, stamp
+//! and state, and tells the namenode.
+//!
+//! 1. Every datanode stops writing the replica and tells what it has.
+//! 2. The length: that of the finalized replicas if there is one; otherwise the least of those that were being
+//!    written when the recovery began; otherwise the least of those found at a restart. What every member
+//!    had acknowledged is on all of them, so none of it is lost. A truncate brings its own length.
+//! 3. Every replica that takes part is cut to it, gets the new stamp and is finalized; the others are
+//!    stale from then on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::v1::datanode_control_client::DatanodeControlClient;
+use dfs_proto::v1::{
+    CommitBlockSynchronizationRequest, DatanodeInfo, InitReplicaRecoveryRequest, RecoverBlockCommand,
+    UpdateReplicaUnderRecoveryRequest,
+};
+use dfs_proto::{GenerationStamp, RpcError};
+use futures::future::join_all;
+
+use super::{NamenodeLink, endpoint};
+use crate::dataset::recovery::RecoveryCandidate;
+use crate::error::DatanodeError;
+use crate::replica::{BlockRef, ReplicaState};
+
+/// Longest wait for a step at another datanode, which may have to wait for a writer to stop.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the replicas agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// Length.
+    pub length: u64,
+    /// Which of the candidates take part.
+    pub members: Vec<usize>,
+}
+
+/// Agrees on a length; `None`: no replica has data, the block can be forgotten.
+pub fn agree(
+    block: BlockRef,
+    candidates: &[RecoveryCandidate],
+    truncate_length: Option<u64>,
+) -> Result<Option<Agreement>, DatanodeError> {
+    let usable = |c: &RecoveryCandidate| c.block.stamp >= block.stamp && c.length > 0;
+    let Some(best) = candidates.iter().filter(|c| usable(c)).map(|c| c.original_state).min() else {
+        return Ok(None);
+    };
+    let of_best = || candidates.iter().filter(|c| usable(c) && c.original_state == best);
+    let shortest = of_best().map(|c| c.length).min().unwrap_or(0);
+    if best == ReplicaState::Finalized
+        && let Some(other) = of_best().find(|c| c.length != shortest)
+    {
+        return Err(DatanodeError::ReplicasDiffer { block, first: shortest, second: other.length });
+    }
+    let length = truncate_length.unwrap_or(shortest).min(shortest);
+    let takes_part = |c: &RecoveryCandidate| match (best, c.original_state) {
+        (ReplicaState::Finalized, ReplicaState::Rbw) => c.length == shortest,
+        (best, state) => best == state,
+    };
+    let members =
+        candidates.iter().enumerate().filter(|(_, c)| usable(c) && takes_part(c)).map(|(i, _)| i).collect();
+    Ok(Some(Agreement { length, members }))
+}
+
+/// Recovers one block.
+pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(), DatanodeError> {
+    let block = order.block.as_ref().ok_or(DatanodeError::Field("block"))?;
+    let known = BlockRef::from(block);
+    let id = GenerationStamp(order.new_generation_stamp);
+    let members: Vec<&DatanodeInfo> = order.locations.iter().filter_map(|l| l.datanode.as_ref()).collect();
+    let answers = join_all(members.iter().map(|member| begin(link, member, known, id))).await;
+    let mut candidates = Vec::new();
+    let mut places = Vec::new();
+    let mut failures = 0;
+    for (member, answer) in members.iter().zip(answers) {
+        match answer {
+            Ok(Some(candidate)) => {
+                candidates.push(candidate);
+                places.push(*member);
+            }
+            Ok(None) => tracing::debug!(block = %known, datanode = member.uuid, "no replica to recover"),
+            Err(error) => {
+                tracing::info!(block = %known, datanode = member.uuid, %error, "no part in the recovery");
+                failures += 1;
+            }
+        }
+    }
+    if failures == members.len() {
+        return Err(DatanodeError::NothingToRecover { block: known });
+    }
+    let mut outcome = CommitBlockSynchronizationRequest {
+        block: Some(*block),
+        new_generation_stamp: id.get(),
+        ..Default::default()
+    };
+    match agree(known, &candidates, order.truncate_length)? {
+        None => outcome.delete_block = true,
+        Some(agreement) => {
+            let updates = agreement
+                .members
+                .iter()
+                .map(|i| finish(link, places[*i], candidates[*i].block, id, agreement.length));
+            for (i, update) in agreement.members.iter().zip(join_all(updates).await) {
+                match update {
+                    Ok(storage_id) => outcome.storage_ids.push(storage_id),
+                    Err(error) => {
+                        tracing::warn!(block = %known, datanode = places[*i].uuid, %error, "replica not recovered");
+                    }
+                }
+            }
+            if outcome.storage_ids.is_empty() {
+                return Err(DatanodeError::NothingToRecover { block: known });
+            }
+            outcome.new_length = agreement.length;
+        }
+    }
+    tracing::info!(
+        block = %known,
+        new_stamp = id.get(),
+        length = outcome.new_length,
+        replicas = outcome.storage_ids.len(),
+        delete = outcome.delete_block,
+        "block recovered"
+    );
+    link.client().commit_block_synchronization(outcome).await.map_err(|s| link.failed(&s))?;
+    Ok(())
+}
+
+/// A client for a datanode's control service.
+fn control(
+    member: &DatanodeInfo,
+) -> Result<(String, DatanodeControlClient<tonic::transport::Channel>), DatanodeError> {
+    let host = if member.ip.contains(':') { format!("[{}]", member.ip) } else { member.ip.clone() };
+    let peer = format!("{host}:{}", member.ipc_port);
+    let channel = endpoint(&peer, STEP_TIMEOUT)?.connect_lazy();
+    Ok((peer, DatanodeControlClient::new(channel)))
+}
+
+async fn begin(
+    link: &NamenodeLink,
+    member: &DatanodeInfo,
+    known: BlockRef,
+    id: GenerationStamp,
+) -> Result<Option<RecoveryCandidate>, DatanodeError> {
+    if member.uuid == link.shared.dataset.uuid() {
+        let dataset = Arc::clone(&link.shared.dataset);
+        return link.disk_workers.call(move || dataset.begin_recovery(known, id)).await;
+    }
+    let (peer, mut client) = control(member)?;
+    let request =
+        InitReplicaRecoveryRequest { block: Some(known.to_proto(0)), new_generation_stamp: id.get() };
+    let answer = client.init_replica_recovery(request).await;
+    let answer =
+        answer.map_err(|s| DatanodeError::Rpc { peer, error: RpcError::from_status(&s) })?.into_inner();
+    if !answer.exists {
+        return Ok(None);
+    }
+    let block = answer.block.as_ref().ok_or(DatanodeError::Field("block"))?;
+    Ok(Some(RecoveryCandidate {
+        block: BlockRef::from(block),
+        length: block.length,
+        original_state: ReplicaState::from_proto(answer.original_state()),
+        storage_id: answer.storage_id.clone(),
+    }))
+}
+
+async fn finish(
+    link: &NamenodeLink,
+    member: &DatanodeInfo,
+    replica: BlockRef,
+    id: GenerationStamp,
+    length: u64,
+) -> Result<String, DatanodeError> {
+    if member.uuid == link.shared.dataset.uuid() {
+        let dataset = Arc::clone(&link.shared.dataset);
+        return link.disk_workers.call(move || dataset.finish_recovery(replica, id, length)).await;
+    }
+    let (peer, mut client) = control(member)?;
+    let request = UpdateReplicaUnderRecoveryRequest {
+        block: Some(replica.to_proto(0)),
+        new_generation_stamp: id.get(),
+        new_length: length,
+    };
+    let answer = client.update_replica_under_recovery(request).await;
+    let answer = answer.map_err(|s| DatanodeError::Rpc { peer, error: RpcError::from_status(&s) })?;
+    Ok(answer.into_inner().storage_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: BlockRef = BlockRef::new(1, 10);
+
+    fn candidate(original_state: ReplicaState, length: u64, stamp: u64) -> RecoveryCandidate {
+        RecoveryCandidate {
+            block: BlockRef::new(1, stamp),
+            length,
+            original_state,
+            storage_id: String::new(),
+        }
+    }
+
+    #[test]
+    fn replicas_agree_as_in_hdfs() {
+        use ReplicaState::{Finalized, Rbw, Rwr};
+        type Row = (&'static str, Vec<(ReplicaState, u64, u64)>, Option<u64>, Option<(u64, Vec<usize>)>);
+        let table: Vec<Row> = vec![
+            ("nobody has anything", vec![], None, None),
+            ("empty replicas do not count", vec![(Rbw, 0, 10)], None, None),
+            ("stale replicas do not count", vec![(Finalized, 5, 9)], None, None),
+            ("finalized wins", vec![(Rbw, 90, 10), (Finalized, 70, 10)], None, Some((70, vec![1]))),
+            (
+                "equal rbw joins finalized",
+                vec![(Rbw, 70, 10), (Finalized, 70, 10)],
+                None,
+                Some((70, vec![0, 1])),
+            ),
+            (
+                "least of the written",
+                vec![(Rbw, 90, 10), (Rbw, 80, 10), (Rwr, 20, 10)],
+                None,
+                Some((80, vec![0, 1])),
+            ),
+            ("least of the found", vec![(Rwr, 90, 10), (Rwr, 20, 11)], None, Some((20, vec![0, 1]))),
+            ("truncate", vec![(Finalized, 70, 10), (Finalized, 70, 10)], Some(33), Some((33, vec![0, 1]))),
+            ("truncate never grows", vec![(Rwr, 20, 10)], Some(33), Some((20, vec![0]))),
+        ];
+        for (name, replicas, truncate, expected) in table {
+            let candidates: Vec<_> = replicas.iter().map(|(s, l, g)| candidate(*s, *l, *g)).collect();
+            let found = agree(BLOCK, &candidates, truncate).expect("agreement");
+            let found = found.map(|a| (a.length, a.members));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn finalized_replicas_of_different_lengths_are_an_error() {
+        let candidates =
+            [candidate(ReplicaState::Finalized, 5, 10), candidate(ReplicaState::Finalized, 6, 10)];
+        assert!(matches!(agree(BLOCK, &candidates, None), Err(DatanodeError::ReplicasDiffer { .. })));
+    }
+}

@@ -1,0 +1,512 @@
+//! States of one replica and the transitions between them. Pure: no files, no clock, no threads.
+//!
+//! | from                     | event                      | to        |
+//! |--------------------------|----------------------------|-----------|
+//! | -                        | `create`                   | Rbw       |
+//! | -                        | `create_temporary`         | Temporary |
+//! | -                        | `found_unfinished`         | Rwr       |
+//! | Rbw, Temporary           | `finalize`                 | Finalized |
+//! | Temporary                | `become_rbw`               | Rbw       |
+//! | Finalized                | `append`                   | Rbw       |
+//! | Finalized, Rbw           | `recover_append`           | Rbw       |
+//! | Rbw                      | `recover_rbw`              | Rbw       |
+//! | Finalized, Rbw           | `recover_close`            | Finalized |
+//! | Finalized, Rbw, Rwr, Rur | `begin_recovery`           | Rur       |
+//! | Rur                      | `finish_recovery`          | Finalized |
+//!
+//! Invariants: `acked <= length`; a stamp never goes down; a refused transition changes nothing.
+
+use std::fmt;
+
+use dfs_proto::{BlockId, GenerationStamp, v1};
+
+/// One incarnation of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockRef {
+    /// Block.
+    pub id: BlockId,
+    /// Incarnation.
+    pub stamp: GenerationStamp,
+}
+
+impl BlockRef {
+    /// From raw numbers of a message.
+    pub const fn new(id: u64, stamp: u64) -> Self {
+        Self { id: BlockId(id), stamp: GenerationStamp(stamp) }
+    }
+
+    /// The message form.
+    pub const fn to_proto(self, length: u64) -> v1::Block {
+        v1::Block { id: self.id.get(), generation_stamp: self.stamp.get(), length }
+    }
+}
+
+impl From<&v1::Block> for BlockRef {
+    fn from(block: &v1::Block) -> Self {
+        Self { id: block.block_id(), stamp: block.stamp() }
+    }
+}
+
+impl fmt::Display for BlockRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.id, self.stamp)
+    }
+}
+
+/// State of a replica, HDFS's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReplicaState {
+    /// Complete and closed.
+    Finalized,
+    /// Replica being written.
+    Rbw,
+    /// Replica waiting to be recovered: its datanode stopped while it was written.
+    Rwr,
+    /// Replica under recovery.
+    Rur,
+    /// Being copied in; invisible.
+    Temporary,
+}
+
+impl ReplicaState {
+    /// The message form.
+    pub const fn to_proto(self) -> v1::ReplicaState {
+        match self {
+            Self::Finalized => v1::ReplicaState::Finalized,
+            Self::Rbw => v1::ReplicaState::Rbw,
+            Self::Rwr => v1::ReplicaState::Rwr,
+            Self::Rur => v1::ReplicaState::Rur,
+            Self::Temporary => v1::ReplicaState::Temporary,
+        }
+    }
+
+    /// From the message form.
+    pub const fn from_proto(state: v1::ReplicaState) -> Self {
+        match state {
+            v1::ReplicaState::Finalized => Self::Finalized,
+            v1::ReplicaState::Rbw => Self::Rbw,
+            v1::ReplicaState::Rwr => Self::Rwr,
+            v1::ReplicaState::Rur => Self::Rur,
+            v1::ReplicaState::Temporary => Self::Temporary,
+        }
+    }
+}
+
+/// Recovery in progress on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recovery {
+    original: ReplicaState,
+    id: GenerationStamp,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    block: BlockRef,
+    state: ReplicaState,
+    length: u64,
+    acked: u64,
+    recovery: Option<Recovery>,
+}
+
+/// A transition that is not legal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransitionError {
+    /// The replica's state does not allow it.
+    #[error("{block} is {state:?}")]
+    State {
+        /// Replica.
+        block: BlockRef,
+        /// Its state.
+        state: ReplicaState,
+    },
+    /// Stamp out of the range that the transition accepts.
+    #[error("{block} does not accept generation stamp {asked}")]
+    Stamp {
+        /// Replica.
+        block: BlockRef,
+        /// Stamp in the request.
+        asked: GenerationStamp,
+    },
+    /// Length out of the range that the transition accepts.
+    #[error("{block} has {length} bytes ({acked} acknowledged), wanted {least} to {most}")]
+    Length {
+        /// Replica.
+        block: BlockRef,
+        /// Bytes on disk.
+        length: u64,
+        /// Bytes acknowledged.
+        acked: u64,
+        /// Least length accepted.
+        least: u64,
+        /// Greatest length accepted.
+        most: u64,
+    },
+    /// Another recovery with a higher id runs.
+    #[error("{block} is being recovered to generation stamp {running}")]
+    RecoveryRuns {
+        /// Replica.
+        block: BlockRef,
+        /// Id of the running recovery.
+        running: GenerationStamp,
+    },
+}
+
+impl Replica {
+    fn new(block: BlockRef, state: ReplicaState, length: u64) -> Self {
+        Self { block, state, length, acked: length, recovery: None }
+    }
+
+    /// A new replica that a client writes.
+    pub fn create(block: BlockRef) -> Self {
+        Self::new(block, ReplicaState::Rbw, 0)
+    }
+
+    /// A new replica that is copied in.
+    pub fn create_temporary(block: BlockRef) -> Self {
+        Self::new(block, ReplicaState::Temporary, 0)
+    }
+
+    /// A closed replica.
+    pub fn finalized(block: BlockRef, length: u64) -> Self {
+        Self::new(block, ReplicaState::Finalized, length)
+    }
+
+    /// A replica found unfinished at start; `length` bytes match their checksums.
+    pub fn found_unfinished(block: BlockRef, length: u64) -> Self {
+        Self::new(block, ReplicaState::Rwr, length)
+    }
+
+    /// Id and stamp.
+    pub const fn block(&self) -> BlockRef {
+        self.block
+    }
+
+    /// State.
+    pub const fn state(&self) -> ReplicaState {
+        self.state
+    }
+
+    /// Bytes on disk that have checksums.
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Bytes that readers may be told of: for a replica being written, those that this member and all after
+    /// it acknowledged. A replica found unfinished at start shows all that it has; HDFS shows none until
+    /// it is recovered, which makes flushed data unreadable for the time.
+    pub const fn visible_length(&self) -> u64 {
+        self.acked
+    }
+
+    /// State before a recovery began, or the state.
+    pub fn original_state(&self) -> ReplicaState {
+        self.recovery.map_or(self.state, |r| r.original)
+    }
+
+    /// Data up to `end` is on disk with its checksums.
+    pub fn received(&mut self, end: u64) {
+        self.length = self.length.max(end);
+    }
+
+    /// All members from here on have data up to `end`.
+    pub fn acknowledged(&mut self, end: u64) {
+        self.acked = self.acked.max(end.min(self.length));
+    }
+
+    /// Closes the replica.
+    pub fn finalize(&mut self) -> Result<(), TransitionError> {
+        match self.state {
+            ReplicaState::Rbw | ReplicaState::Temporary => {
+                self.state = ReplicaState::Finalized;
+                self.acked = self.length;
+                Ok(())
+            }
+            ReplicaState::Finalized | ReplicaState::Rwr | ReplicaState::Rur => Err(self.wrong_state()),
+        }
+    }
+
+    /// A copied replica joins a pipeline: everything copied was acknowledged by the other members.
+    pub fn become_rbw(&mut self) -> Result<(), TransitionError> {
+        if self.state != ReplicaState::Temporary {
+            return Err(self.wrong_state());
+        }
+        self.state = ReplicaState::Rbw;
+        self.acked = self.length;
+        Ok(())
+    }
+
+    /// Reopens a closed replica of exactly `expected` bytes under a higher stamp.
+    pub fn append(&mut self, stamp: GenerationStamp, expected: u64) -> Result<(), TransitionError> {
+        if self.state != ReplicaState::Finalized {
+            return Err(self.wrong_state());
+        }
+        if stamp <= self.block.stamp {
+            return Err(self.wrong_stamp(stamp));
+        }
+        self.check_length(expected, expected)?;
+        self.state = ReplicaState::Rbw;
+        self.block.stamp = stamp;
+        Ok(())
+    }
+
+    /// [`Self::append`] again after a failed attempt that may have reopened this replica already.
+    /// The caller cuts the replica to the returned length.
+    pub fn recover_append(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        expected: u64,
+    ) -> Result<u64, TransitionError> {
+        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(known, stamp)?;
+        if self.length < expected || (self.state == ReplicaState::Finalized && self.length != expected) {
+            return Err(self.wrong_length(expected, expected));
+        }
+        self.state = ReplicaState::Rbw;
+        self.cut(expected);
+        self.block.stamp = stamp;
+        Ok(expected)
+    }
+
+    /// Goes on with a replica whose pipeline broke. What was never acknowledged may be damaged and is
+    /// dropped: the caller cuts the replica to the returned length; the writer sends it again.
+    pub fn recover_rbw(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        least: u64,
+        most: u64,
+    ) -> Result<u64, TransitionError> {
+        if self.state != ReplicaState::Rbw {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(known, stamp)?;
+        if self.acked < least || self.acked > most {
+            return Err(self.wrong_length(least, most));
+        }
+        self.cut(self.acked);
+        self.block.stamp = stamp;
+        Ok(self.acked)
+    }
+
+    /// Closes a replica of exactly `expected` bytes whose close failed elsewhere in the pipeline.
+    pub fn recover_close(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        expected: u64,
+    ) -> Result<(), TransitionError> {
+        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(known, stamp)?;
+        self.check_length(expected, expected)?;
+        self.state = ReplicaState::Finalized;
+        self.acked = self.length;
+        self.block.stamp = stamp;
+        Ok(())
+    }
+
+    /// First step of block recovery: fences writers off. `known` is the stamp the namenode knows;
+    /// `id` is the recovery's, and of two recoveries the higher wins. Repeating one is allowed.
+    pub fn begin_recovery(
+        &mut self,
+        known: GenerationStamp,
+        id: GenerationStamp,
+    ) -> Result<(), TransitionError> {
+        if self.state == ReplicaState::Temporary {
+            return Err(self.wrong_state());
+        }
+        if self.block.stamp < known || self.block.stamp >= id {
+            return Err(self.wrong_stamp(id));
+        }
+        if let Some(running) = self.recovery
+            && running.id > id
+        {
+            return Err(TransitionError::RecoveryRuns { block: self.block, running: running.id });
+        }
+        self.recovery = Some(Recovery { original: self.original_state(), id });
+        self.state = ReplicaState::Rur;
+        Ok(())
+    }
+
+    /// Second step of block recovery: `length` was agreed on. The caller cuts the replica to it.
+    pub fn finish_recovery(&mut self, id: GenerationStamp, length: u64) -> Result<(), TransitionError> {
+        let Some(recovery) = self.recovery else {
+            return Err(self.wrong_state());
+        };
+        if recovery.id != id {
+            return Err(TransitionError::RecoveryRuns { block: self.block, running: recovery.id });
+        }
+        if length > self.length {
+            return Err(self.wrong_length(0, length));
+        }
+        self.cut(length);
+        self.acked = length;
+        self.block.stamp = id;
+        self.state = ReplicaState::Finalized;
+        self.recovery = None;
+        Ok(())
+    }
+
+    fn cut(&mut self, length: u64) {
+        self.length = length;
+        self.acked = self.acked.min(length);
+    }
+
+    fn check_stamps(&self, known: GenerationStamp, asked: GenerationStamp) -> Result<(), TransitionError> {
+        if self.block.stamp < known || self.block.stamp > asked {
+            return Err(self.wrong_stamp(asked));
+        }
+        Ok(())
+    }
+
+    fn check_length(&self, least: u64, most: u64) -> Result<(), TransitionError> {
+        if self.length < least || self.length > most {
+            return Err(self.wrong_length(least, most));
+        }
+        Ok(())
+    }
+
+    fn wrong_state(&self) -> TransitionError {
+        TransitionError::State { block: self.block, state: self.state }
+    }
+
+    fn wrong_stamp(&self, asked: GenerationStamp) -> TransitionError {
+        TransitionError::Stamp { block: self.block, asked }
+    }
+
+    fn wrong_length(&self, least: u64, most: u64) -> TransitionError {
+        TransitionError::Length { block: self.block, length: self.length, acked: self.acked, least, most }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: BlockRef = BlockRef::new(7, 10);
+
+    fn stamp(raw: u64) -> GenerationStamp {
+        GenerationStamp(raw)
+    }
+
+    fn in_state(state: ReplicaState) -> Replica {
+        let mut replica = match state {
+            ReplicaState::Finalized => Replica::finalized(BLOCK, 100),
+            ReplicaState::Rbw => Replica::create(BLOCK),
+            ReplicaState::Rwr => Replica::found_unfinished(BLOCK, 100),
+            ReplicaState::Temporary => Replica::create_temporary(BLOCK),
+            ReplicaState::Rur => {
+                let mut replica = Replica::found_unfinished(BLOCK, 100);
+                replica.begin_recovery(stamp(10), stamp(11)).expect("legal");
+                replica
+            }
+        };
+        replica.received(100);
+        replica.acknowledged(100);
+        replica
+    }
+
+    const ALL: [ReplicaState; 5] = [
+        ReplicaState::Finalized,
+        ReplicaState::Rbw,
+        ReplicaState::Rwr,
+        ReplicaState::Rur,
+        ReplicaState::Temporary,
+    ];
+
+    type Event = fn(&mut Replica) -> Result<(), TransitionError>;
+
+    #[test]
+    fn the_table_of_transitions_is_what_the_code_does() {
+        use ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
+        let table: [(&str, Event, &[ReplicaState], ReplicaState); 8] = [
+            ("finalize", Replica::finalize, &[Rbw, Temporary], Finalized),
+            ("become_rbw", Replica::become_rbw, &[Temporary], Rbw),
+            ("append", |r| r.append(stamp(11), 100), &[Finalized], Rbw),
+            (
+                "recover_append",
+                |r| r.recover_append(stamp(10), stamp(11), 100).map(drop),
+                &[Finalized, Rbw],
+                Rbw,
+            ),
+            ("recover_rbw", |r| r.recover_rbw(stamp(10), stamp(11), 50, 100).map(drop), &[Rbw], Rbw),
+            ("recover_close", |r| r.recover_close(stamp(10), stamp(11), 100), &[Finalized, Rbw], Finalized),
+            ("begin_recovery", |r| r.begin_recovery(stamp(10), stamp(11)), &[Finalized, Rbw, Rwr, Rur], Rur),
+            ("finish_recovery", |r| r.finish_recovery(stamp(11), 90), &[Rur], Finalized),
+        ];
+        for (name, event, legal, to) in table {
+            for from in ALL {
+                let mut replica = in_state(from);
+                let before = replica.clone();
+                let outcome = event(&mut replica);
+                if legal.contains(&from) {
+                    assert_eq!((outcome, replica.state()), (Ok(()), to), "{name} from {from:?}");
+                } else {
+                    let refused = Err(TransitionError::State { block: BLOCK, state: from });
+                    assert_eq!((outcome, &replica), (refused, &before), "{name} from {from:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn visible_length_is_what_was_acknowledged() {
+        let mut replica = Replica::create(BLOCK);
+        replica.received(100);
+        assert_eq!((replica.length(), replica.visible_length()), (100, 0));
+        replica.acknowledged(60);
+        assert_eq!(replica.visible_length(), 60);
+        replica.acknowledged(40);
+        assert_eq!(replica.visible_length(), 60, "an acknowledged byte stays acknowledged");
+        replica.acknowledged(1000);
+        assert_eq!(replica.visible_length(), 100, "nothing is acknowledged before it is on disk");
+    }
+
+    #[test]
+    fn recovering_a_pipeline_drops_what_was_not_acknowledged() {
+        let mut replica = Replica::create(BLOCK);
+        replica.received(100);
+        replica.acknowledged(60);
+        assert!(matches!(
+            replica.clone().recover_rbw(stamp(10), stamp(11), 61, 100),
+            Err(TransitionError::Length { .. })
+        ));
+        assert!(matches!(
+            replica.clone().recover_rbw(stamp(10), stamp(11), 0, 59),
+            Err(TransitionError::Length { .. })
+        ));
+        assert_eq!(replica.recover_rbw(stamp(10), stamp(11), 50, 80), Ok(60));
+        assert_eq!((replica.length(), replica.block().stamp), (60, stamp(11)));
+    }
+
+    #[test]
+    fn stamps_fence() {
+        let finalized = in_state(ReplicaState::Finalized);
+        let refused = |outcome| matches!(outcome, Err(TransitionError::Stamp { .. }));
+        assert!(refused(finalized.clone().append(stamp(10), 100)), "append needs a higher stamp");
+        assert!(refused(finalized.clone().recover_close(stamp(11), stamp(12), 100)), "replica is stale");
+        assert!(refused(finalized.clone().recover_close(stamp(8), stamp(9), 100)), "caller is stale");
+        assert!(refused(finalized.clone().begin_recovery(stamp(10), stamp(10))), "recovery raises the stamp");
+        assert!(refused(finalized.clone().begin_recovery(stamp(11), stamp(12))), "replica is stale");
+    }
+
+    #[test]
+    fn the_higher_recovery_wins() {
+        let mut replica = in_state(ReplicaState::Rbw);
+        replica.begin_recovery(stamp(10), stamp(12)).expect("legal");
+        let lower = replica.begin_recovery(stamp(10), stamp(11));
+        assert_eq!(lower, Err(TransitionError::RecoveryRuns { block: BLOCK, running: stamp(12) }));
+        replica.begin_recovery(stamp(10), stamp(12)).expect("a repeat is legal");
+        replica.begin_recovery(stamp(10), stamp(13)).expect("a higher one takes over");
+        assert_eq!(replica.original_state(), ReplicaState::Rbw);
+        assert!(replica.finish_recovery(stamp(12), 100).is_err());
+        assert!(replica.clone().finish_recovery(stamp(13), 101).is_err(), "a replica cannot grow");
+        replica.finish_recovery(stamp(13), 70).expect("legal");
+        assert_eq!(replica, Replica::finalized(BlockRef::new(7, 13), 70));
+    }
+}

@@ -1,0 +1,253 @@
+//! A whole datanode: volumes, ports, threads and tasks.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use dfs_proto::MAX_RPC_BYTES;
+use dfs_proto::v1::DatanodeInfo;
+use dfs_proto::v1::datanode_control_server::DatanodeControlServer;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use crate::config::DatanodeConfig;
+use crate::control::ControlService;
+use crate::dataset::Dataset;
+use crate::error::DatanodeError;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::namenode_link::changes::ChangeQueue;
+use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, reports};
+use crate::transfer::Shared;
+use crate::transfer::buffers::ScratchPool;
+use crate::transfer::peers::PeerPool;
+use crate::transfer::server::TransferServer;
+use crate::workers::Workers;
+
+/// Threads for disk work of gRPC calls and commands: none is long, and two disks' waits overlap.
+const DISK_WORKERS: usize = 2;
+/// Calls waiting for them at most.
+const DISK_QUEUE: usize = 1024;
+/// Copies waiting at most; the namenode orders few at a time and again what is lost.
+const COPY_QUEUE: usize = 256;
+/// Deletions waiting at most; what does not fit is ordered again after the next report.
+const DELETE_QUEUE: usize = 65_536;
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 1024;
+/// gRPC connections are asked for a sign of life this often, so that dead ones do not pile up.
+const GRPC_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Longest wait for a gRPC call.
+const GRPC_TIMEOUT: Duration = Duration::from_secs(60);
+/// Calls of one gRPC connection at once.
+const GRPC_STREAMS: u32 = 128;
+
+/// A running datanode. Dropping it stops it without waiting; [`Datanode::shutdown`] waits.
+#[derive(Debug)]
+pub struct Datanode {
+    shared: Arc<Shared>,
+    transfer: Arc<TransferServer>,
+    workers: Vec<Arc<Workers>>,
+    tasks: Vec<JoinHandle<()>>,
+    ipc_addr: SocketAddr,
+    http_addr: SocketAddr,
+    registration: watch::Receiver<Registration>,
+    refusal: watch::Receiver<Option<Arc<DatanodeError>>>,
+}
+
+impl Datanode {
+    /// Loads the volumes and opens the ports. Registration goes on in the background.
+    pub async fn start(config: DatanodeConfig) -> Result<Self, DatanodeError> {
+        config.validate()?;
+        let changes = Arc::new(ChangeQueue::default());
+        let (dirs, reserved) = (config.volumes.clone(), config.reserved_bytes);
+        let scan_changes = Arc::clone(&changes);
+        let dataset = spawn_blocking(move || Dataset::open(&dirs, reserved, scan_changes))
+            .await
+            .map_err(|_| DatanodeError::Stopping)??;
+        let dataset = Arc::new(dataset);
+
+        let xfer = listen(config.bind, config.xfer_port)?;
+        let ipc = listen(config.bind, config.ipc_port)?;
+        let http = listen(config.bind, config.http_port)?;
+        let (ipc_addr, http_addr) = (ipc.local_addr()?, http.local_addr()?);
+        let info = DatanodeInfo {
+            uuid: dataset.uuid().to_owned(),
+            ip: advertised_ip(&config),
+            hostname: config.hostname.clone().unwrap_or_else(machine_name),
+            xfer_port: xfer.local_addr()?.port().into(),
+            ipc_port: ipc_addr.port().into(),
+            http_port: http_addr.port().into(),
+            rack: config.rack.clone(),
+            state: 0,
+        };
+        let disk_workers = Arc::new(Workers::start("disk", DISK_WORKERS, DISK_QUEUE)?);
+        let copy_workers = Arc::new(Workers::start("copy", config.max_transfers, COPY_QUEUE)?);
+        let delete_workers = Arc::new(Workers::start("delete", 1, DELETE_QUEUE)?);
+        let peers = PeerPool::new(config.connect_timeout, config.stream_timeout, config.keepalive_timeout);
+        let shared = Arc::new(Shared {
+            config,
+            dataset: Arc::clone(&dataset),
+            peers,
+            scratch: ScratchPool::default(),
+            metrics: Metrics::default(),
+            xceivers: AtomicUsize::new(0),
+            transfers: AtomicUsize::new(0),
+        });
+        let transfer = Arc::new(TransferServer::start(xfer, Arc::clone(&shared))?);
+        let link = NamenodeLink::new(LinkParts {
+            shared: Arc::clone(&shared),
+            changes: Arc::clone(&changes),
+            disk_workers: Arc::clone(&disk_workers),
+            copy_workers: Arc::clone(&copy_workers),
+            delete_workers: Arc::clone(&delete_workers),
+            info,
+        })?;
+        let registration = link.registration();
+        let (refused, refusal) = watch::channel(None);
+        let control = ControlService::new(dataset, changes, Arc::clone(&disk_workers));
+        let pages = http::router(Arc::clone(&shared), registration.clone());
+        let tasks = vec![
+            serve_control(control, ipc)?,
+            serve_http(pages, http)?,
+            tokio::spawn(reports::run(link.clone())),
+            tokio::spawn(async move {
+                let error = heartbeat::run(link).await;
+                refused.send_replace(Some(Arc::new(error)));
+            }),
+        ];
+        let workers = vec![disk_workers, copy_workers, delete_workers];
+        Ok(Self { shared, transfer, workers, tasks, ipc_addr, http_addr, registration, refusal })
+    }
+
+    /// Identity of the datanode.
+    pub fn uuid(&self) -> &str {
+        self.shared.dataset.uuid()
+    }
+
+    /// Where the data transfer protocol is served.
+    pub fn xfer_addr(&self) -> SocketAddr {
+        self.transfer.addr()
+    }
+
+    /// Where `DatanodeControl` is served.
+    pub const fn ipc_addr(&self) -> SocketAddr {
+        self.ipc_addr
+    }
+
+    /// Where HTTP is served.
+    pub const fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// The replicas, for tests and tools in the same process.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.shared.dataset
+    }
+
+    /// Waits for the first registration. Does not return if the namenode refuses this datanode; see
+    /// [`Datanode::refused`].
+    pub async fn registered(&self) {
+        let mut registration = self.registration.clone();
+        if registration.wait_for(|r| matches!(r, Registration::Done(_))).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the namenode refuses this datanode for good.
+    pub async fn refused(&self) -> Arc<DatanodeError> {
+        let mut refusal = self.refusal.clone();
+        let outcome = refusal.wait_for(Option::is_some).await.ok().and_then(|e| e.clone());
+        match outcome {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops everything and waits for it. Replicas being written stay for recovery.
+    pub async fn shutdown(mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // It was cancelled.
+            let _ = task.await;
+        }
+        let transfer = Arc::clone(&self.transfer);
+        let workers = self.workers.clone();
+        let stopped = spawn_blocking(move || {
+            let stopped = transfer.stop();
+            workers.iter().for_each(|w| w.stop());
+            stopped
+        });
+        if !matches!(stopped.await, Ok(true)) {
+            tracing::warn!("some data connections did not end in time");
+        }
+    }
+}
+
+impl Drop for Datanode {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.transfer.close();
+        self.workers.iter().for_each(|w| w.close());
+    }
+}
+
+fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, DatanodeError> {
+    let addr = SocketAddr::new(ip, port);
+    let open = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| DatanodeError::Bind { addr, source })
+}
+
+fn to_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, DatanodeError> {
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::TcpListener::from_std(listener)?)
+}
+
+fn serve_control(service: ControlService, listener: TcpListener) -> Result<JoinHandle<()>, DatanodeError> {
+    let incoming = TcpListenerStream::new(to_tokio(listener)?);
+    let service = DatanodeControlServer::new(service)
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES);
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(GRPC_KEEPALIVE))
+        .timeout(GRPC_TIMEOUT)
+        .max_concurrent_streams(GRPC_STREAMS)
+        .add_service(service)
+        .serve_with_incoming(incoming);
+    Ok(tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "gRPC server ended");
+        }
+    }))
+}
+
+fn serve_http(pages: axum::Router, listener: TcpListener) -> Result<JoinHandle<()>, DatanodeError> {
+    let listener = to_tokio(listener)?;
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, pages).await {
+            tracing::error!(%error, "HTTP server ended");
+        }
+    }))
+}
+
+fn advertised_ip(config: &DatanodeConfig) -> String {
+    match config.advertised_ip {
+        Some(ip) => ip.to_string(),
+        None if config.bind.is_unspecified() => String::new(),
+        None => config.bind.to_string(),
+    }
+}
+
+fn machine_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |n| n.to_string_lossy().into_owned())
+}

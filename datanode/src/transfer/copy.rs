@@ -1,0 +1,141 @@
+//! Sends a replica to another datanode: on the namenode's order, or on a client's (op 86) when a datanode
+//! joins a pipeline.
+
+use std::sync::atomic::Ordering;
+
+use dfs_proto::data_transfer::{Op, encode_op};
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
+use dfs_proto::transfer::{
+    BlockOpResponseProto, ClientOperationHeaderProto, DatanodeInfoProto, OpTransferBlockProto,
+    OpWriteBlockProto, Status,
+};
+
+use super::net::Connection;
+use super::peers::address_of;
+use super::sender::{Range, send_range};
+use super::{Shared, failure};
+use crate::dataset::reader::ReadHandle;
+use crate::error::DatanodeError;
+use crate::replica::BlockRef;
+
+/// Serves op 86; the connection can go on.
+pub fn transfer_block(
+    shared: &Shared,
+    client: &mut Connection,
+    op: &OpTransferBlockProto,
+) -> Result<(), DatanodeError> {
+    let outcome = shared.block_of(&op.header.base_header).and_then(|block| {
+        if op.targets.is_empty() {
+            return Err(DatanodeError::Field("targets"));
+        }
+        for (i, target) in op.targets.iter().enumerate() {
+            let storage = op.target_storage_ids.get(i).cloned();
+            copy_replica(shared, block, target, storage, &op.header.client_name)?;
+        }
+        Ok(())
+    });
+    let answer = match outcome {
+        Ok(()) => BlockOpResponseProto { status: Status::Success.into(), ..Default::default() },
+        Err(error) => {
+            tracing::warn!(%error, "replica cannot be copied");
+            failure(&error, String::new())
+        }
+    };
+    client.send_message(&answer)?;
+    Ok(())
+}
+
+/// Sends a replica with at least the stamp of `asked`. With a client's name, a replica being written is copied up
+/// to its visible length; without, only closed replicas are. The target has the replica on return.
+pub fn copy_replica(
+    shared: &Shared,
+    asked: BlockRef,
+    target: &DatanodeInfoProto,
+    storage_id: Option<String>,
+    client_name: &str,
+) -> Result<(), DatanodeError> {
+    shared.transfers.fetch_add(1, Ordering::Relaxed);
+    let outcome = copy(shared, asked, target, storage_id, client_name);
+    shared.transfers.fetch_sub(1, Ordering::Relaxed);
+    outcome
+}
+
+fn copy(
+    shared: &Shared,
+    asked: BlockRef,
+    target: &DatanodeInfoProto,
+    storage_id: Option<String>,
+    client_name: &str,
+) -> Result<(), DatanodeError> {
+    let visible = shared.dataset.visible_length(asked)?;
+    let handle = shared.dataset.open_read(asked, visible)?;
+    if !handle.is_finalized() && client_name.is_empty() {
+        return Err(DatanodeError::Unsupported("copying a replica that is being written"));
+    }
+    let length = if handle.is_finalized() { handle.length() } else { visible };
+    let stage = if handle.is_finalized() { Stage::TransferFinalized } else { Stage::TransferRbw };
+    let addr = address_of(target)?;
+    let checksum = handle.checksum();
+    let request = OpWriteBlockProto {
+        header: ClientOperationHeaderProto {
+            base_header: shared.header_for(handle.block(), length),
+            client_name: client_name.to_owned(),
+        },
+        targets: Vec::new(),
+        source: None,
+        stage: stage.into(),
+        pipeline_size: 1,
+        min_bytes_rcvd: length,
+        max_bytes_rcvd: length,
+        latest_generation_stamp: handle.block().stamp.get(),
+        requested_checksum: checksum.to_proto(),
+        caching_strategy: None,
+        storage_id,
+        target_storage_ids: Vec::new(),
+    };
+    let prologue = encode_op(Op::WriteBlock, &request);
+    let mut connection = shared.peers.connect(addr)?;
+    let mut scratch = shared.scratch.take(checksum.bytes_per_checksum());
+    let sent = send_prefix(&connection, &handle, length, &prologue, &mut scratch);
+    shared.scratch.give(scratch);
+    // A target that refuses says why before it hangs up; its answer counts, not our broken pipe.
+    connection.set_timeout(shared.config.stream_timeout)?;
+    let answer = connection.read_message::<BlockOpResponseProto>(shared.config.stream_timeout);
+    match (sent, answer) {
+        (_, Ok(answer)) if answer.status() == Status::Success => {
+            shared.metrics.bytes_read.increment(length);
+            shared.peers.put(connection);
+            Ok(())
+        }
+        (_, Ok(answer)) => {
+            if answer.status() == Status::ErrorChecksum {
+                shared.dataset.verify(handle.block())?;
+            }
+            let message = answer.message.clone().unwrap_or_default();
+            Err(DatanodeError::PeerStatus { peer: addr, status: answer.status(), message })
+        }
+        (Err(error), Err(_)) => {
+            if handle.is_finalized()
+                && matches!(error, DatanodeError::Checksum { .. } | DatanodeError::Meta { .. })
+            {
+                shared.dataset.report_bad(handle.block(), handle.length(), handle.storage_id());
+            }
+            Err(error)
+        }
+        (Ok(()), Err(error)) => Err(error.into()),
+    }
+}
+
+/// Sends the first `length` bytes. A prefix that ends inside a chunk of a replica being written gets a checksum
+/// of its own.
+fn send_prefix(
+    connection: &Connection,
+    handle: &ReadHandle,
+    length: u64,
+    prologue: &[u8],
+    scratch: &mut super::buffers::Scratch,
+) -> Result<(), DatanodeError> {
+    let prefix = handle.prefix(length)?;
+    let range = Range { start: 0, end: length, with_checksums: true };
+    send_range(connection.socket(), prefix.as_ref().unwrap_or(handle), &range, prologue, scratch)
+}

@@ -1,0 +1,98 @@
+//! The data transfer protocol: blocking threads, one a connection, and the connections between datanodes.
+//!
+//! [`server`] accepts and dispatches; [`write_op`] and [`receiver`] are the write pipeline, [`read_op`] and
+//! [`sender`] the read path, [`copy`] sends replicas to other datanodes. Nothing here is async, and nothing
+//! allocates a packet: pieces and heads are reused.
+
+pub mod acks;
+pub mod buffers;
+pub mod checksum_op;
+pub mod copy;
+pub mod net;
+pub mod peers;
+pub mod read_op;
+pub mod receiver;
+pub mod sender;
+pub mod server;
+pub mod write_op;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use dfs_proto::transfer::{
+    BaseHeaderProto, BlockOpResponseProto, DatanodeIdProto, DatanodeInfoProto, ExtendedBlockProto,
+};
+use dfs_proto::v1::DatanodeInfo;
+
+use self::buffers::ScratchPool;
+use self::peers::PeerPool;
+use crate::config::DatanodeConfig;
+use crate::dataset::Dataset;
+use crate::error::DatanodeError;
+use crate::metrics::Metrics;
+use crate::replica::BlockRef;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Settings.
+    pub config: DatanodeConfig,
+    /// Replicas.
+    pub dataset: Arc<Dataset>,
+    /// Connections to other datanodes.
+    pub peers: PeerPool,
+    /// Buffers.
+    pub scratch: ScratchPool,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Data connections open.
+    pub xceivers: AtomicUsize,
+    /// Copies in progress.
+    pub transfers: AtomicUsize,
+}
+
+impl Shared {
+    /// Checks a request's header and names its replica.
+    fn block_of(&self, header: &BaseHeaderProto) -> Result<BlockRef, DatanodeError> {
+        self.dataset.check_pool(&header.block.pool_id)?;
+        Ok(BlockRef::new(header.block.block_id, header.block.generation_stamp))
+    }
+
+    /// Header of a request of ours.
+    fn header_for(&self, block: BlockRef, length: u64) -> BaseHeaderProto {
+        BaseHeaderProto {
+            block: ExtendedBlockProto {
+                pool_id: self.dataset.identity().map(|i| i.pool_id).unwrap_or_default(),
+                block_id: block.id.get(),
+                generation_stamp: block.stamp.get(),
+                num_bytes: Some(length),
+            },
+            token: None,
+        }
+    }
+}
+
+/// The data transfer form of a datanode's address.
+pub fn to_transfer_info(info: &DatanodeInfo) -> DatanodeInfoProto {
+    DatanodeInfoProto {
+        id: DatanodeIdProto {
+            ip_addr: info.ip.clone(),
+            host_name: info.hostname.clone(),
+            datanode_uuid: info.uuid.clone(),
+            xfer_port: info.xfer_port,
+            info_port: info.http_port,
+            ipc_port: info.ipc_port,
+        },
+        location: Some(info.rack.clone()),
+    }
+}
+
+/// The answer that an operation failed.
+fn failure(error: &DatanodeError, first_bad_link: String) -> BlockOpResponseProto {
+    BlockOpResponseProto {
+        status: error.transfer_status().into(),
+        first_bad_link: Some(first_bad_link),
+        message: Some(error.to_string()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,105 @@
+//! Op 81, read a range of a replica.
+
+use dfs_proto::checksum::{Checksum, ChecksumKind};
+use dfs_proto::data_transfer::encode_delimited;
+use dfs_proto::transfer::{
+    BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, ReadOpChecksumInfoProto, Status,
+};
+
+use super::net::Connection;
+use super::sender::{Range, send_range};
+use super::{Shared, failure};
+use crate::dataset::reader::ReadHandle;
+use crate::error::DatanodeError;
+
+/// Serves the operation. `kept` is the replica that this connection read last, kept open for the next read.
+/// `Ok(true)`: the connection can go on.
+pub fn read_block(
+    shared: &Shared,
+    client: &mut Connection,
+    op: &OpReadBlockProto,
+    kept: &mut Option<ReadHandle>,
+) -> Result<bool, DatanodeError> {
+    shared.metrics.reads.increment(1);
+    let handle = match open(shared, op, kept) {
+        Ok(handle) => handle,
+        Err(error) => {
+            // Refused before anything was sent: the connection is clean.
+            client.send_message(&failure(&error, String::new()))?;
+            shared.metrics.failures.increment(1);
+            tracing::info!(%error, "read refused");
+            return Ok(true);
+        }
+    };
+    let with_checksums = op.send_checksums();
+    let (start, end) = handle.chunk_range(op.offset, op.offset + op.len);
+    let announced = if with_checksums {
+        handle.checksum()
+    } else {
+        let size = handle.checksum().to_proto().bytes_per_checksum;
+        Checksum::new(ChecksumKind::Null, size)?
+    };
+    let ready = BlockOpResponseProto {
+        status: Status::Success.into(),
+        read_op_checksum_info: Some(ReadOpChecksumInfoProto {
+            checksum: announced.to_proto(),
+            chunk_offset: start,
+        }),
+        ..Default::default()
+    };
+    let mut prologue = Vec::with_capacity(64);
+    encode_delimited(&ready, &mut prologue);
+    let mut scratch = shared.scratch.take(handle.checksum().bytes_per_checksum());
+    let range = Range { start, end, with_checksums };
+    let sent = send_range(client.socket(), &handle, &range, &prologue, &mut scratch);
+    shared.scratch.give(scratch);
+    if let Err(error) = sent {
+        if handle.is_finalized()
+            && matches!(error, DatanodeError::Checksum { .. } | DatanodeError::Meta { .. })
+        {
+            shared.dataset.report_bad(handle.block(), handle.length(), handle.storage_id());
+        }
+        return Err(error);
+    }
+    shared.metrics.bytes_read.increment(end - start);
+    client.set_timeout(shared.config.keepalive_timeout)?;
+    let status: ClientReadStatusProto = match client.read_message(shared.config.keepalive_timeout) {
+        Ok(status) => status,
+        // Readers that stop early or do not bother hang up.
+        Err(error) => {
+            let error = DatanodeError::from(error);
+            return if error.is_disconnect() { Ok(false) } else { Err(error) };
+        }
+    };
+    if status.status() == Status::ErrorChecksum {
+        // The reader saw damage; the network may have done it. Look at the disk.
+        match shared.dataset.verify(handle.block()) {
+            Ok(()) => {
+                tracing::info!(block = %handle.block(), "reader saw a bad checksum, the replica is good")
+            }
+            Err(error) => tracing::warn!(%error, "reader saw a bad checksum"),
+        }
+        return Ok(false);
+    }
+    if handle.is_finalized() {
+        *kept = Some(handle);
+    }
+    Ok(true)
+}
+
+fn open(
+    shared: &Shared,
+    op: &OpReadBlockProto,
+    kept: &mut Option<ReadHandle>,
+) -> Result<ReadHandle, DatanodeError> {
+    let block = shared.block_of(&op.header.base_header)?;
+    let end = op.offset.checked_add(op.len).ok_or(DatanodeError::Field("len"))?;
+    let handle = match kept.take() {
+        Some(handle) if shared.dataset.is_current(&handle, block) => handle,
+        _ => shared.dataset.open_read(block, end)?,
+    };
+    if end > handle.length() {
+        return Err(DatanodeError::Range { block, offset: op.offset, end, length: handle.length() });
+    }
+    Ok(handle)
+}

@@ -1,0 +1,159 @@
+//! Sends a range of a replica as packets.
+//!
+//! Large ranges go from the page cache to the socket with `sendfile`; only headers and checksums pass
+//! through here. Small ranges are read and go out with headers, checksums and the closing packet in one
+//! call. A reader that does not want checksums gets data that was verified here.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
+
+use dfs_proto::packet::PacketHeader;
+use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::sendfile::sendfile;
+use nix::sys::socket::MsgFlags;
+
+use super::buffers::{PIECE_BYTES, Scratch};
+use super::net::send_all;
+use crate::dataset::reader::ReadHandle;
+use crate::error::DatanodeError;
+
+/// Data bytes of a packet sent with `sendfile`. Larger ones save nothing more.
+const PACKET_BYTES: u64 = 1 << 20;
+
+/// Ranges up to this size are read and sent in one call.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// Ranges from this size on are announced to the kernel as sequential reads.
+const SEQUENTIAL_BYTES: u64 = 1 << 20;
+
+/// The socket waits for the data before it sends the header: full segments, no short ones.
+const MORE_FOLLOWS: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
+
+/// What to send.
+#[derive(Debug)]
+pub struct Range {
+    /// First byte, on a chunk boundary.
+    pub start: u64,
+    /// End, on a chunk boundary or the replica's length.
+    pub end: u64,
+    /// Whether packets carry checksums.
+    pub with_checksums: bool,
+}
+
+/// Sends `prologue`, the packets of the range, and the packet that ends the block.
+pub fn send_range(
+    socket: &TcpStream,
+    handle: &ReadHandle,
+    range: &Range,
+    prologue: &[u8],
+    scratch: &mut Scratch,
+) -> Result<(), DatanodeError> {
+    let length = range.end - range.start;
+    scratch.head.clear();
+    scratch.head.extend_from_slice(prologue);
+    if range.with_checksums && length > SMALL_BYTES {
+        send_large(socket, handle, range, scratch)
+    } else {
+        send_buffered(socket, handle, range, scratch)
+    }
+}
+
+fn chunk_multiple(limit: u64, chunk: u64) -> u64 {
+    (limit / chunk).max(1) * chunk
+}
+
+fn header(offset: u64, seqno: i64, data_len: u64, last: bool) -> PacketHeader {
+    PacketHeader {
+        offset_in_block: offset,
+        seqno,
+        last_packet_in_block: last,
+        data_len: data_len as u32,
+        sync_block: false,
+    }
+}
+
+fn send_large(
+    socket: &TcpStream,
+    handle: &ReadHandle,
+    range: &Range,
+    scratch: &mut Scratch,
+) -> Result<(), DatanodeError> {
+    if range.end - range.start >= SEQUENTIAL_BYTES {
+        // Advice only: a file system that does not take it reads as well.
+        let _ = posix_fadvise(handle.data(), 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+    }
+    let checksum = handle.checksum();
+    let step = chunk_multiple(PACKET_BYTES, checksum.bytes_per_checksum() as u64);
+    let (mut offset, mut seqno) = (range.start, 0);
+    while offset < range.end {
+        let end = (offset + step).min(range.end);
+        let sums_len = checksum.checksums_len((end - offset) as usize);
+        header(offset, seqno, end - offset, false).encode(sums_len, &mut scratch.head);
+        handle.checksums(offset, end, &mut scratch.head)?;
+        send_all(socket, &mut [IoSlice::new(&scratch.head)], MORE_FOLLOWS)?;
+        send_file(socket, handle.data(), offset, end)?;
+        scratch.head.clear();
+        offset = end;
+        seqno += 1;
+    }
+    header(range.end, seqno, 0, true).encode(0, &mut scratch.head);
+    send_all(socket, &mut [IoSlice::new(&scratch.head)], MsgFlags::empty())?;
+    Ok(())
+}
+
+fn send_file(socket: &TcpStream, file: &File, offset: u64, end: u64) -> io::Result<()> {
+    let mut at = offset as i64;
+    while (at as u64) < end {
+        let wanted = (end - at as u64) as usize;
+        match sendfile(socket, file, Some(&mut at), wanted) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn send_buffered(
+    socket: &TcpStream,
+    handle: &ReadHandle,
+    range: &Range,
+    scratch: &mut Scratch,
+) -> Result<(), DatanodeError> {
+    let checksum = handle.checksum();
+    let step = chunk_multiple(PIECE_BYTES as u64, checksum.bytes_per_checksum() as u64);
+    let mut tail = Vec::new();
+    let mut unsent_sums = Vec::new();
+    let (mut offset, mut seqno) = (range.start, 0);
+    loop {
+        let end = (offset + step).min(range.end);
+        let length = (end - offset) as usize;
+        let data = &mut scratch.piece.bytes()[..length];
+        if length > 0 {
+            handle.read_data(data, offset)?;
+            let sums_len = if range.with_checksums { checksum.checksums_len(length) } else { 0 };
+            header(offset, seqno, length as u64, false).encode(sums_len, &mut scratch.head);
+            if range.with_checksums {
+                handle.checksums(offset, end, &mut scratch.head)?;
+            } else {
+                unsent_sums.clear();
+                handle.checksums(offset, end, &mut unsent_sums)?;
+                handle.check(data, offset, &unsent_sums)?;
+            }
+            seqno += 1;
+        }
+        if end == range.end {
+            header(end, seqno, 0, true).encode(0, &mut tail);
+        }
+        let mut parts = [IoSlice::new(&scratch.head), IoSlice::new(data), IoSlice::new(&tail)];
+        send_all(socket, &mut parts, MsgFlags::empty())?;
+        if end == range.end {
+            return Ok(());
+        }
+        scratch.head.clear();
+        offset = end;
+    }
+}

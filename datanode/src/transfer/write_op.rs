@@ -1,0 +1,238 @@
+//! Op 80, write a block: sets the pipeline up, then hands over to the receiver.
+
+use std::net::SocketAddr;
+
+use dfs_proto::GenerationStamp;
+use dfs_proto::checksum::{Checksum, ChecksumKind};
+use dfs_proto::data_transfer::{Op, encode_op};
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
+use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
+
+use super::net::Connection;
+use super::peers::{address_of, at};
+use super::receiver::{BlockReceiver, Mode, Waits};
+use super::{Shared, failure};
+use crate::dataset::pipeline::{Purpose, Reopen};
+use crate::dataset::writer::ReplicaWriter;
+use crate::error::DatanodeError;
+use crate::replica::BlockRef;
+
+/// Longest block, which bounds the space promised to a writer. The namenode's limit is 4 GiB.
+const MAX_PROMISED_BYTES: u64 = 4 << 30;
+
+/// Added to the wait for a downstream acknowledgement for each member after it, so that the member next to a
+/// dead one gives up first and names it.
+const WAIT_A_MEMBER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serves the operation. `Ok`: everything was answered and the connection can go on.
+pub fn write_block(
+    shared: &Shared,
+    upstream: &mut Connection,
+    op: &OpWriteBlockProto,
+) -> Result<(), DatanodeError> {
+    shared.metrics.writes.increment(1);
+    let request = match Request::check(shared, op) {
+        Ok(request) => request,
+        Err(error) => {
+            upstream.send_message(&failure(&error, String::new()))?;
+            return Err(error);
+        }
+    };
+    let next = match op.targets.first() {
+        None => None,
+        Some(target) => {
+            let name = format!("{}:{}", target.id.ip_addr, target.id.xfer_port);
+            let asked = address_of(target).and_then(|addr| ask(shared, addr, op, false));
+            match asked {
+                Ok(link) => Some((name, link)),
+                Err(error) => {
+                    upstream.send_message(&failure(&error, name))?;
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let writer = match request.open(shared) {
+        Ok(writer) => writer,
+        Err(error) => {
+            upstream.send_message(&failure(&error, String::new()))?;
+            return Err(error);
+        }
+    };
+    if let Some(writer) = &writer {
+        writer.token().add_socket(upstream.socket());
+    }
+    let mut downstream = None;
+    if let Some((name, link)) = next {
+        match link.answer(shared, op) {
+            Ok(connection) => {
+                if let Some(writer) = &writer {
+                    writer.token().add_socket(connection.socket());
+                }
+                downstream = Some(connection);
+            }
+            Err((bad_link, error)) => {
+                if let Some(writer) = writer
+                    && request.stage == Stage::PipelineSetupCreate
+                {
+                    writer.discard()?;
+                }
+                upstream.send_message(&failure(&error, bad_link.unwrap_or(name)))?;
+                return Err(error);
+            }
+        }
+    }
+    if request.mode == Mode::Pipeline {
+        let ready = BlockOpResponseProto {
+            status: Status::Success.into(),
+            first_bad_link: Some(String::new()),
+            ..Default::default()
+        };
+        upstream.send_message(&ready)?;
+    }
+    let Some(writer) = writer else {
+        // A close recovery has no packets.
+        if let Some(connection) = downstream {
+            shared.peers.put(connection);
+        }
+        return Ok(());
+    };
+    let mut scratch = shared.scratch.take(request.checksum.bytes_per_checksum());
+    let waits = Waits {
+        stream: shared.config.stream_timeout,
+        peer: shared.config.peer_timeout + WAIT_A_MEMBER * u32::try_from(op.targets.len()).unwrap_or(0),
+    };
+    let receiver =
+        BlockReceiver::new(upstream, downstream, writer, request.mode, waits, &mut scratch, &shared.metrics);
+    let outcome = receiver.run();
+    shared.scratch.give(scratch);
+    if let Some(connection) = outcome? {
+        shared.peers.put(connection);
+    }
+    Ok(())
+}
+
+/// A request that makes sense.
+struct Request<'a> {
+    op: &'a OpWriteBlockProto,
+    block: BlockRef,
+    stage: Stage,
+    mode: Mode,
+    checksum: Checksum,
+}
+
+impl<'a> Request<'a> {
+    fn check(shared: &Shared, op: &'a OpWriteBlockProto) -> Result<Self, DatanodeError> {
+        let block = shared.block_of(&op.header.base_header)?;
+        let checksum = Checksum::from_proto(&op.requested_checksum)?;
+        if checksum.kind() == ChecksumKind::Null {
+            return Err(DatanodeError::Unsupported("writing without checksums"));
+        }
+        let stage = Stage::try_from(op.stage).map_err(|_| DatanodeError::Field("stage"))?;
+        let mode = match stage {
+            Stage::PipelineSetupCreate if op.header.client_name.is_empty() => Mode::Copy,
+            Stage::PipelineSetupCreate
+            | Stage::PipelineSetupAppend
+            | Stage::PipelineSetupAppendRecovery
+            | Stage::PipelineSetupStreamingRecovery
+            | Stage::PipelineCloseRecovery => Mode::Pipeline,
+            Stage::TransferRbw => Mode::CopyToRbw,
+            Stage::TransferFinalized => Mode::Copy,
+            Stage::DataStreaming | Stage::PipelineClose => return Err(DatanodeError::Field("stage")),
+        };
+        if mode != Mode::Pipeline && !op.targets.is_empty() {
+            return Err(DatanodeError::Unsupported("a copy through several datanodes"));
+        }
+        Ok(Self { op, block, stage, mode, checksum })
+    }
+
+    /// Opens the replica; `None`: it is closed, as asked, and nothing will be written.
+    fn open(&self, shared: &Shared) -> Result<Option<ReplicaWriter>, DatanodeError> {
+        let dataset = &shared.dataset;
+        let reopen = Reopen {
+            block: self.block,
+            stamp: GenerationStamp(self.op.latest_generation_stamp),
+            least: self.op.min_bytes_rcvd,
+            most: self.op.max_bytes_rcvd,
+        };
+        let create = |purpose| {
+            let needed = self.op.header.base_header.block.num_bytes.unwrap_or(0).min(MAX_PROMISED_BYTES);
+            let storage = self.op.storage_id.as_deref().filter(|s| !s.is_empty());
+            dataset.create(self.block, purpose, self.checksum, needed, storage)
+        };
+        match self.stage {
+            Stage::PipelineSetupCreate if self.mode == Mode::Pipeline => create(Purpose::Write).map(Some),
+            Stage::PipelineSetupCreate | Stage::TransferRbw | Stage::TransferFinalized => {
+                create(Purpose::Copy).map(Some)
+            }
+            Stage::PipelineSetupAppend => dataset.append(reopen, self.checksum).map(Some),
+            Stage::PipelineSetupAppendRecovery => dataset.recover_append(reopen, self.checksum).map(Some),
+            Stage::PipelineSetupStreamingRecovery => dataset.recover_rbw(reopen, self.checksum).map(Some),
+            Stage::PipelineCloseRecovery => dataset.recover_close(reopen).map(|()| None),
+            Stage::DataStreaming | Stage::PipelineClose => Err(DatanodeError::Field("stage")),
+        }
+    }
+}
+
+/// A downstream member that has been asked to join.
+struct Link {
+    connection: Connection,
+    reused: bool,
+}
+
+/// Passes the request on to the first of the members after us.
+fn ask(
+    shared: &Shared,
+    addr: SocketAddr,
+    op: &OpWriteBlockProto,
+    fresh: bool,
+) -> Result<Link, DatanodeError> {
+    let mut onward = op.clone();
+    onward.targets.remove(0);
+    onward.storage_id =
+        if onward.target_storage_ids.is_empty() { None } else { Some(onward.target_storage_ids.remove(0)) };
+    let request = encode_op(Op::WriteBlock, &onward);
+    if !fresh {
+        let peer = shared.peers.get(addr)?;
+        if peer.connection.send(&request).is_ok() {
+            return Ok(Link { connection: peer.connection, reused: peer.reused });
+        }
+        if !peer.reused {
+            return Err(DatanodeError::Peer { peer: addr, source: std::io::ErrorKind::BrokenPipe.into() });
+        }
+    }
+    let connection = shared.peers.connect(addr)?;
+    connection.send(&request).map_err(at(addr))?;
+    Ok(Link { connection, reused: false })
+}
+
+impl Link {
+    /// Waits for the member's answer. A kept connection that turns out to be dead is replaced once.
+    /// An error comes with the address that the member blames, if it blames one.
+    fn answer(
+        mut self,
+        shared: &Shared,
+        op: &OpWriteBlockProto,
+    ) -> Result<Connection, (Option<String>, DatanodeError)> {
+        let peer = self.connection.peer();
+        let members = u32::try_from(op.targets.len()).unwrap_or(0);
+        let wait = shared.config.peer_timeout + (shared.config.connect_timeout + WAIT_A_MEMBER) * members;
+        let mut answer = self.read_answer(wait);
+        if self.reused && answer.as_ref().is_err_and(DatanodeError::is_disconnect) {
+            self = ask(shared, peer, op, true).map_err(|e| (None, e))?;
+            answer = self.read_answer(wait);
+        }
+        let answer = answer.map_err(|e| (None, e))?;
+        if answer.status() != Status::Success {
+            let bad_link = answer.first_bad_link.clone().filter(|link| !link.is_empty());
+            let message = answer.message.clone().unwrap_or_default();
+            return Err((bad_link, DatanodeError::PeerStatus { peer, status: answer.status(), message }));
+        }
+        Ok(self.connection)
+    }
+
+    fn read_answer(&mut self, wait: std::time::Duration) -> Result<BlockOpResponseProto, DatanodeError> {
+        self.connection.set_timeout(wait)?;
+        Ok(self.connection.read_message(wait)?)
+    }
+}

@@ -1,0 +1,82 @@
+//! Named threads for blocking work that async code or another thread orders: deletions, copies, disk work
+//! of gRPC calls. A full queue refuses; it never blocks the caller.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::oneshot;
+
+use crate::error::DatanodeError;
+use crate::sync::lock;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A few threads and their queue.
+#[derive(Debug)]
+pub struct Workers {
+    queue: Mutex<Option<SyncSender<Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts `count` threads, named `name`-0 and so on, with room for `depth` jobs.
+    pub fn start(name: &str, count: usize, depth: usize) -> Result<Self, DatanodeError> {
+        let (queue, jobs) = sync_channel(depth);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let threads = (0..count)
+            .map(|i| {
+                let jobs = Arc::clone(&jobs);
+                thread::Builder::new().name(format!("{name}-{i}")).spawn(move || run(&jobs))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(DatanodeError::Thread)?;
+        Ok(Self { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
+    }
+
+    /// Orders a job. Returns whether it was taken.
+    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        lock(&self.queue).as_ref().is_some_and(|q| q.try_send(Box::new(job)).is_ok())
+    }
+
+    /// Runs a job and waits for its result.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, DatanodeError> + Send + 'static,
+    ) -> Result<T, DatanodeError> {
+        let (reply, answer) = oneshot::channel();
+        let taken = self.submit(move || {
+            // A caller that went away does not want the result.
+            let _ = reply.send(job());
+        });
+        if !taken {
+            return Err(DatanodeError::Stopping);
+        }
+        answer.await.unwrap_or(Err(DatanodeError::Stopping))
+    }
+
+    /// Takes no more jobs and lets the threads end once the queue is empty.
+    pub fn close(&self) {
+        lock(&self.queue).take();
+    }
+
+    /// Closes and waits for the threads.
+    pub fn stop(&self) {
+        self.close();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            if thread.join().is_err() {
+                tracing::error!("worker thread panicked");
+            }
+        }
+    }
+}
+
+fn run(jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = lock(jobs).recv();
+        match next {
+            Ok(job) => job(),
+            Err(_) => return,
+        }
+    }
+}
