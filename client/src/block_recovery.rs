@@ -8,10 +8,11 @@
 //! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
 //! at least one member, so the rounds end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
-use dfs_proto::v1::{Block, ReplicaLocation};
+use dfs_proto::v1::ReplicaLocation;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -53,7 +54,7 @@ impl Streamer {
         self.queue.requeue();
         let Some(mut block) = self.block.take() else { return Ok(()) };
         tracing::debug!(path = %self.target.path, block = %block.block, ?bad, %fault, "pipeline failed");
-        if !block.reopened && !block.flushed && block.block.length == 0 {
+        if !block.is_reopened() && !block.flushed && block.block.length == 0 {
             return self.restart_block(block, &bad, fault).await;
         }
         block.failures += 1;
@@ -90,7 +91,7 @@ impl Streamer {
     async fn silent_members(&self, block: &OpenBlock) -> Vec<usize> {
         let mut probes = JoinSet::new();
         for (index, member) in block.members.iter().cloned().enumerate() {
-            let (client, asked) = (std::sync::Arc::clone(&self.target.client), block.on_replicas());
+            let (client, asked) = (Arc::clone(&self.target.client), block.block);
             probes.spawn(async move {
                 let answer =
                     timeout(PROBE_TIMEOUT, datanode::visible_length(&member, asked, &client.config)).await;
@@ -138,7 +139,7 @@ impl Streamer {
             };
             let setup = PipelineSetup {
                 client: &self.target.client,
-                block: block.on_replicas(),
+                block: block.block,
                 members: &block.members,
                 stage,
                 new_stamp: stamp,
@@ -147,19 +148,14 @@ impl Streamer {
             };
             match Pipeline::open(&setup, Vec::new()).await {
                 Ok(pipeline) => {
-                    let old = block.block;
-                    block.block.generation_stamp = stamp;
-                    self.target.update_pipeline(old, block.block, &block.members).await?;
-                    block.established(pipeline);
-                    self.target.shown.send_replace(block.members.clone());
+                    self.established(block, pipeline, stamp).await?;
                     if closing {
                         // The replicas are closed; the connection is not used again.
-                        block.pipeline = None;
                         self.queue.unsent.clear();
-                        self.block = Some(block);
+                        if let Some(block) = &mut self.block {
+                            block.pipeline = None;
+                        }
                         self.finish_block();
-                    } else {
-                        self.block = Some(block);
                     }
                     return Ok(());
                 }
@@ -190,7 +186,7 @@ impl Streamer {
     /// writer rely on what is there.
     fn needs_member(&self, block: &OpenBlock) -> bool {
         let (wanted, left) = (self.target.replication, block.members.len());
-        let relied_on = block.reopened || block.flushed;
+        let relied_on = block.is_reopened() || block.flushed;
         block.established && wanted >= 3 && left < wanted && (left <= wanted / 2 || relied_on)
     }
 
@@ -198,7 +194,7 @@ impl Streamer {
     async fn add_member(&mut self, block: &mut OpenBlock) -> Result<(), DfsError> {
         let found = self.target.additional_member(block.block, &block.members, self.excluded()).await?;
         let Some(target) = found else { return Ok(()) };
-        let replica: Block = block.on_replicas();
+        let replica = block.block;
         for source in &block.members {
             match transfer(&self.target.client, replica, source, &target).await {
                 Ok(()) => {

@@ -97,14 +97,14 @@ impl DataConnection {
         if length > BUFFER_BYTES {
             let mut raw = vec![0; length.min(MAX_MESSAGE_BYTES)];
             self.read_exact(&mut raw).await?;
-            return Ok(decode(&raw)?);
+            return decode(&raw);
         }
         while self.end - self.start < length {
             self.fill_more().await?;
         }
         let raw = &self.buffer[self.start..self.start + length];
         self.start += length;
-        Ok(decode(raw)?)
+        decode(raw)
     }
 
     /// The next `N` bytes.

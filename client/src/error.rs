@@ -118,6 +118,12 @@ pub enum DfsError {
         /// Offset that was asked for.
         wanted: u64,
     },
+    /// The file is open for writing: its content is not settled.
+    #[error("{path}: {}", ErrorKind::LeaseHeldByOther.text())]
+    BeingWritten {
+        /// File.
+        path: String,
+    },
     /// Replicas or blocks are checksummed in different ways, so that no file checksum can be composed.
     #[error("{path}: blocks have different kinds of checksums")]
     MixedChecksums {
@@ -217,6 +223,7 @@ impl DfsError {
             Self::PipelineFailed { .. } => ErrorKind::Unavailable,
             Self::NoUsableDatanode { .. } => ErrorKind::NoUsableDatanode,
             Self::WriterClosed { .. } => ErrorKind::LeaseExpired,
+            Self::BeingWritten { .. } => ErrorKind::LeaseHeldByOther,
             Self::MixedChecksums { .. } => ErrorKind::Unsupported,
         }
     }

@@ -1,19 +1,34 @@
 //! Checksum of a whole file.
+//!
+//! Each block's datanode composes the block's CRC from the stored chunk checksums (no data is read); the client composes
+//! the file's CRC from those. A CRC of a whole is a function of the CRCs and lengths of its parts, so the result does
+//! not depend on how the file is cut.
 
 use std::fmt;
+use std::sync::Arc;
 
-use dfs_proto::ErrorKind;
-use dfs_proto::RpcError;
 use dfs_proto::checksum::ChecksumKind;
+use dfs_proto::data_transfer::{Op, encode_op};
+use dfs_proto::transfer::{
+    BaseHeaderProto, BlockOpResponseProto, ChecksumTypeProto, OpBlockChecksumProto, Status,
+};
+use dfs_proto::v1::{LocatedBlock, ReplicaLocation};
+use futures::{StreamExt, TryStreamExt};
 
-use crate::DfsError;
+use crate::block_map::BlockMap;
+use crate::connection::DataConnection;
 use crate::dfs_client::Inner;
+use crate::replica_reads::Attempts;
+use crate::{DfsError, TransferFault, datanode};
+
+/// Blocks asked about at the same time: hides the round trips without crowding the datanodes.
+const PARALLEL_BLOCKS: usize = 8;
 
 /// Checksum of a file's content: the CRC of all its bytes, so that equal content has equal checksums whatever the block
 /// size, the chunk size and the replication.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileChecksum {
-    /// Algorithm: CRC-32 or CRC-32C.
+    /// Algorithm: CRC-32 (the default of this client) or CRC-32C.
     pub kind: ChecksumKind,
     /// The CRC.
     pub crc: u32,
@@ -22,8 +37,46 @@ pub struct FileChecksum {
 }
 
 impl FileChecksum {
-    pub(crate) async fn compute(_inner: &Inner, path: &str) -> Result<Self, DfsError> {
-        Err(DfsError::refused(path, RpcError::new(ErrorKind::Unsupported, "", "")))
+    pub(crate) async fn compute(client: &Arc<Inner>, path: &str) -> Result<Self, DfsError> {
+        let (map, status) = BlockMap::open(Arc::clone(client), path).await?;
+        if status.under_construction {
+            return Err(DfsError::BeingWritten { path: path.to_owned() });
+        }
+        let block_size = status.block_size.max(1);
+        let offsets = (0..status.size.div_ceil(block_size)).map(|index| index * block_size);
+        let parts = futures::stream::iter(offsets).map(|offset| block_checksum(&map, offset));
+        let whole = parts
+            .buffered(PARALLEL_BLOCKS)
+            .try_fold(None, |whole: Option<Self>, part| async move {
+                match whole {
+                    None => Ok(Some(part)),
+                    Some(whole) => whole
+                        .join(part)
+                        .map(Some)
+                        .ok_or_else(|| DfsError::MixedChecksums { path: path.to_owned() }),
+                }
+            })
+            .await?;
+        Ok(whole.unwrap_or(Self { kind: ChecksumKind::Crc32, crc: 0, length: 0 }))
+    }
+
+    /// Checksum of `self` followed by `next`, if both are of one kind.
+    fn join(self, next: Self) -> Option<Self> {
+        if self.kind != next.kind {
+            return None;
+        }
+        let crc = match self.kind {
+            ChecksumKind::Null => 0,
+            ChecksumKind::Crc32 => {
+                let mut hasher = crc32fast::Hasher::new_with_initial_len(self.crc, self.length);
+                hasher.combine(&crc32fast::Hasher::new_with_initial_len(next.crc, next.length));
+                hasher.finalize()
+            }
+            ChecksumKind::Crc32c => {
+                crc32c::crc32c_combine(self.crc, next.crc, usize::try_from(next.length).ok()?)
+            }
+        };
+        Some(Self { kind: self.kind, crc, length: self.length + next.length })
     }
 
     /// Name of the algorithm as HDFS writes it.
@@ -36,8 +89,77 @@ impl FileChecksum {
     }
 }
 
+/// Asks the replicas of the block at `offset` of the file until one answers.
+async fn block_checksum(map: &BlockMap, offset: u64) -> Result<FileChecksum, DfsError> {
+    let mut attempts = Attempts::default();
+    loop {
+        let (block, location) = map.choose_replica(offset, &mut attempts).await?;
+        match ask(map.client(), &block, &location).await {
+            Ok(checksum) => return Ok(checksum),
+            Err(fault) => map.give_up(&block, &location, fault, &mut attempts),
+        }
+    }
+}
+
+async fn ask(
+    client: &Inner,
+    block: &LocatedBlock,
+    location: &ReplicaLocation,
+) -> Result<FileChecksum, TransferFault> {
+    let config = &client.config;
+    let block = block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
+    let address = datanode::address(location)?;
+    let mut connection =
+        DataConnection::connect(address, config.datanode_connect_timeout, config.datanode_timeout).await?;
+    let header =
+        BaseHeaderProto { block: datanode::extended(&client.defaults.block_pool_id, block), token: None };
+    connection.send(&encode_op(Op::BlockChecksum, &OpBlockChecksumProto { header })).await?;
+    let response: BlockOpResponseProto = connection.read_message().await?;
+    if response.status() != Status::Success {
+        return Err(TransferFault::Refused {
+            status: response.status,
+            message: response.message.unwrap_or_default(),
+        });
+    }
+    let answer = response.checksum_response.ok_or(TransferFault::Unexpected { field: "response" })?;
+    let kind = match answer.crc_type() {
+        ChecksumTypeProto::ChecksumNull => ChecksumKind::Null,
+        ChecksumTypeProto::ChecksumCrc32 => ChecksumKind::Crc32,
+        ChecksumTypeProto::ChecksumCrc32c => ChecksumKind::Crc32c,
+    };
+    let crc: [u8; 4] = answer
+        .block_checksum
+        .as_ref()
+        .try_into()
+        .map_err(|_| TransferFault::Unexpected { field: "block checksum" })?;
+    Ok(FileChecksum { kind, crc: u32::from_be_bytes(crc), length: block.length })
+}
+
 impl fmt::Display for FileChecksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.crc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_proto::checksum::Checksum;
+
+    fn of(kind: ChecksumKind, data: &[u8]) -> FileChecksum {
+        let crc = Checksum::new(kind, 512).expect("valid").of(data);
+        FileChecksum { kind, crc, length: data.len() as u64 }
+    }
+
+    #[test]
+    fn the_checksum_of_the_whole_follows_from_the_parts() {
+        let data: Vec<u8> = (0..100_000u32).map(|i| (i * 7 % 251) as u8).collect();
+        for kind in [ChecksumKind::Crc32, ChecksumKind::Crc32c] {
+            for cut in [1, 4096, 65_536, 99_999] {
+                let (head, tail) = data.split_at(cut);
+                assert_eq!(of(kind, head).join(of(kind, tail)), Some(of(kind, &data)));
+            }
+        }
+        assert_eq!(of(ChecksumKind::Crc32, b"a").join(of(ChecksumKind::Crc32c, b"b")), None);
     }
 }

@@ -4,7 +4,6 @@
 //! ones and rebuilds the pipeline when a datanode fails. A file that fits one packet never gets a task of its own: its
 //! streamer runs inside [`FileWriter::close`].
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -12,23 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use dfs_proto::checksum::Checksum;
 use dfs_proto::v1;
 use tokio::io::AsyncWrite;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use crate::dfs_client::Inner;
-use crate::lease_renewer::OpenWriter;
-use crate::open_block::{OpenBlock, WriteTarget};
+use crate::open_block::OpenBlock;
 use crate::options::CreateOptions;
-use crate::out_packet::{OutPacket, Packetizer};
-use crate::streamer::{Command, Streamer};
+use crate::writer_core::{Stage, WriterCore};
 use crate::{DfsError, FileStatus, path};
-
-/// Commands between writer and streamer: what a small file needs (a packet, a last packet and the close). Packets
-/// waiting here count to the memory of a writer.
-const COMMAND_QUEUE: usize = 3;
 
 /// A file open for writing at its end.
 ///
@@ -52,28 +43,6 @@ pub struct FileWriter {
 
 type Busy = Pin<Box<dyn Future<Output = (Box<WriterCore>, Result<(), DfsError>)> + Send>>;
 
-struct WriterCore {
-    client: Arc<Inner>,
-    path: String,
-    packetizer: Packetizer,
-    /// Packets made and not yet taken by the streamer: at most a last packet, the rest of a chunk and one more.
-    made: VecDeque<OutPacket>,
-    commands: mpsc::Sender<Command>,
-    stage: Stage,
-    _open: OpenWriter,
-}
-
-enum Stage {
-    /// The streamer was not needed yet.
-    Waiting(Box<Streamer>),
-    /// It runs.
-    Running(JoinHandle<Result<Option<FileStatus>, DfsError>>),
-    /// The file is closed.
-    Closed(FileStatus),
-    /// Writing failed for good.
-    Failed(DfsError),
-}
-
 impl FileWriter {
     pub(crate) async fn create(
         client: Arc<Inner>,
@@ -96,7 +65,7 @@ impl FileWriter {
         let status = answer.status.ok_or_else(|| DfsError::incomplete(path, "status"))?;
         // Without a block now, the first packet asks again, with the error if there is one.
         let block = answer.block.filter(|block| !block.locations.is_empty());
-        Self::build(client, path, status, block, None)
+        Ok(Self::build(client, path, status, block, None))
     }
 
     pub(crate) async fn append(client: Arc<Inner>, path: &str) -> Result<Self, DfsError> {
@@ -112,7 +81,7 @@ impl FileWriter {
             Some(block) => Some(OpenBlock::reopened(path, block, answer.new_generation_stamp)?),
             None => None,
         };
-        Self::build(client, path, status, None, reopened)
+        Ok(Self::build(client, path, status, None, reopened))
     }
 
     fn build(
@@ -121,33 +90,11 @@ impl FileWriter {
         status: v1::FileStatus,
         prepared: Option<v1::LocatedBlock>,
         reopened: Option<OpenBlock>,
-    ) -> Result<Self, DfsError> {
-        let checksum = Checksum::default();
-        let (shown, pipeline) = watch::channel(Vec::new());
-        let target = WriteTarget {
-            shown,
-            client: Arc::clone(&client),
-            path: path.to_owned(),
-            inode: status.inode,
-            replication: status.replication as usize,
-            checksum,
-        };
-        let (packet_bytes, pool) = (client.config.packet_bytes, Arc::clone(&client.buffers));
-        let length = reopened.as_ref().map(|block| block.block.length);
-        let packetizer = Packetizer::new(checksum, packet_bytes, status.block_size, length, pool);
-        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        let streamer = Box::new(Streamer::new(target, prepared, reopened, receiver));
-        let core = WriterCore {
-            _open: OpenWriter::register(&client),
-            client,
-            path: path.to_owned(),
-            packetizer,
-            made: VecDeque::new(),
-            commands,
-            stage: Stage::Waiting(streamer),
-        };
+    ) -> Self {
         let position = status.size;
-        Ok(Self { core: Some(Box::new(core)), busy: None, path: path.to_owned(), position, pipeline })
+        let (shown, pipeline) = watch::channel(Vec::new());
+        let core = WriterCore::new(client, path, status, prepared, reopened, shown);
+        Self { core: Some(Box::new(core)), busy: None, path: path.to_owned(), position, pipeline }
     }
 
     /// Path of the file.
@@ -217,134 +164,6 @@ impl FileWriter {
         self.busy = None;
         self.core = Some(core);
         Poll::Ready(outcome)
-    }
-}
-
-impl WriterCore {
-    fn check_open(&self) -> Result<(), DfsError> {
-        match &self.stage {
-            Stage::Waiting(_) | Stage::Running(_) => Ok(()),
-            Stage::Closed(_) => Err(DfsError::WriterClosed { path: self.path.clone() }),
-            Stage::Failed(error) => Err(error.clone()),
-        }
-    }
-
-    /// Starts the streamer's task, unless it runs.
-    fn start(&mut self) {
-        let closed = Stage::Failed(DfsError::WriterClosed { path: self.path.clone() });
-        self.stage = match std::mem::replace(&mut self.stage, closed) {
-            Stage::Waiting(streamer) => Stage::Running(tokio::spawn(streamer.run())),
-            other => other,
-        };
-    }
-
-    /// Gives the streamer the packets that are made.
-    async fn hand_over(&mut self) -> Result<(), DfsError> {
-        if !self.made.is_empty() {
-            self.start();
-        }
-        // Reserved first: a packet is only taken out when there is room, so cancelling loses nothing.
-        while !self.made.is_empty() {
-            let Ok(permit) = self.commands.reserve().await else { break };
-            if let Some(packet) = self.made.pop_front() {
-                permit.send(Command::Packet(packet));
-            }
-        }
-        if self.made.is_empty() { Ok(()) } else { Err(self.failure().await) }
-    }
-
-    /// Like [`Self::hand_over`], as far as it goes without waiting. True if all packets are gone.
-    fn try_hand_over(&mut self) -> bool {
-        if !self.made.is_empty() {
-            self.start();
-        }
-        while !self.made.is_empty() {
-            match self.commands.try_reserve() {
-                Ok(permit) => {
-                    if let Some(packet) = self.made.pop_front() {
-                        permit.send(Command::Packet(packet));
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    async fn send(&mut self, command: Command) -> Result<(), DfsError> {
-        match self.commands.send(command).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.failure().await),
-        }
-    }
-
-    /// Why the streamer ended.
-    async fn failure(&mut self) -> DfsError {
-        if let Stage::Running(task) = &mut self.stage {
-            let error = match task.await {
-                Ok(Err(error)) => error,
-                // Ended without an error, by a panic or with its runtime: there is nothing more to say.
-                Ok(Ok(_)) | Err(_) => DfsError::WriterClosed { path: self.path.clone() },
-            };
-            self.stage = Stage::Failed(error);
-        }
-        match &self.stage {
-            Stage::Failed(error) => error.clone(),
-            Stage::Waiting(_) | Stage::Running(_) | Stage::Closed(_) => {
-                DfsError::WriterClosed { path: self.path.clone() }
-            }
-        }
-    }
-
-    async fn flush(&mut self, sync: bool) -> Result<(), DfsError> {
-        self.check_open()?;
-        self.packetizer.flush(sync, &mut self.made);
-        self.hand_over().await?;
-        if matches!(self.stage, Stage::Waiting(_)) {
-            // Nothing was ever written.
-            return Ok(());
-        }
-        let (done, answered) = oneshot::channel();
-        self.send(Command::Barrier { sync, done }).await?;
-        match answered.await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.failure().await),
-        }
-    }
-
-    async fn close(&mut self) -> Result<FileStatus, DfsError> {
-        match &self.stage {
-            Stage::Closed(status) => return Ok(status.clone()),
-            Stage::Failed(error) => return Err(error.clone()),
-            Stage::Waiting(_) | Stage::Running(_) => {}
-        }
-        self.packetizer.finish(&mut self.made);
-        let small = matches!(self.stage, Stage::Waiting(_)) && self.made.len() < COMMAND_QUEUE;
-        if !small {
-            self.start();
-            self.hand_over().await?;
-        }
-        while let Some(packet) = self.made.pop_front() {
-            self.send(Command::Packet(packet)).await?;
-        }
-        self.send(Command::Close).await?;
-        let gone = Stage::Failed(DfsError::WriterClosed { path: self.path.clone() });
-        let outcome = match std::mem::replace(&mut self.stage, gone) {
-            Stage::Waiting(streamer) => streamer.run().await,
-            Stage::Running(task) => match task.await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(DfsError::WriterClosed { path: self.path.clone() }),
-            },
-            Stage::Closed(status) => Ok(Some(status)),
-            Stage::Failed(error) => Err(error),
-        };
-        let outcome = outcome
-            .and_then(|status| status.ok_or_else(|| DfsError::WriterClosed { path: self.path.clone() }));
-        self.stage = match &outcome {
-            Ok(status) => Stage::Closed(status.clone()),
-            Err(error) => Stage::Failed(error.clone()),
-        };
-        outcome
     }
 }
 

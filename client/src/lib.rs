@@ -21,6 +21,7 @@
 mod block_map;
 mod block_reader;
 mod block_recovery;
+mod block_start;
 mod buffer_pool;
 mod config;
 mod connection;
@@ -42,6 +43,7 @@ mod replica_reads;
 mod retry;
 mod status;
 mod streamer;
+mod writer_core;
 
 pub use config::{ClientBuilder, MAX_PACKETS_IN_FLIGHT, PACKET_BYTES_RANGE};
 pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};

@@ -1,5 +1,8 @@
 //! The block that a writer is writing: identity, pipeline members, and the namenode calls about it.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use dfs_proto::ErrorKind;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{self, Block, CommittedBlock, LocatedBlock, ReplicaLocation};
@@ -10,9 +13,15 @@ use crate::dfs_client::Inner;
 use crate::pipeline::Pipeline;
 use crate::{DfsError, FileStatus, ReplicaFault, TransferFault};
 
+/// How long a new block is asked for while no datanode can take it: two heartbeats and some.
+const NO_DATANODE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Time between two such questions.
+const NO_DATANODE_DELAY: Duration = Duration::from_millis(250);
+
 /// The file being written.
 pub(crate) struct WriteTarget {
-    pub client: std::sync::Arc<Inner>,
+    pub client: Arc<Inner>,
     pub path: String,
     pub inode: u64,
     pub replication: usize,
@@ -23,18 +32,17 @@ pub(crate) struct WriteTarget {
 
 /// A block under construction.
 pub(crate) struct OpenBlock {
-    /// The block with the stamp that the namenode has, and the acknowledged length.
+    /// The block with the stamp that the namenode has recorded (its replicas have it or a later one), and the
+    /// acknowledged length.
     pub block: Block,
-    /// Stamp that its replicas have at least.
-    pub replica_stamp: u64,
+    /// Stamp that the first pipeline of an append sets.
+    pub append_stamp: Option<u64>,
     /// Pipeline, first member first.
     pub members: Vec<ReplicaLocation>,
     /// Absent before the first packet and while a failure is being handled.
     pub pipeline: Option<Pipeline>,
     /// Bytes handed to a pipeline so far.
     pub sent: u64,
-    /// Reopened by an append: it cannot be given up and begun anew.
-    pub reopened: bool,
     /// A flush was acknowledged: readers may rely on what is there.
     pub flushed: bool,
     /// A pipeline was set up with success at least once.
@@ -53,11 +61,10 @@ impl OpenBlock {
         }
         Ok(Self {
             block,
-            replica_stamp: block.generation_stamp,
+            append_stamp: None,
             members: located.locations,
             pipeline: None,
             sent: 0,
-            reopened: false,
             flushed: false,
             established: false,
             failures: 0,
@@ -69,22 +76,19 @@ impl OpenBlock {
         let length = located.block.as_ref().map_or(0, |b| b.length);
         let mut open = Self::new(path, located)?;
         open.block.length = length;
-        open.block.generation_stamp = new_stamp;
         open.sent = length;
-        open.reopened = true;
+        open.append_stamp = Some(new_stamp);
         Ok(open)
     }
 
-    /// The block with the stamp that its replicas have at least.
-    pub(crate) fn on_replicas(&self) -> Block {
-        Block { generation_stamp: self.replica_stamp, ..self.block }
+    /// Reopened by an append: it cannot be given up and begun anew.
+    pub(crate) fn is_reopened(&self) -> bool {
+        self.append_stamp.is_some()
     }
 
-    /// A pipeline was set up: all members have the block's stamp.
-    pub(crate) fn established(&mut self, pipeline: Pipeline) {
-        self.replica_stamp = self.block.generation_stamp;
-        self.established = true;
-        self.pipeline = Some(pipeline);
+    /// The block under another stamp.
+    pub(crate) fn with_stamp(&self, stamp: u64) -> Block {
+        Block { generation_stamp: stamp, ..self.block }
     }
 
     /// The block as its writer finished it.
@@ -111,20 +115,34 @@ impl WriteTarget {
         }
     }
 
+    /// A new block. Waits a little if no datanode can take it: after a restart of the namenode the datanodes come
+    /// back one by one.
     pub(crate) async fn add_block(
         &self,
         previous: Option<CommittedBlock>,
         exclude: Vec<String>,
     ) -> Result<LocatedBlock, DfsError> {
         let nn = &self.client.namenode;
-        let request = v1::AddBlockRequest {
-            context: nn.context(),
-            inode: self.inode,
-            holder: self.client.holder.clone(),
-            previous,
-            exclude,
-        };
-        nn.call(&self.path, request, |mut s, r| async move { s.add_block(r).await }).await
+        let deadline = Instant::now() + NO_DATANODE_PATIENCE;
+        loop {
+            let request = v1::AddBlockRequest {
+                context: nn.context(),
+                inode: self.inode,
+                holder: self.client.holder.clone(),
+                previous: previous.clone(),
+                exclude: exclude.clone(),
+            };
+            match nn.call(&self.path, request, |mut s, r| async move { s.add_block(r).await }).await {
+                Err(error)
+                    if error.kind() == ErrorKind::NoUsableDatanode
+                        && exclude.is_empty()
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(NO_DATANODE_DELAY).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     pub(crate) async fn abandon_block(&self, block: Block) -> Result<(), DfsError> {

@@ -43,17 +43,28 @@ impl BlockMap {
         attempts: &mut Attempts,
     ) -> Result<OpenReplica, DfsError> {
         loop {
-            let block = self.block_at(offset).await?;
-            let Some(location) = self.choose(&block) else {
-                self.wait_for_replicas(&block, offset, attempts).await?;
-                continue;
-            };
+            let (block, location) = self.choose_replica(offset, attempts).await?;
             let in_block = offset - block.offset;
             let block_len = block.block.as_ref().map_or(0, |b| b.length);
             let range = BlockRange { offset: in_block, len: len.min(block_len - in_block) };
             match self.open_at(&block, &location, range).await {
                 Ok(reader) => return Ok(OpenReplica { reader, block, location }),
                 Err(fault) => self.give_up(&block, &location, fault, attempts),
+            }
+        }
+    }
+
+    /// The block at `offset` of the file and its nearest good replica.
+    pub(crate) async fn choose_replica(
+        &self,
+        offset: u64,
+        attempts: &mut Attempts,
+    ) -> Result<(Arc<LocatedBlock>, ReplicaLocation), DfsError> {
+        loop {
+            let block = self.block_at(offset).await?;
+            match self.choose(&block) {
+                Some(location) => return Ok((block, location)),
+                None => self.wait_for_replicas(&block, offset, attempts).await?,
             }
         }
     }

@@ -13,27 +13,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_proto::packet::HEARTBEAT_SEQNO;
-use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::transfer::{PipelineAckProto, Status};
 use dfs_proto::v1::{CommittedBlock, LocatedBlock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
-use crate::pipeline::{Pipeline, PipelineSetup};
-use crate::{DfsError, FileStatus, TransferFault, datanode};
-
-/// Attempts to find a pipeline for a new block; each excludes one more datanode.
-const MAX_BLOCK_ATTEMPTS: u32 = 5;
+use crate::{DfsError, FileStatus, TransferFault};
 
 /// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
-/// socket buffers with its framing.
-const MAX_EAGER_BYTES: usize = 64 << 10;
 
 /// Datanodes remembered as bad; the oldest is forgotten first.
 const MAX_EXCLUDED: usize = 64;
@@ -83,14 +73,14 @@ pub(crate) struct Streamer {
     pub(crate) queue: Queue,
     commands: mpsc::Receiver<Command>,
     /// First block, allocated when the file was created.
-    prepared: Option<LocatedBlock>,
+    pub(crate) prepared: Option<LocatedBlock>,
     /// The block before, finished.
-    previous: Option<CommittedBlock>,
+    pub(crate) previous: Option<CommittedBlock>,
     /// Datanodes (uuid) that failed.
-    excluded: VecDeque<String>,
+    pub(crate) excluded: VecDeque<String>,
     barrier: Option<(bool, oneshot::Sender<()>)>,
     /// Blocks begun anew since the last ack.
-    restarts: u32,
+    pub(crate) restarts: u32,
 }
 
 /// What happened first.
@@ -222,9 +212,10 @@ impl Streamer {
     /// Hands packets to the pipeline as far as the rule about last packets allows.
     fn send_queued(&mut self) {
         let Some(block) = &mut self.block else { return };
+        let untouched = !block.is_reopened() && block.block.length == 0;
         let Some(pipeline) = &mut block.pipeline else { return };
         while let Some(packet) = self.queue.unsent.pop_front() {
-            let sole = !block.reopened && block.block.length == 0 && self.queue.unacked.len() == 1;
+            let sole = untouched && self.queue.unacked.len() == 1;
             if packet.last && !self.queue.unacked.is_empty() && !sole {
                 self.queue.unsent.push_front(packet);
                 return;
@@ -283,92 +274,6 @@ impl Streamer {
             }
             // The writer may have given up waiting.
             let _ = done.send(());
-        }
-        Ok(())
-    }
-
-    /// Sets up the pipeline of a new or reopened block.
-    async fn open_pipeline(&mut self) -> Result<(), DfsError> {
-        loop {
-            let mut block = match self.block.take() {
-                Some(block) => block,
-                None => {
-                    let located = match self.prepared.take() {
-                        Some(located) => located,
-                        None => self.target.add_block(self.previous.clone(), self.excluded()).await?,
-                    };
-                    OpenBlock::new(&self.target.path, located)?
-                }
-            };
-            let eager = if block.reopened { Vec::new() } else { self.eager_segments(&mut block) };
-            let stage = if block.reopened {
-                BlockConstructionStage::PipelineSetupAppend
-            } else {
-                BlockConstructionStage::PipelineSetupCreate
-            };
-            let setup = PipelineSetup {
-                client: &self.target.client,
-                block: block.on_replicas(),
-                members: &block.members,
-                stage,
-                new_stamp: block.block.generation_stamp,
-                sent: block.sent,
-                checksum: self.target.checksum,
-            };
-            let failure = match Pipeline::open(&setup, eager).await {
-                Ok(pipeline) => {
-                    block.established(pipeline);
-                    self.target.shown.send_replace(block.members.clone());
-                    self.block = Some(block);
-                    return Ok(());
-                }
-                Err(failure) => failure,
-            };
-            self.queue.requeue();
-            if block.reopened {
-                self.block = Some(block);
-                return self.rebuild(vec![failure.bad], failure.fault).await;
-            }
-            self.restart_block(block, &[failure.bad], failure.fault).await?;
-        }
-    }
-
-    /// Packets to send behind the request: those of a new block that is small and whole.
-    fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
-        let whole = matches!(self.queue.unsent.make_contiguous(), [_, last] if last.last);
-        let bytes: usize = self.queue.unsent.iter().map(|p| p.head.len() + p.data.len()).sum();
-        if !whole || bytes > MAX_EAGER_BYTES {
-            return Vec::new();
-        }
-        let mut segments = Vec::with_capacity(3);
-        for packet in self.queue.unsent.drain(..) {
-            segments.push(packet.head.clone());
-            if !packet.data.is_empty() {
-                segments.push(packet.data.clone());
-            }
-            block.sent = block.sent.max(packet.end());
-            self.queue.unacked.push_back(packet);
-        }
-        segments
-    }
-
-    /// Gives a new block back and remembers the members at fault; the next pipeline is another block's.
-    pub(crate) async fn restart_block(
-        &mut self,
-        block: OpenBlock,
-        bad: &[usize],
-        fault: TransferFault,
-    ) -> Result<(), DfsError> {
-        let mut name = String::new();
-        for member in bad.iter().filter_map(|index| block.members.get(*index)) {
-            name = datanode::name(member);
-            self.exclude(datanode::uuid(member));
-        }
-        tracing::debug!(path = %self.target.path, block = %block.block, datanode = %name, %fault, "block begun anew");
-        self.target.abandon_block(block.block).await?;
-        self.restarts += 1;
-        if self.restarts >= MAX_BLOCK_ATTEMPTS {
-            return Err(self.target.pipeline_failed(&block, name, fault));
         }
         Ok(())
     }

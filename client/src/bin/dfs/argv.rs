@@ -18,7 +18,7 @@ const GLOBAL_WITH_VALUE: [&str; 2] = ["--namenode", "--user"];
 
 /// Rewrites `args` (program name first) to what clap understands.
 pub fn normalise(mut args: Vec<OsString>) -> Vec<OsString> {
-    if !args.iter().skip(1).any(|arg| is_dashed_word(arg)) {
+    if !args.iter().skip(1).any(is_dashed_word) {
         return args;
     }
     let root = Cli::command();

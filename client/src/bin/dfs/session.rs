@@ -12,7 +12,7 @@ use dfs_client::DfsClient;
 use crate::exit::{self, OutputError, UsageError};
 use crate::globals::Globals;
 use crate::output::Out;
-use crate::path::{RemoteArg, RemotePath};
+use crate::path::{COPYING_SUFFIX, RemoteArg, RemotePath};
 
 /// What a verb works with.
 #[derive(Debug)]
@@ -35,10 +35,14 @@ impl Session {
         RemotePath::resolve(self.client.user(), arg.as_str())
     }
 
-    /// Prints an error about `path`: ``ls: `/x': No such file or directory``.
+    /// Prints an error about `path`: ``ls: `/x': No such file or directory``. Of a temporary name the user
+    /// need not know.
     pub fn fail(&self, path: &RemotePath, error: &dyn std::error::Error) {
         let text = error.to_string();
-        let cause = text.strip_prefix(&path.absolute).and_then(|rest| rest.strip_prefix(": "));
+        let cause = text
+            .strip_prefix(&path.absolute)
+            .map(|rest| rest.strip_prefix(COPYING_SUFFIX).unwrap_or(rest))
+            .and_then(|rest| rest.strip_prefix(": "));
         self.fail_about(&path.shown, cause.unwrap_or(&text));
     }
 

@@ -16,8 +16,8 @@ pub struct BenchArgs {
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     pub json: bool,
-    /// Directory of a cluster started by `dfs cluster start`: its pid files tell whose processor time to
-    /// count (default: the local processes that listen on the servers' ports)
+    /// Directory of the local cluster, whose processes' time is counted (default: as `dfs cluster`; if the
+    /// namenode is of no such cluster, the local processes that listen on the servers' ports)
     #[arg(long, global = true, value_name = "DIR")]
     pub cluster_dir: Option<PathBuf>,
 }
@@ -58,8 +58,8 @@ pub struct IoArgs {
     /// Numbers of concurrent streams to measure
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,4", value_parser = concurrency)]
     pub streams: Vec<usize>,
-    /// Directory on the datanodes' disk, for measuring the limits (default: --cluster-dir, then the
-    /// directory for temporary files)
+    /// Directory on the datanodes' disk, for measuring the limits (default: the directory of the local
+    /// cluster, else that for temporary files)
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Do not measure the limits

@@ -24,7 +24,6 @@ mod servers;
 mod session;
 mod small;
 mod stats;
-mod table;
 
 use std::process::ExitCode;
 
@@ -33,10 +32,11 @@ use anyhow::Context;
 pub use args::BenchArgs;
 use args::{BenchCommand, RoundArgs};
 use rows::{CallRow, IoRow, Rows, call_table, io_table};
+use servers::local_cluster;
 use session::{OwnDirectory, Session, interrupted};
 
-use crate::exit::write_stdout;
 use crate::globals::Globals;
+use crate::output::Out;
 
 /// Results of one benchmark.
 enum Report {
@@ -55,27 +55,33 @@ pub fn run(args: BenchArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
         .context("cannot start the threads of the benchmark")?;
     let json = args.json;
     let report = runtime.block_on(measure(args, globals))?;
-    let text = match (&report, json) {
-        (Report::Io(rows), true) => to_json(&Rows { rows })?,
-        (Report::Calls { rows, .. }, true) => to_json(&Rows { rows })?,
-        (Report::Io(rows), false) => io_table(rows).to_string(),
-        (Report::Calls { rows, datanodes }, false) => call_table(rows, *datanodes).to_string(),
+    let mut out = Out::new();
+    let table = match (&report, json) {
+        (Report::Io(rows), true) => return json_to(out, rows),
+        (Report::Calls { rows, .. }, true) => return json_to(out, rows),
+        (Report::Io(rows), false) => io_table(rows),
+        (Report::Calls { rows, datanodes }, false) => call_table(rows, *datanodes),
     };
-    write_stdout(text.as_bytes())?;
+    for line in table.lines() {
+        out.line(format_args!("{line}"))?;
+    }
+    out.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn to_json(rows: &impl serde::Serialize) -> anyhow::Result<String> {
-    let mut text = serde_json::to_string_pretty(rows)?;
-    text.push('\n');
-    Ok(text)
+fn json_to<R: serde::Serialize>(mut out: Out, rows: &[R]) -> anyhow::Result<ExitCode> {
+    out.json(&Rows { rows })?;
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn measure(args: BenchArgs, globals: &Globals) -> anyhow::Result<Report> {
-    let session = Session::open(globals, args.cluster_dir.as_deref()).await?;
+    let local = local_cluster(&globals.namenode, args.cluster_dir.as_deref())?;
+    let session = Session::open(globals, local.as_ref()).await?;
     let report = match args.command {
         BenchCommand::Io(io) => {
-            let limits_parent = io.dir.clone().or(args.cluster_dir).unwrap_or_else(std::env::temp_dir);
+            let limits_parent =
+                io.dir.clone().or(local.map(|local| local.dir)).unwrap_or_else(std::env::temp_dir);
             let rounds = io.rounds.clone();
             let work = async |path: &str| io::measure(&session, path, &io, &limits_parent).await;
             Report::Io(in_own_directory(&session, &rounds, work).await?)

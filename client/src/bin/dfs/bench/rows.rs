@@ -5,7 +5,10 @@
 
 use serde::{Serialize, Serializer};
 
-use super::table::{Table, number};
+use crate::output::{Align, Table};
+
+/// Spaces between two columns.
+const COLUMN_GAP: usize = 2;
 
 /// What `--json` prints: one object with one list.
 #[derive(Serialize)]
@@ -79,7 +82,7 @@ pub struct CallRow {
 
 /// Table of [`IoRow`]s.
 pub fn io_table(rows: &[IoRow]) -> Table {
-    let mut table = Table::new(&[
+    let mut table = table(&[
         "op",
         "replication",
         "streams",
@@ -116,9 +119,9 @@ pub fn call_table(rows: &[CallRow], datanodes: bool) -> Table {
     if datanodes {
         head.push("datanodes CPU us");
     }
-    let mut table = Table::new(&head);
+    let mut table = table(&head);
     for row in rows {
-        table.row(vec![
+        let mut cells = vec![
             row.op.to_owned(),
             row.callers.to_string(),
             number(Some(row.ops_per_s)),
@@ -126,10 +129,32 @@ pub fn call_table(rows: &[CallRow], datanodes: bool) -> Table {
             number(row.p99_us),
             number(row.namenode_cpu_us),
             number(row.client_cpu_us),
-            number(row.datanodes_cpu_us),
-        ]);
+        ];
+        if datanodes {
+            cells.push(number(row.datanodes_cpu_us));
+        }
+        table.row(cells);
     }
     table
+}
+
+/// A table with these column heads. The first column, which names the row, is aligned left, numbers right.
+fn table(head: &[&str]) -> Table {
+    let columns: Vec<Align> =
+        (0..head.len()).map(|column| if column == 0 { Align::Left } else { Align::Right }).collect();
+    let mut table = Table::new(&columns, COLUMN_GAP);
+    table.row(head.iter().map(|cell| (*cell).to_owned()).collect());
+    table
+}
+
+/// A number as a cell: thousands without a fraction, small values with enough digits, unknown as `-`.
+fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
+        Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
+        Some(v) => format!("{v:.2}"),
+    }
 }
 
 /// JSON numbers carry three decimals: more would be noise.
@@ -193,11 +218,17 @@ mod tests {
 
     #[test]
     fn tables_show_what_json_leaves_out() {
-        let io = io_table(&[io_row()]).to_string();
-        let cells: Vec<&str> = io.lines().last().expect("a row").split_whitespace().collect();
+        let io = io_table(&[io_row()]).lines();
+        let cells: Vec<&str> = io.last().expect("a row").split_whitespace().collect();
         assert_eq!(cells, ["read", "1", "4", "1500", "2000", "0.75", "-", "0.50", "-", "-", "-"]);
-        let calls = call_table(&[call_row()], false).to_string();
-        let cells: Vec<&str> = calls.lines().last().expect("a row").split_whitespace().collect();
+        let calls = call_table(&[call_row()], false).lines();
+        let cells: Vec<&str> = calls.last().expect("a row").split_whitespace().collect();
         assert_eq!(cells, ["stat", "16", "10000", "140", "900", "-", "30.0"]);
+    }
+
+    #[test]
+    fn numbers_keep_three_digits_or_more() {
+        let cells = [Some(0.125), Some(9.876), Some(12.34), Some(1234.5), None].map(number);
+        assert_eq!(cells, ["0.12", "9.88", "12.3", "1234", "-"]);
     }
 }

@@ -1,6 +1,6 @@
 //! What all benchmarks share: the client, the processes' clocks and a directory of their own.
 
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 
 use super::cpu::CpuClocks;
 use super::servers;
+use crate::cluster::processes::LocalCluster;
 use crate::exit::message;
 use crate::globals::Globals;
 
@@ -35,7 +36,8 @@ pub struct Session {
     pub progress: ProgressBar,
     live_datanodes: usize,
     used_at_start: u64,
-    may_settle_late: std::sync::atomic::AtomicBool,
+    /// Whether the message about slow deletions was printed.
+    said_late: AtomicBool,
 }
 
 /// How full the cluster was at some moment.
@@ -48,13 +50,13 @@ pub struct Occupancy {
 
 impl Session {
     /// Connects and finds the servers' processes.
-    pub async fn open(globals: &Globals, cluster_dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub async fn open(globals: &Globals, local: Option<&LocalCluster>) -> anyhow::Result<Self> {
         if cfg!(debug_assertions) {
             message(format_args!("bench: this is a debug build: its figures say little"));
         }
-        let client = DfsClient::builder().namenode(&globals.namenode).user(&globals.user).connect().await?;
+        let client = globals.connect().await?;
         let datanodes = client.datanodes().await?;
-        let clocks = servers::find(&globals.namenode, &datanodes, cluster_dir).await?;
+        let clocks = servers::clocks(&globals.namenode, &datanodes, local).await;
         if !clocks.complete() {
             message(format_args!(
                 "bench: not all servers' processes are known: their processor time is not shown"
@@ -69,7 +71,7 @@ impl Session {
             progress: ProgressBar::no_length(),
             live_datanodes: datanodes.iter().filter(live).count(),
             used_at_start: stats.used,
-            may_settle_late: false.into(),
+            said_late: false.into(),
             client,
         })
     }
@@ -114,7 +116,7 @@ impl Session {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                if !self.may_settle_late.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                if !self.said_late.swap(true, Ordering::Relaxed) {
                     message(format_args!(
                         "bench: deleted files are not freed after {} s, or others use the cluster; going on",
                         SETTLE_MAX.as_secs()

@@ -1,10 +1,11 @@
 //! `dfs cluster`: a cluster on this machine, of the real programs.
 //!
 //! [`layout`] says what it consists of, [`process`] handles single processes, [`start`] and [`stop`]
-//! bring all of them up and down. Every process listens on 127.0.0.1 only.
+//! bring all of them up and down, [`processes`] tells other verbs about them. Every process listens on 127.0.0.1 only.
 
 mod layout;
 mod process;
+pub mod processes;
 mod start;
 mod stop;
 

@@ -74,7 +74,7 @@ enum Step {
     /// Print these entries of one directory.
     Print(Vec<Node>, Widths),
     /// List this directory.
-    List(Node),
+    List(Box<Node>),
 }
 
 /// Lists one directory, and with `-R` what is below it, each directory before its entries.
@@ -86,7 +86,7 @@ async fn list(
     root: Node,
 ) -> Result<(), OutputError> {
     // The next step is the last one.
-    let mut steps = vec![Step::List(root)];
+    let mut steps = vec![Step::List(Box::new(root))];
     while let Some(step) = steps.pop() {
         let directory = match step {
             Step::Print(nodes, widths) => {
@@ -122,7 +122,7 @@ async fn list(
             together.push(node);
             if let Some(below) = below {
                 found.push(Step::Print(std::mem::take(&mut together), widths));
-                found.push(Step::List(below));
+                found.push(Step::List(Box::new(below)));
             }
         }
         found.push(Step::Print(together, widths));

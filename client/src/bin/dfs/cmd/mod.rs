@@ -8,6 +8,7 @@ pub mod content;
 pub mod copy;
 pub mod find;
 pub mod fsck;
+mod fsck_report;
 pub mod ls;
 pub mod names;
 pub mod stat;

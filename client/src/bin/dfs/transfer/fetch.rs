@@ -48,7 +48,7 @@ pub async fn copy(transfer: &Arc<Transfer>, nodes: Vec<Node>, target: PathBuf) {
     let planner = Planner { transfer: Arc::clone(transfer), sender };
     let (trees, ()) = tokio::join!(planner.plan(nodes, &target, into), work(transfer, &names, receiver));
     finish(transfer, &names, trees);
-    transfer.progress.finish();
+    transfer.finish();
 }
 
 struct Planner {
@@ -207,12 +207,11 @@ async fn fetch(transfer: &Transfer, names: &Names, job: &Job) -> Result<(), Copy
         Naming::AtOnce => job.target.clone(),
         Naming::WhenWhole => with_suffix(&job.target),
     };
-    let reader = transfer.session.client.open(&job.source.absolute).await?;
-    let filled = tokio::select! {
-        filled = fill(transfer, reader, &path) => filled,
-        () = transfer.interrupt.wait() => Err(CopyError::Interrupted),
+    let reader = tokio::select! {
+        opened = transfer.session.client.open(&job.source.absolute) => opened?,
+        () = transfer.interrupt.wait() => return Err(CopyError::Interrupted),
     };
-    let outcome = filled.and_then(|()| {
+    let outcome = fill(transfer, reader, &path).await.and_then(|()| {
         if let Some(attributes) = &job.attributes {
             attributes.apply_local(&path, names)?;
         }
@@ -228,18 +227,40 @@ async fn fetch(transfer: &Transfer, names: &Names, job: &Job) -> Result<(), Copy
     outcome
 }
 
+/// Writes the content. Only receiving is given up on a signal: once it returns, nothing is still about to
+/// write to `path`, which the caller may then remove.
 async fn fill(transfer: &Transfer, mut reader: FileReader, path: &Path) -> Result<(), CopyError> {
     if reader.len() <= SMALL_FILE_BYTES {
-        let mut content = Vec::with_capacity(usize::try_from(reader.len()).unwrap_or(0));
-        while let Some(bytes) = reader.chunk().await? {
-            transfer.progress.moved(bytes.len());
-            content.extend_from_slice(&bytes);
-        }
+        let content = tokio::select! {
+            content = gather(transfer, &mut reader) => content?,
+            () = transfer.interrupt.wait() => return Err(CopyError::Interrupted),
+        };
         let path = path.to_owned();
         let written = tokio::task::spawn_blocking(move || std::fs::write(path, content)).await;
         return Ok(written.map_err(io::Error::other)??);
     }
     let sink = Sink::start(File::create(path)?)?;
+    let received = tokio::select! {
+        received = pass_on(transfer, &mut reader, &sink) => received,
+        () = transfer.interrupt.wait() => Err(CopyError::Interrupted),
+    };
+    let written = sink.finish().await;
+    received?;
+    written?;
+    Ok(())
+}
+
+async fn gather(transfer: &Transfer, reader: &mut FileReader) -> Result<Vec<u8>, CopyError> {
+    let mut content = Vec::with_capacity(usize::try_from(reader.len()).unwrap_or(0));
+    while let Some(bytes) = reader.chunk().await? {
+        transfer.progress.moved(bytes.len());
+        content.extend_from_slice(&bytes);
+    }
+    Ok(content)
+}
+
+/// Ends early when writing failed, which the sink then tells.
+async fn pass_on(transfer: &Transfer, reader: &mut FileReader, sink: &Sink<File>) -> Result<(), CopyError> {
     while let Some(bytes) = reader.chunk().await? {
         let length = bytes.len();
         if !sink.send(bytes).await {
@@ -247,7 +268,6 @@ async fn fill(transfer: &Transfer, mut reader: FileReader, path: &Path) -> Resul
         }
         transfer.progress.moved(length);
     }
-    sink.finish().await?;
     Ok(())
 }
 
@@ -255,7 +275,6 @@ async fn fill(transfer: &Transfer, mut reader: FileReader, path: &Path) -> Resul
 fn finish(transfer: &Transfer, names: &Names, trees: Vec<Tree>) {
     for tree in trees {
         let outcome = if transfer.interrupt.happened() {
-            transfer.session.set_failed();
             if tree.staging == tree.target { Ok(()) } else { std::fs::remove_dir_all(&tree.staging) }
         } else {
             finish_tree(&tree, names)

@@ -73,6 +73,9 @@ pub enum CopyError {
     /// The local file system refused or failed.
     #[error("{}", io_text(.0))]
     Local(#[from] std::io::Error),
+    /// Something took the final name meanwhile.
+    #[error("{}", dfs_client::ErrorKind::AlreadyExists.text())]
+    TargetExists,
     /// SIGINT or SIGTERM.
     #[error("interrupted")]
     Interrupted,
@@ -95,8 +98,16 @@ impl Transfer {
         match error {
             CopyError::Interrupted => self.session.set_failed(),
             CopyError::Remote(error) => self.progress.suspend(|| self.session.fail(path, error)),
-            CopyError::Local(_) => self.fail_about(&path.shown, &error.to_string()),
+            CopyError::Local(_) | CopyError::TargetExists => self.fail_about(&path.shown, &error.to_string()),
         }
+    }
+
+    /// Remembers that not everything was done if a signal came, and removes the bar.
+    pub fn finish(&self) {
+        if self.interrupt.happened() {
+            self.session.set_failed();
+        }
+        self.progress.finish();
     }
 
     /// Reports an error about a local file or anything else.

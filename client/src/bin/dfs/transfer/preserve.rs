@@ -52,7 +52,7 @@ impl Attributes {
         }
     }
 
-    /// Gives them to a node whose mode is `mode` now. Owner and group are left to the namenode's
+    /// Gives them to a node whose attributes are `current` now. Owner and group are left to the namenode's
     /// rules: who may not set them keeps his own.
     pub async fn apply_remote(
         &self,
@@ -69,7 +69,9 @@ impl Attributes {
                 Err(error) => return Err(error),
             }
         }
-        if current.mode != self.mode || owner.is_some() || group.is_some() {
+        // Changing the owner may take the set-id bits away.
+        let set_id = self.mode & 0o6000 != 0 && (owner.is_some() || group.is_some());
+        if current.mode != self.mode || set_id {
             client.set_permission(path, self.mode).await?;
         }
         let accessed = times::to_system(self.atime_ns);

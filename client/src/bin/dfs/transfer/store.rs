@@ -1,12 +1,12 @@
 //! Writing files and directories into the namespace, for `put` and `cp`.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_client::{CreateOptions, DfsError, ErrorKind, FileStatus, FileWriter, MkdirOptions, RenameOptions};
+use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use super::feed::Feed;
@@ -122,7 +122,10 @@ async fn make_directory(transfer: &Transfer, path: &RemotePath) {
 
 /// Writes one file; after an error or an interruption nothing of it is left.
 async fn store(transfer: &Transfer, job: &FileJob) -> Result<(), CopyError> {
-    let mut feed = open(transfer, &job.source, job.size).await?;
+    let mut feed = tokio::select! {
+        opened = open(transfer, &job.source, job.size) => opened?,
+        () = transfer.interrupt.wait() => return Err(CopyError::Interrupted),
+    };
     let path = match job.naming {
         Naming::AtOnce => job.target.clone(),
         Naming::WhenWhole => job.target.with_suffix(COPYING_SUFFIX),
@@ -187,9 +190,8 @@ async fn fill(
     if job.naming == Naming::WhenWhole {
         let options = RenameOptions { overwrite: transfer.options.force };
         client.rename(&path.absolute, &job.target.absolute, options).await.map_err(|error| {
-            // The user knows nothing of the temporary name.
             match error.kind() {
-                ErrorKind::AlreadyExists => CopyError::Local(io::ErrorKind::AlreadyExists.into()),
+                ErrorKind::AlreadyExists => CopyError::TargetExists,
                 _ => CopyError::Remote(error),
             }
         })?;
@@ -229,17 +231,7 @@ pub async fn finish(transfer: &Transfer, trees: Vec<Tree>) {
             }
             continue;
         }
-        // Deepest first, so that a directory is still open when what is below it is changed.
-        for (path, attributes) in tree.directories.iter().rev() {
-            let outcome = async {
-                let client = &transfer.session.client;
-                let status = client.stat(&path.absolute).await?;
-                attributes.apply_remote(client, &path.absolute, &status).await
-            };
-            if let Err(error) = outcome.await {
-                transfer.fail(path, &error.into());
-            }
-        }
+        keep_attributes(transfer, tree.directories).await;
         if tree.staging == tree.target {
             continue;
         }
@@ -248,6 +240,28 @@ pub async fn finish(transfer: &Transfer, trees: Vec<Tree>) {
             transfer.fail(&tree.target, &error.into());
             remove(transfer, &tree.staging, true).await;
         }
+    }
+}
+
+/// Gives directories their attributes: deepest first, so that a directory is still open when what is
+/// below it is changed, and those of one depth at once.
+async fn keep_attributes(transfer: &Transfer, mut directories: Vec<(RemotePath, Attributes)>) {
+    let depth = |path: &RemotePath| path.absolute.matches('/').count();
+    directories.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+    let limit = usize::from(transfer.options.threads);
+    for level in directories.chunk_by(|(a, _), (b, _)| depth(a) == depth(b)) {
+        futures::stream::iter(level)
+            .for_each_concurrent(limit, |(path, attributes)| async move {
+                let outcome = async {
+                    let client = &transfer.session.client;
+                    let status = client.stat(&path.absolute).await?;
+                    attributes.apply_remote(client, &path.absolute, &status).await
+                };
+                if let Err(error) = outcome.await {
+                    transfer.fail(path, &error.into());
+                }
+            })
+            .await;
     }
 }
 

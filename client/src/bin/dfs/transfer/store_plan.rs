@@ -72,7 +72,7 @@ pub async fn copy(transfer: &Arc<Transfer>, items: Vec<Item>, target: RemotePath
     let planner = Planner { transfer: Arc::clone(transfer), sender, names: Arc::default() };
     let (trees, ()) = tokio::join!(planner.plan(items, target, existing), store::work(transfer, receiver));
     store::finish(transfer, trees).await;
-    transfer.progress.finish();
+    transfer.finish();
     Ok(())
 }
 

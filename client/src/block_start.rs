@@ -1,0 +1,129 @@
+//! How a writer begins a block: allocation, pipeline set-up, and a new start elsewhere when that fails.
+
+use bytes::Bytes;
+use dfs_proto::ErrorKind;
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
+
+use crate::open_block::OpenBlock;
+use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::streamer::Streamer;
+use crate::{DfsError, TransferFault, datanode};
+
+/// Attempts to find a pipeline for a new block; each excludes one more datanode.
+const MAX_BLOCK_ATTEMPTS: u32 = 5;
+
+/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
+/// socket buffers with its framing.
+const MAX_EAGER_BYTES: usize = 64 << 10;
+
+impl Streamer {
+    /// Sets up the pipeline of a new or reopened block.
+    pub(crate) async fn open_pipeline(&mut self) -> Result<(), DfsError> {
+        loop {
+            let mut block = match self.block.take() {
+                Some(block) => block,
+                None => self.new_block().await?,
+            };
+            let (stage, eager) = if block.is_reopened() {
+                (BlockConstructionStage::PipelineSetupAppend, Vec::new())
+            } else {
+                (BlockConstructionStage::PipelineSetupCreate, self.eager_segments(&mut block))
+            };
+            let new_stamp = block.append_stamp.unwrap_or(block.block.generation_stamp);
+            let setup = PipelineSetup {
+                client: &self.target.client,
+                block: block.block,
+                members: &block.members,
+                stage,
+                new_stamp,
+                sent: block.sent,
+                checksum: self.target.checksum,
+            };
+            match Pipeline::open(&setup, eager).await {
+                Ok(pipeline) => return self.established(block, pipeline, new_stamp).await,
+                Err(failure) => {
+                    self.queue.requeue();
+                    if block.is_reopened() {
+                        self.block = Some(block);
+                        return self.rebuild(vec![failure.bad], failure.fault).await;
+                    }
+                    self.restart_block(block, &[failure.bad], failure.fault).await?;
+                }
+            }
+        }
+    }
+
+    /// A pipeline stands: its stamp is recorded if it is new.
+    pub(crate) async fn established(
+        &mut self,
+        mut block: OpenBlock,
+        pipeline: Pipeline,
+        stamp: u64,
+    ) -> Result<(), DfsError> {
+        let (old, new) = (block.block, block.with_stamp(stamp));
+        if old != new {
+            self.target.update_pipeline(old, new, &block.members).await?;
+        }
+        block.block = new;
+        block.established = true;
+        self.target.shown.send_replace(block.members.clone());
+        block.pipeline = Some(pipeline);
+        self.block = Some(block);
+        Ok(())
+    }
+
+    /// The block allocated with the file, or another one. If no datanode is left, those that failed get another chance.
+    async fn new_block(&mut self) -> Result<OpenBlock, DfsError> {
+        let located = match self.prepared.take() {
+            Some(located) => located,
+            None => match self.target.add_block(self.previous.clone(), self.excluded()).await {
+                Err(error) if error.kind() == ErrorKind::NoUsableDatanode && !self.excluded.is_empty() => {
+                    self.excluded.clear();
+                    self.target.add_block(self.previous.clone(), Vec::new()).await?
+                }
+                result => result?,
+            },
+        };
+        OpenBlock::new(&self.target.path, located)
+    }
+
+    /// Packets to send behind the request: those of a new block that is small and whole.
+    fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
+        let whole = matches!(self.queue.unsent.make_contiguous(), [_, last] if last.last);
+        let bytes: usize = self.queue.unsent.iter().map(|p| p.head.len() + p.data.len()).sum();
+        if !whole || bytes > MAX_EAGER_BYTES {
+            return Vec::new();
+        }
+        let mut segments = Vec::with_capacity(3);
+        for packet in self.queue.unsent.drain(..) {
+            segments.push(packet.head.clone());
+            if !packet.data.is_empty() {
+                segments.push(packet.data.clone());
+            }
+            block.sent = block.sent.max(packet.end());
+            self.queue.unacked.push_back(packet);
+        }
+        segments
+    }
+
+    /// Gives a new block back and remembers the members at fault; the next pipeline is another block's.
+    pub(crate) async fn restart_block(
+        &mut self,
+        block: OpenBlock,
+        bad: &[usize],
+        fault: TransferFault,
+    ) -> Result<(), DfsError> {
+        let mut name = String::new();
+        for member in bad.iter().filter_map(|index| block.members.get(*index)) {
+            name = datanode::name(member);
+            self.exclude(datanode::uuid(member));
+        }
+        tracing::debug!(path = %self.target.path, block = %block.block, datanode = %name, %fault, "block begun anew");
+        self.target.abandon_block(block.block).await?;
+        self.restarts += 1;
+        if self.restarts >= MAX_BLOCK_ATTEMPTS {
+            return Err(self.target.pipeline_failed(&block, name, fault));
+        }
+        Ok(())
+    }
+}
