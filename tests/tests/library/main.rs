@@ -1,0 +1,31 @@
+//! Tests through the client library against a mini cluster: one module a subject.
+
+mod append;
+mod bad_input;
+mod hflush;
+mod identity;
+mod large_delete;
+mod leases;
+mod namespace;
+mod permissions;
+mod pipeline;
+mod random_operations;
+mod replicas;
+mod restart;
+mod seek;
+mod sizes;
+mod tidy;
+
+use anyhow::{Result, bail};
+use dfs_client::DfsError;
+use dfs_proto::ErrorKind;
+
+/// Checks that a call failed, and with which kind; its text must be one line that names `subject`.
+fn ensure_error<T>(outcome: Result<T, DfsError>, kind: ErrorKind, subject: &str) -> Result<()> {
+    let Err(error) = outcome else { bail!("{subject}: wanted {kind:?}, but the call succeeded") };
+    let text = error.to_string();
+    if error.kind() != kind || !text.contains(subject) || text.contains('\n') {
+        bail!("wanted {kind:?} naming {subject}, got {:?}: {text}", error.kind());
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Tests of the real programs, in processes of their own: one module a subject.
+
+mod bad_input;
+mod cli;
+mod crash;
+mod local_cluster;
+mod transcript;
+mod trees;
