@@ -132,6 +132,10 @@ impl Streamer {
     /// Writes the block whose first packet is queued, to its end. False if the writer was dropped.
     async fn write_block(&mut self) -> Result<bool, DfsError> {
         loop {
+            if self.queue.is_empty() && self.block.is_none() {
+                // The block's end was reached by a recovery; what comes next is not this block's.
+                return Ok(true);
+            }
             while self.has_room() {
                 match self.commands.try_recv() {
                     Ok(command) => self.accept(command),
@@ -140,11 +144,6 @@ impl Streamer {
             }
             if !self.queue.is_empty() && self.block.as_ref().is_none_or(|block| block.pipeline.is_none()) {
                 self.open_pipeline().await?;
-            }
-            if self.queue.is_empty() && self.block.is_none() {
-                // The block's end was reached by a recovery.
-                self.answer_barrier().await?;
-                return Ok(true);
             }
             self.send_queued();
             if self.queue.is_empty() {

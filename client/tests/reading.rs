@@ -1,0 +1,165 @@
+//! Readers against scripted datanodes.
+
+mod fake;
+
+use std::io::SeekFrom;
+use std::time::{Duration, Instant};
+
+use dfs_client::{CreateOptions, DfsClient, DfsError, ErrorKind};
+use fake::{BLOCK_SIZE, Cluster, Fault, pattern};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+const LEN: usize = 5 * BLOCK_SIZE as usize / 2 + 777;
+
+async fn with_file(datanodes: usize) -> (Cluster, DfsClient) {
+    let cluster = Cluster::start(datanodes).await;
+    let client = cluster.client().await;
+    let mut writer = client.create("/f", CreateOptions::default()).await.expect("creates");
+    writer.write_bytes(pattern(0, LEN).into()).await.expect("writes");
+    let status = writer.close().await.expect("closes");
+    assert_eq!(status.size, LEN as u64);
+    (cluster, client)
+}
+
+async fn read_all(client: &DfsClient) -> Result<Vec<u8>, DfsError> {
+    let mut reader = client.open("/f").await?;
+    let mut content = Vec::new();
+    while let Some(bytes) = reader.chunk().await? {
+        content.extend_from_slice(&bytes);
+    }
+    Ok(content)
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_in_every_way() {
+    let (cluster, client) = with_file(3).await;
+    let expected = pattern(0, LEN);
+    assert!(cluster.stored("/f") == expected);
+    assert!(read_all(&client).await.expect("reads") == expected);
+
+    let mut reader = client.open("/f").await.expect("opens");
+    let mut content = Vec::new();
+    reader.read_to_end(&mut content).await.expect("reads");
+    assert!(content == expected);
+
+    let seed = 0x5eed_u64;
+    println!("seed {seed:#x}");
+    let mut random = seed;
+    let mut next = |bound: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % bound
+    };
+    for _ in 0..200 {
+        let (offset, len) = (next(LEN + 100), next(100_000));
+        let end = (offset + len).min(LEN).max(offset.min(LEN));
+        let mut buf = vec![0; len];
+        let n = reader.read_at(offset as u64, &mut buf).await.expect("reads");
+        assert!(buf[..n] == expected[offset.min(LEN)..end], "{len} bytes at {offset}");
+
+        let to = next(LEN);
+        let len = next(LEN - to + 1).min(40_000);
+        assert_eq!(reader.seek(SeekFrom::Start(to as u64)).await.expect("seeks"), to as u64);
+        let mut buf = vec![0; len];
+        reader.read_exact(&mut buf).await.expect("reads");
+        assert!(buf == expected[to..to + len], "{len} bytes at {to} after a seek");
+        assert_eq!(reader.position(), (to + len) as u64);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_reused() {
+    let (cluster, client) = with_file(1).await;
+    let before = cluster.state().datanodes[0].accepted;
+    for _ in 0..20 {
+        assert_eq!(read_all(&client).await.expect("reads").len(), LEN);
+        let reader = client.open("/f").await.expect("opens");
+        let mut buf = [0; 100];
+        assert_eq!(reader.read_at(5000, &mut buf).await.expect("reads"), 100);
+    }
+    assert_eq!(cluster.state().datanodes[0].accepted, before, "the writer's connection serves all");
+}
+
+#[tokio::test]
+async fn bad_replicas_are_skipped_and_corrupt_ones_reported() {
+    for fault in [Fault::Corrupt, Fault::Refuse, Fault::CloseReadAfter(0), Fault::CloseReadAfter(2)] {
+        let (cluster, client) = with_file(3).await;
+        cluster.set_fault(0, fault);
+        cluster.set_fault(1, fault);
+        assert!(read_all(&client).await.expect("the third replica serves") == pattern(0, LEN), "{fault:?}");
+        let reader = client.open("/f").await.expect("opens");
+        let mut buf = vec![0; LEN];
+        assert_eq!(reader.read_at(0, &mut buf).await.expect("reads"), LEN);
+        assert!(buf == pattern(0, LEN), "{fault:?}");
+        if fault == Fault::Corrupt {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while cluster.state().bad_reports.len() < 6 {
+                assert!(Instant::now() < deadline, "corrupt replicas were not reported");
+                tokio::task::yield_now().await;
+            }
+            assert!(cluster.state().bad_reports.iter().all(|(_, uuid)| uuid != "dn-2"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn corrupt_data_is_never_returned() {
+    let (cluster, client) = with_file(3).await;
+    (0..3).for_each(|index| cluster.set_fault(index, Fault::Corrupt));
+    let error = read_all(&client).await.expect_err("all replicas are corrupt");
+    assert_eq!(error.kind(), ErrorKind::BlockMissing);
+    let text = error.to_string();
+    assert!(text.starts_with("/f: ") && text.contains("blk_") && text.contains("checksum"), "{text}");
+}
+
+#[tokio::test]
+async fn a_missing_file_is_named() {
+    let (_cluster, client) = with_file(1).await;
+    let error = client.open("/g").await.expect_err("missing");
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (ErrorKind::NotFound, "/g: No such file or directory".into())
+    );
+}
+
+#[tokio::test]
+async fn the_checksum_is_that_of_the_content() {
+    let (cluster, client) = with_file(3).await;
+    cluster.set_fault(0, Fault::Refuse);
+    let checksum = client.checksum("/f").await.expect("composes");
+    assert_eq!((checksum.crc, checksum.length), (crc32fast::hash(&pattern(0, LEN)), LEN as u64));
+}
+
+#[tokio::test]
+async fn a_cancelled_read_loses_nothing() {
+    let (_cluster, client) = with_file(2).await;
+    let mut reader = client.open("/f").await.expect("opens");
+    let mut content = Vec::new();
+    let mut polls = 0;
+    while content.len() < LEN {
+        // Given up at a different point each time.
+        polls = (polls + 1) % 7;
+        let mut budget = polls;
+        let limited = std::future::poll_fn(|cx| {
+            budget -= 1;
+            if budget <= 0 {
+                std::task::Poll::Ready(())
+            } else {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }
+        });
+        tokio::select! {
+            biased;
+            bytes = reader.chunk() => {
+                let bytes = bytes.expect("reads").expect("not at the end");
+                content.extend_from_slice(&bytes);
+            }
+            () = limited => {
+                assert_eq!(reader.position(), content.len() as u64);
+                let bytes = reader.chunk().await.expect("reads").expect("not at the end");
+                content.extend_from_slice(&bytes);
+            }
+        }
+    }
+    assert!(content == pattern(0, LEN));
+}
