@@ -81,7 +81,8 @@ impl RemotePath {
 
     /// The entry `name` of this directory.
     pub fn child(&self, name: &str) -> Self {
-        Self { absolute: join(&self.absolute, name), shown: join(&self.shown, name) }
+        let shown = if self.shown == "." { name.to_owned() } else { join(&self.shown, name) };
+        Self { absolute: join(&self.absolute, name), shown }
     }
 
     /// This path with `suffix` after its last name.
@@ -136,6 +137,7 @@ mod tests {
         assert_eq!(child, RemotePath { absolute: "/user/u/x/y".into(), shown: "x/y".into() });
         assert_eq!(RemotePath::resolve("u", "/").child("y").shown, "/y");
         assert_eq!(child.name(), "y");
+        assert_eq!(RemotePath::resolve("u", ".").child("y").shown, "y");
         assert_eq!(RemotePath::resolve("u", "/").name(), "");
     }
 

@@ -82,6 +82,9 @@ impl Member {
         command
             .args(&self.args)
             .current_dir(&self.dir)
+            // The log's last lines shall be why it ended; a backtrace of an error would hide that. Panics
+            // still have theirs.
+            .env("RUST_LIB_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

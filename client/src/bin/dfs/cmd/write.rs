@@ -71,7 +71,7 @@ async fn open(source: &OsString) -> std::io::Result<Feed> {
     let file = File::open(source)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
-        return Err(std::io::ErrorKind::IsADirectory.into());
+        return Err(std::io::Error::from_raw_os_error(libc::EISDIR));
     }
     Feed::local(file, metadata.len()).await
 }

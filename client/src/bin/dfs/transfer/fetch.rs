@@ -80,8 +80,8 @@ impl Planner {
     async fn plan_file(&self, node: Node, target: &Path) -> io::Result<()> {
         let options = self.transfer.options;
         match std::fs::metadata(target) {
-            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(_) if !options.force => return Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(found) if found.is_dir() => return Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            Ok(_) if !options.force => return Err(io::Error::from_raw_os_error(libc::EEXIST)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -94,8 +94,8 @@ impl Planner {
     async fn plan_tree(&self, root: &Node, target: &Path) -> io::Result<Tree> {
         let options = self.transfer.options;
         let merge = match std::fs::metadata(target) {
-            Ok(found) if !found.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
-            Ok(_) if !options.force => return Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(found) if !found.is_dir() => return Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+            Ok(_) if !options.force => return Err(io::Error::from_raw_os_error(libc::EEXIST)),
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(error),
