@@ -1,0 +1,116 @@
+//! Block recovery with a real primary and real participants.
+
+use dfs_proto::v1::datanode_command::Command;
+use dfs_proto::v1::{self, RecoverBlockCommand, ReplicaLocation, ReplicaVisibleLengthRequest};
+use dfs_proto::{ErrorKind, RpcError};
+
+use crate::wire::{self, Block, Pipeline};
+use crate::{Cluster, eventually, pattern};
+
+fn order(cluster: &Cluster, block: Block, stamp: u64, truncate_length: Option<u64>) {
+    let recorded = cluster.namenode.recorded();
+    let mut locations = Vec::new();
+    for node in &cluster.nodes {
+        let info = recorded.registered.iter().rev().filter_map(|r| r.info.clone());
+        let info = info.into_iter().find(|i| i.uuid == node.uuid());
+        locations.push(ReplicaLocation { datanode: info, storage_id: String::new() });
+    }
+    drop(recorded);
+    let command = RecoverBlockCommand {
+        block: Some(v1::Block { id: block.id, generation_stamp: block.stamp, length: 0 }),
+        locations,
+        new_generation_stamp: stamp,
+        truncate_length,
+    };
+    cluster.namenode.order(cluster.nodes[0].uuid(), Command::RecoverBlock(command));
+}
+
+async fn outcome(cluster: &Cluster) -> v1::CommitBlockSynchronizationRequest {
+    eventually("the namenode hears of the outcome", || !cluster.namenode.recorded().synchronized.is_empty())
+        .await;
+    cluster.namenode.recorded().synchronized.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_block_is_closed_with_all_that_was_flushed() {
+    let cluster = Cluster::start(3).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let (block, data) = (Block::new(1, 10), pattern(1, 5000));
+    let mut pipeline = Pipeline::create(&nodes, block);
+    pipeline.flush(0, &data[..3333]);
+    // The writer is still connected, as one that hangs would be.
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.new_generation_stamp, done.delete_block), (3333, 20, false));
+    assert_eq!(done.storage_ids.len(), 3);
+    for node in &nodes {
+        assert_eq!(wire::read(node, Block::new(1, 20), 0, 3333).expect("read"), data[..3333]);
+    }
+    pipeline.send(3072, &data[3072..]);
+    assert!(pipeline.try_ack().is_err(), "the old writer is fenced off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_found_at_a_restart_are_brought_to_one_length() {
+    let mut cluster = Cluster::start(3).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 5000));
+    let lengths = [5000, 4000, 4500];
+    for (node, length) in cluster.nodes.iter().zip(lengths) {
+        let mut pipeline = Pipeline::create(&[node], block);
+        pipeline.flush(0, &data[..length]);
+    }
+    for i in 0..3 {
+        cluster.restart(i).await;
+    }
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.storage_ids.len()), (4000, 3));
+    for node in &cluster.nodes {
+        assert_eq!(wire::read(node, Block::new(1, 20), 0, 4000).expect("read"), data[..4000]);
+        assert!(wire::read(node, Block::new(1, 20), 0, 4001).is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_cuts_all_replicas_inside_a_chunk() {
+    let mut cluster = Cluster::start(2).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 5000));
+    wire::write(&cluster.nodes.iter().collect::<Vec<_>>(), block, &data);
+    order(&cluster, block, 20, Some(1234));
+    assert_eq!(outcome(&cluster).await.new_length, 1234);
+    for i in 0..2 {
+        cluster.restart(i).await;
+        assert_eq!(wire::read(&cluster.nodes[i], Block::new(1, 20), 0, 1234).expect("read"), data[..1234]);
+        let meta = std::fs::metadata(cluster.find(i, "blk_1_20.meta").expect("meta file")).expect("metadata");
+        assert_eq!(meta.len(), 7 + 3 * 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_without_data_is_forgotten() {
+    let cluster = Cluster::start(2).await;
+    let block = Block::new(1, 10);
+    let _pipeline = Pipeline::create(&[&cluster.nodes[0]], block);
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert!(done.delete_block && done.storage_ids.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_errors_carry_their_kind() {
+    let cluster = Cluster::start(1).await;
+    let mut control = wire::control(&cluster.nodes[0]);
+    let missing = v1::Block { id: 77, generation_stamp: 1, length: 0 };
+    let status = control
+        .get_replica_visible_length(ReplicaVisibleLengthRequest { block: Some(missing) })
+        .await
+        .expect_err("no such replica");
+    let error = RpcError::from_status(&status);
+    assert_eq!(error.kind, ErrorKind::BlockMissing);
+    assert!(error.reason.contains("blk_77_1"), "{error}");
+    let status = control
+        .get_replica_visible_length(ReplicaVisibleLengthRequest { block: None })
+        .await
+        .expect_err("no block named");
+    assert_eq!(RpcError::from_status(&status).kind, ErrorKind::InvalidArgument);
+}

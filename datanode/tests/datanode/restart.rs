@@ -1,0 +1,128 @@
+//! What a datanode makes of its directories at start.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use dfs_datanode::{Datanode, DatanodeError};
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
+use dfs_proto::v1::ReplicaState;
+
+use crate::wire::{self, Block, Pipeline};
+use crate::{Cluster, config, eventually, find, pattern};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushed_bytes_survive_and_torn_ones_are_cut() {
+    let mut cluster = Cluster::start(1).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 3000));
+    let mut pipeline = Pipeline::create(&[&cluster.nodes[0]], block);
+    pipeline.flush(0, &data[..1300]);
+    cluster.namenode.recorded().slices.clear();
+    cluster
+        .restart_after(0, |dir| {
+            // Data of the next packet arrived, its checksums did not.
+            let path = find(&dir.join("rbw"), "blk_1").expect("data file");
+            let file = fs::File::options().write(true).open(path).expect("opens");
+            file.write_all_at(&data[1300..], 1300).expect("written");
+        })
+        .await;
+    eventually("the report", || !cluster.namenode.recorded().slices.is_empty()).await;
+    {
+        let recorded = cluster.namenode.recorded();
+        let slice = &recorded.slices[0];
+        assert_eq!((&slice.block_ids[..], &slice.lengths[..]), (&[1][..], &[1300][..]));
+        assert_eq!(slice.states().next(), Some(ReplicaState::Rwr));
+    }
+    let node = &cluster.nodes[0];
+    assert_eq!(wire::read(node, block, 0, 1300).expect("read"), data[..1300]);
+    let (_, refused) =
+        Pipeline::try_recover(&[node], block, Stage::PipelineSetupStreamingRecovery, 11, 0, 3000);
+    assert!(refused.message().contains("Rwr"), "only block recovery brings it back: {}", refused.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_moves_are_completed_and_strays_set_aside() {
+    let mut cluster = Cluster::start(1).await;
+    let data = pattern(1, 2000);
+    let node = &cluster.nodes[0];
+    for id in 1..=5 {
+        wire::write(&[node], Block::new(id, 10), &data);
+    }
+    let mut open = Pipeline::create(&[node], Block::new(6, 10));
+    open.flush(0, &data);
+    cluster
+        .restart_after(0, |dir| {
+            let closed = dir.join("finalized/subdir0/subdir0");
+            // Stopped while closing, and while reopening: checksums moved, data not.
+            fs::rename(dir.join("rbw/blk_6_10.meta"), closed.join("blk_6_10.meta")).expect("moved");
+            fs::rename(closed.join("blk_2_10.meta"), dir.join("rbw/blk_2_11.meta")).expect("moved");
+            fs::remove_file(closed.join("blk_3_10.meta")).expect("removed");
+            fs::remove_file(closed.join("blk_4")).expect("removed");
+            fs::write(closed.join("notes.txt"), "x").expect("written");
+            fs::write(dir.join("tmp/blk_9"), "x").expect("written");
+            fs::write(dir.join("rbw/blk_8"), "").expect("written");
+        })
+        .await;
+    let (node, dir) = (&cluster.nodes[0], cluster.dir(0));
+    for block in [Block::new(1, 10), Block::new(2, 11), Block::new(5, 10), Block::new(6, 10)] {
+        assert_eq!(wire::read(node, block, 0, 2000).expect("read"), data, "{block:?}");
+    }
+    assert_eq!(fs::read(dir.join("orphaned/blk_3")).expect("kept for rescue"), data);
+    for gone in ["blk_4_10.meta", "blk_9", "blk_8"] {
+        assert!(find(dir, gone).is_none(), "{gone}");
+    }
+    assert_eq!(node.dataset().replica_count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_of_a_block_the_newer_is_kept() {
+    let mut cluster = Cluster::start(2).await;
+    let block = Block::new(1, 10);
+    wire::write(&[&cluster.nodes[0]], block, &pattern(1, 1000));
+    wire::write(&[&cluster.nodes[1]], Block::new(1, 11), &pattern(2, 900));
+    for node in cluster.nodes.drain(..) {
+        node.shutdown().await;
+    }
+    // Two volumes of one datanode.
+    let text = fs::read_to_string(cluster.dir(0).join("VERSION")).expect("VERSION");
+    let uuid = text.lines().find(|l| l.starts_with("datanodeUuid")).expect("uuid");
+    let other = fs::read_to_string(cluster.dir(1).join("VERSION")).expect("VERSION");
+    let mut config = config(&cluster.namenode, cluster.dir(0));
+    config.volumes.push(cluster.dir(1).to_owned());
+    let refused = Datanode::start(config.clone()).await;
+    assert!(
+        matches!(refused, Err(DatanodeError::WrongCluster { field: "datanode", .. })),
+        "two datanodes' volumes"
+    );
+    let lines: Vec<_> = other.lines().map(|l| if l.starts_with("datanodeUuid") { uuid } else { l }).collect();
+    fs::write(cluster.dir(1).join("VERSION"), lines.join("\n")).expect("written");
+    let node = Datanode::start(config).await.expect("starts");
+    node.registered().await;
+    assert_eq!(wire::read(&node, block, 0, 900).expect("read"), pattern(2, 900));
+    assert!(cluster.dir(0).join("orphaned/blk_1").exists());
+    // New blocks go to both volumes.
+    for id in 10..60 {
+        wire::write(&[&node], Block::new(id, 1), b"x");
+    }
+    let on = |dir: &std::path::Path| (10..60).filter(|id| find(dir, &format!("blk_{id}")).is_some()).count();
+    let (first, second) = (on(cluster.dir(0)), on(cluster.dir(1)));
+    assert!(first + second == 50 && first > 5 && second > 5, "{first} and {second}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_use_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let second = Datanode::start(config(&cluster.namenode, cluster.dir(0))).await;
+    assert!(matches!(second, Err(DatanodeError::VolumeInUse { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_version_file_is_named() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes.remove(0).shutdown().await;
+    fs::write(cluster.dir(0).join("VERSION"), "layoutVersion=99\n").expect("written");
+    let Err(error) = Datanode::start(config(&cluster.namenode, cluster.dir(0))).await else {
+        panic!("started on a foreign layout");
+    };
+    let text = error.to_string();
+    assert!(text.contains("VERSION") && text.contains("layout version 99"), "{text}");
+}
