@@ -90,7 +90,7 @@ impl Round<'_> {
         operations: u64,
         report: &mut impl FnMut(&'static str, LoadRun),
     ) -> anyhow::Result<()> {
-        let before = self.session.occupancy(0).await?;
+        let before = self.session.namespace_occupancy().await?;
         self.make_directories(operations).await?;
         let options = MkdirOptions::default();
         let mkdir = self.load(operations, move |client, base, number| async move {

@@ -54,7 +54,8 @@ pub fn run(args: BenchArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the threads of the benchmark")?;
     let json = args.json;
-    let report = runtime.block_on(measure(args, globals))?;
+    let measured = runtime.block_on(measure(args, globals));
+    let report = measured.map_err(|error| anyhow::anyhow!("bench: {error:#}"))?;
     let mut out = Out::new();
     let table = match (&report, json) {
         (Report::Io(rows), true) => return json_to(out, rows),
@@ -124,7 +125,7 @@ async fn unless_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) ->
         outcome = work => outcome,
         watched = interrupted() => {
             watched?;
-            anyhow::bail!("bench: interrupted")
+            anyhow::bail!("interrupted")
         }
     }
 }

@@ -45,6 +45,7 @@ pub struct Session {
 pub struct Occupancy {
     inodes: u64,
     blocks: u64,
+    pending_deletions_max: u64,
     used_max: u64,
 }
 
@@ -93,13 +94,25 @@ impl Session {
         Ok(())
     }
 
+    /// How full the namespace is now. Blocks without data, which empty files had while they were open, are
+    /// no matter.
+    pub async fn namespace_occupancy(&self) -> anyhow::Result<Occupancy> {
+        let stats = self.client.stats().await?;
+        let (inodes, blocks) = (stats.inodes, stats.blocks);
+        Ok(Occupancy { inodes, blocks, pending_deletions_max: u64::MAX, used_max: u64::MAX })
+    }
+
     /// How full the cluster is now, when `live_bytes` (replicas included) of this benchmark's files are
     /// to stay. Space in use is what datanodes last told, which may be a heartbeat ago: so it is
     /// computed from the figure before the benchmark began.
     pub async fn occupancy(&self, live_bytes: u64) -> anyhow::Result<Occupancy> {
         let stats = self.client.stats().await?;
-        let used_max = self.used_at_start + live_bytes + live_bytes / 16 + SETTLE_SLACK_BYTES;
-        Ok(Occupancy { inodes: stats.inodes, blocks: stats.blocks, used_max })
+        Ok(Occupancy {
+            inodes: stats.inodes,
+            blocks: stats.blocks,
+            pending_deletions_max: stats.pending_deletion_blocks,
+            used_max: self.used_at_start + live_bytes + live_bytes / 16 + SETTLE_SLACK_BYTES,
+        })
     }
 
     /// Waits until everything made since `before` and deleted again is really gone, so that one
@@ -110,7 +123,7 @@ impl Session {
             let now = self.client.stats().await?;
             let gone = now.inodes <= before.inodes
                 && now.blocks <= before.blocks
-                && now.pending_deletion_blocks == 0
+                && now.pending_deletion_blocks <= before.pending_deletions_max
                 && now.used <= before.used_max;
             if gone {
                 return Ok(());
