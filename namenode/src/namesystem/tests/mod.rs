@@ -1,8 +1,10 @@
 //! Tests of the operations, on a store in memory.
 
 mod attributes;
+mod determinism;
 mod fixture;
 mod leases;
+mod model;
 mod names;
 mod queries;
 mod retries;
