@@ -136,7 +136,8 @@ impl ApplyThread {
             match other {
                 Some(ApplyRequest::Finish(done)) => {
                     if dirty.since.is_some() {
-                        self.checkpoint(dirty)?;
+                        // openraft has stopped and purges nothing any more.
+                        self.save(dirty)?;
                     }
                     let _ = done.send(());
                     return Ok(());
@@ -234,8 +235,15 @@ impl ApplyThread {
         Ok(())
     }
 
-    /// Makes the state durable, after the log.
+    /// Makes a checkpoint and has the log purged behind it.
     fn checkpoint(&mut self, dirty: &mut Dirty) -> Result<(), ConsensusError> {
+        self.save(dirty)?;
+        self.checkpointed.send_replace(self.position.clone());
+        Ok(())
+    }
+
+    /// Makes the state durable, after the log.
+    fn save(&mut self, dirty: &mut Dirty) -> Result<(), ConsensusError> {
         if !self.acks.wait_synced(self.position.next_index()) {
             return Err(ConsensusError::Stopped);
         }
@@ -249,7 +257,6 @@ impl ApplyThread {
             "checkpoint"
         );
         *dirty = Dirty::default();
-        self.checkpointed.send_replace(self.position.clone());
         Ok(())
     }
 }

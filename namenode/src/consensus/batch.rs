@@ -14,8 +14,9 @@ use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
+use super::batcher::OnTheWay;
 use super::error::ProposeError;
 use super::raft_types::TypeConfig;
 use crate::log;
@@ -58,8 +59,8 @@ struct Inner {
     encoded_bytes: usize,
     /// Of this node's callers, one a command, or empty.
     waiters: Mutex<Vec<Waiter>>,
-    /// Held until the entry is in the log: bounds what is on the way to it.
-    on_the_way: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Held until the entry is on disk: bounds what is on the way to it.
+    on_the_way: Mutex<Option<OnTheWay>>,
 }
 
 impl Batch {
@@ -71,11 +72,11 @@ impl Batch {
     }
 
     /// A batch proposed here, with one waiter a command.
-    pub fn proposed(commands: Vec<log::Command>, waiters: Vec<Waiter>, permit: OwnedSemaphorePermit) -> Self {
+    pub fn proposed(commands: Vec<log::Command>, waiters: Vec<Waiter>, on_the_way: OnTheWay) -> Self {
         assert_eq!(commands.len(), waiters.len());
         let message = log::CommandBatch { commands };
         let encoded_bytes = message.encoded_len();
-        let (waiters, on_the_way) = (Mutex::new(waiters), Mutex::new(Some(permit)));
+        let (waiters, on_the_way) = (Mutex::new(waiters), Mutex::new(Some(on_the_way)));
         Self(Arc::new(Inner { message, encoded_bytes, waiters, on_the_way }))
     }
 
@@ -95,10 +96,10 @@ impl Batch {
         let _ = self.0.message.encode(out);
     }
 
-    /// Notes that the entry has reached the log.
-    pub fn reached_log(&self) {
-        let permit = self.0.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(permit);
+    /// Notes that the entry is on disk, or will never be.
+    pub fn arrived(&self) {
+        let on_the_way = self.0.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(on_the_way);
     }
 
     /// Takes the waiters; later calls get none.
@@ -108,7 +109,7 @@ impl Batch {
 
     /// Answers all waiters that are left with an error.
     fn refuse(&self, error: impl Fn() -> ProposeError) {
-        self.reached_log();
+        self.arrived();
         for waiter in self.take_waiters() {
             waiter.answer(Err(error()));
         }

@@ -1,16 +1,18 @@
 //! Gathers proposals into log entries.
 //!
-//! One entry is on its way to the log at a time; what is proposed meanwhile becomes the next one. So a
-//! lone caller waits for nobody, and many callers share the cost of an entry. The order of proposals is
-//! the order of commands in the log.
+//! While an entry is on its way to the disk, what is proposed meanwhile becomes the next one: its sync
+//! could not begin earlier anyway, and an entry costs openraft the same whether it holds one command or
+//! hundreds. A lone caller waits for nobody. Relaxed proposals do not wait for the disk, so neither does
+//! an entry with one of them. The order of proposals is the order of commands in the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openraft::Raft;
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
-use super::batch::{Batch, Waiter};
+use super::batch::{Batch, Level, Waiter};
 use super::raft_types::TypeConfig;
 use crate::log;
 
@@ -26,6 +28,9 @@ const ENTRY_COMMANDS_MAX: usize = 512;
 /// ... or bytes: a group of entries is written between two syncs, and followers get entries whole.
 const ENTRY_BYTES_MAX: usize = 512 << 10;
 
+/// Entries that may be on their way to the disk when callers do not wait for it.
+const ENTRIES_ON_THE_WAY_MAX: usize = 32;
+
 /// A command and who waits for its reply.
 pub struct Proposal {
     /// The command.
@@ -34,22 +39,80 @@ pub struct Proposal {
     pub waiter: Waiter,
 }
 
+/// Counts the entries that are not on disk yet.
+#[derive(Debug, Default)]
+struct Way {
+    entries: AtomicUsize,
+    arrived: Notify,
+}
+
+/// Held by an entry until it is on disk or refused.
+#[derive(Debug)]
+pub struct OnTheWay(Arc<Way>);
+
+impl OnTheWay {
+    fn begin(way: &Arc<Way>) -> Self {
+        way.entries.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(way))
+    }
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.0.entries.fetch_sub(1, Ordering::AcqRel);
+        self.0.arrived.notify_one();
+    }
+}
+
+/// An entry that gathers.
+#[derive(Default)]
+struct Gathering {
+    commands: Vec<log::Command>,
+    waiters: Vec<Waiter>,
+    bytes: usize,
+    relaxed: bool,
+}
+
+impl Gathering {
+    fn add(&mut self, proposal: Proposal) {
+        self.bytes += proposal.command.encoded_len();
+        self.relaxed |= proposal.waiter.level == Level::Applied;
+        self.commands.push(proposal.command);
+        self.waiters.push(proposal.waiter);
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= ENTRY_COMMANDS_MAX || self.bytes >= ENTRY_BYTES_MAX
+    }
+
+    /// Whether it may go while `on_the_way` entries are not on disk yet.
+    const fn may_go(&self, on_the_way: usize) -> bool {
+        on_the_way == 0 || (self.relaxed && on_the_way < ENTRIES_ON_THE_WAY_MAX)
+    }
+}
+
 /// Runs until nobody can propose any more, or Raft stops.
 pub async fn run(raft: Raft<TypeConfig>, mut proposals: mpsc::Receiver<Proposal>) {
-    let on_the_way = Arc::new(Semaphore::new(1));
+    let way = Arc::new(Way::default());
     while let Some(first) = proposals.recv().await {
-        let Ok(permit) = Arc::clone(&on_the_way).acquire_owned().await else { return };
-        let mut bytes = first.command.encoded_len();
-        let mut commands = vec![first.command];
-        let mut waiters = vec![first.waiter];
-        while commands.len() < ENTRY_COMMANDS_MAX && bytes < ENTRY_BYTES_MAX {
-            let Ok(next) = proposals.try_recv() else { break };
-            bytes += next.command.encoded_len();
-            commands.push(next.command);
-            waiters.push(next.waiter);
+        let mut gathering = Gathering::default();
+        gathering.add(first);
+        loop {
+            while !gathering.is_full() {
+                let Ok(next) = proposals.try_recv() else { break };
+                gathering.add(next);
+            }
+            if gathering.may_go(way.entries.load(Ordering::Acquire)) {
+                break;
+            }
+            tokio::select! {
+                () = way.arrived.notified() => {}
+                Some(next) = proposals.recv(), if !gathering.is_full() => gathering.add(next),
+            }
         }
         // If Raft has stopped, the responder in the message has told the waiters.
-        if raft.client_write_ff(Batch::proposed(commands, waiters, permit)).await.is_err() {
+        let batch = Batch::proposed(gathering.commands, gathering.waiters, OnTheWay::begin(&way));
+        if raft.client_write_ff(batch).await.is_err() {
             return;
         }
     }

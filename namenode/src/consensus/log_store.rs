@@ -15,11 +15,10 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::Batch;
 use super::error::ConsensusError;
 use super::log_cache::LogCache;
 use super::log_reader::LogReader;
-use super::log_thread::{Flushed, LogRequest};
+use super::log_thread::LogRequest;
 use super::raft_types::{self, Entry, LogId, StorageError, TypeConfig, Vote};
 
 /// See the module. Owned by openraft's task.
@@ -107,16 +106,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let mut batches = Vec::new();
         {
             let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             for entry in &entries {
-                match &entry.payload {
-                    EntryPayload::Blank => {}
-                    EntryPayload::Normal(batch) => batches.push(batch.clone()),
-                    EntryPayload::Membership(membership) => {
-                        self.alone = raft_types::is_alone(membership, self.node_id);
-                    }
+                if let EntryPayload::Membership(membership) = &entry.payload {
+                    self.alone = raft_types::is_alone(membership, self.node_id);
                 }
                 cache.append(entry.clone()).map_err(|index| {
                     let gap = ConsensusError::OutOfOrder { index };
@@ -124,13 +118,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 })?;
             }
         }
-        if self.alone {
-            self.requests.send(LogRequest::Append { entries, flushed: None }).await.map_err(|_| stopped())?;
-            batches.iter().for_each(Batch::reached_log);
+        let (early, late) = if self.alone { (Some(callback), None) } else { (None, Some(callback)) };
+        let request = LogRequest::Append { entries, flushed: late };
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        if let Some(callback) = early {
             callback.log_io_completed(Ok(()));
-        } else {
-            let flushed = Some(Flushed { callback, batches });
-            self.requests.send(LogRequest::Append { entries, flushed }).await.map_err(|_| stopped())?;
         }
         Ok(())
     }

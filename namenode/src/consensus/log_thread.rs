@@ -10,6 +10,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use openraft::EntryPayload;
 use openraft::storage::LogFlushed;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,12 +31,11 @@ pub const REQUESTS_MAX: usize = 64;
 /// Most requests written before a sync: bounds the time to the first answer.
 const GROUP_MAX: usize = 64;
 
-/// Who wants to know when entries are on disk.
-pub struct Flushed {
-    /// openraft's callback.
-    pub callback: LogFlushed<TypeConfig>,
-    /// Batches among the entries.
-    pub batches: Vec<Batch>,
+/// Who hears when a group is on disk.
+#[derive(Default)]
+struct Group {
+    callbacks: Vec<LogFlushed<TypeConfig>>,
+    batches: Vec<Batch>,
 }
 
 /// What the thread does for openraft.
@@ -44,8 +44,8 @@ pub enum LogRequest {
     Append {
         /// The entries.
         entries: Vec<Entry>,
-        /// Called when they are on disk, unless nobody waits for that.
-        flushed: Option<Flushed>,
+        /// Called when they are on disk; absent if openraft was told before.
+        flushed: Option<LogFlushed<TypeConfig>>,
     },
     /// Saves the vote; answered when it is on disk.
     SaveVote {
@@ -94,29 +94,44 @@ impl LogThread {
         }
         // Either nobody proposes any more or nothing more can be stored.
         self.acks.fail();
+        requests.close();
+        while let Ok(request) = requests.try_recv() {
+            if let LogRequest::Append { entries, .. } = request {
+                for entry in entries {
+                    if let EntryPayload::Normal(batch) = entry.payload {
+                        batch.arrived();
+                    }
+                }
+            }
+        }
         drop(self.lock);
     }
 
     fn serve(&mut self, requests: &mut mpsc::Receiver<LogRequest>) -> Result<(), ConsensusError> {
-        let mut flushed = Vec::new();
+        let mut group = Group::default();
         while let Some(first) = requests.blocking_recv() {
             let mut request = Some(first);
-            let mut group = 0;
+            let mut taken = 0;
             while let Some(next) = request {
                 match next {
-                    LogRequest::Append { entries, flushed: waiting } => {
-                        entries.iter().for_each(|entry| self.log.stage(entry));
-                        flushed.extend(waiting);
+                    LogRequest::Append { entries, flushed } => {
+                        for entry in entries {
+                            self.log.stage(&entry);
+                            if let EntryPayload::Normal(batch) = entry.payload {
+                                group.batches.push(batch);
+                            }
+                        }
+                        group.callbacks.extend(flushed);
                     }
                     other => {
-                        self.flush(&mut flushed)?;
+                        self.flush(&mut group)?;
                         self.other(other)?;
                     }
                 }
-                group += 1;
-                request = if group < GROUP_MAX { requests.try_recv().ok() } else { None };
+                taken += 1;
+                request = if taken < GROUP_MAX { requests.try_recv().ok() } else { None };
             }
-            self.flush(&mut flushed)?;
+            self.flush(&mut group)?;
             if requests.is_empty() {
                 self.log.mark()?;
             }
@@ -125,19 +140,22 @@ impl LogThread {
     }
 
     /// Writes and syncs what is staged, then reports it.
-    fn flush(&mut self, flushed: &mut Vec<Flushed>) -> Result<(), ConsensusError> {
+    fn flush(&mut self, group: &mut Group) -> Result<(), ConsensusError> {
         let next = self.log.last().map_or(0, |id| id.index + 1);
         let result = self.log.write().and_then(|()| self.log.sync());
-        for waiting in flushed.drain(..) {
-            waiting.batches.iter().for_each(Batch::reached_log);
-            waiting.callback.log_io_completed(match &result {
+        for callback in group.callbacks.drain(..) {
+            callback.log_io_completed(match &result {
                 Ok(()) => Ok(()),
                 Err(error) => Err(io::Error::other(error.to_string())),
             });
         }
+        if result.is_ok() {
+            self.acks.synced(self.log.synced());
+        }
+        // After the acknowledgements, so that callers who go on at once share the next entry.
+        group.batches.drain(..).for_each(|batch| batch.arrived());
         result?;
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).written(next);
-        self.acks.synced(self.log.synced());
         Ok(())
     }
 

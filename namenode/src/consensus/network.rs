@@ -87,10 +87,20 @@ impl Peer {
         };
         Ok(self.client.insert(client))
     }
+
+    /// Notes a failed call. The next one connects anew: whoever answers this connection may be shutting
+    /// down while its successor listens.
+    fn failed<E: Error>(&mut self, status: &Status) -> RPCError<u64, BasicNode, E> {
+        let error = classify(status);
+        if matches!(error, RPCError::Unreachable(_)) {
+            self.client = None;
+        }
+        error
+    }
 }
 
 /// Sorts a failed call into "try later" and "try again".
-fn failed<E: Error>(status: &Status) -> RPCError<u64, BasicNode, E> {
+fn classify<E: Error>(status: &Status) -> RPCError<u64, BasicNode, E> {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Unimplemented | Code::FailedPrecondition => {
             RPCError::Unreachable(Unreachable::new(status))
@@ -117,7 +127,8 @@ impl RaftNetwork<TypeConfig> for Peer {
             entries: rpc.entries.iter().map(entry_to_proto).collect(),
             committed: rpc.leader_commit.as_ref().map(raft_types::log_id_to_proto),
         };
-        let answer = self.client()?.append_entries(request).await.map_err(|status| failed(&status))?;
+        let answer = self.client()?.append_entries(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?;
         match answer.into_inner().result.ok_or_else(malformed)? {
             Appended::Stored(_) => Ok(AppendEntriesResponse::Success),
             Appended::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
@@ -137,7 +148,8 @@ impl RaftNetwork<TypeConfig> for Peer {
             vote: Some(raft_types::vote_to_proto(&rpc.vote)),
             last_log_id: rpc.last_log_id.as_ref().map(raft_types::log_id_to_proto),
         };
-        let answer = self.client()?.vote(request).await.map_err(|status| failed(&status))?.into_inner();
+        let answer = self.client()?.vote(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?.into_inner();
         let vote = answer.vote.ok_or_else(malformed)?;
         Ok(VoteResponse {
             vote: raft_types::vote_from_proto(vote),
@@ -173,7 +185,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             answer = call => answer,
         };
-        let answer = answer.map_err(|status| match failed::<Fatal<u64>>(&status) {
+        let answer = answer.map_err(|status| match self.failed::<Fatal<u64>>(&status) {
             RPCError::Unreachable(unreachable) => StreamingError::Unreachable(unreachable),
             _ => StreamingError::Network(NetworkError::new(&status)),
         })?;

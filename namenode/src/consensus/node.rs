@@ -377,7 +377,10 @@ impl Consensus {
 impl Drop for Inner {
     /// Ends openraft's tasks, which would otherwise keep the threads and the directory for ever.
     fn drop(&mut self) {
-        if let Ok(runtime) = Handle::try_current() {
+        let was_shut_down = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if let Ok(runtime) = Handle::try_current()
+            && !was_shut_down
+        {
             let raft = self.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
         }

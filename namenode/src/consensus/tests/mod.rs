@@ -1,5 +1,7 @@
 //! Tests of consensus as a whole.
 
+mod cluster;
+mod log_files;
 mod single;
 
 use std::sync::{Arc, Mutex, PoisonError};

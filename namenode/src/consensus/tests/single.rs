@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::consensus::segment::{self, Header};
 use crate::consensus::{ConsensusError, Damage, ProposeError};
+use crate::log::CreateOp;
 
 fn dir() -> TempDir {
     tempfile::tempdir().expect("directory")
@@ -40,6 +41,17 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = list.map(|item| item.expect("readable").path()).collect();
     paths.sort();
     paths
+}
+
+fn create(path: &str) -> CreateOp {
+    CreateOp {
+        node: Some(node(path)),
+        mode: 0o644,
+        holder: "writer".into(),
+        replication: 1,
+        block_size: 1 << 20,
+        ..CreateOp::default()
+    }
 }
 
 async fn make(consensus: &Consensus, names: std::ops::Range<usize>) {
@@ -259,4 +271,44 @@ async fn a_log_with_a_missing_segment_is_refused() {
         Err(other) => panic!("{other}: {segments:?}"),
     }
     assert!(segments[0].exists(), "nothing may be deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_stops_everything_and_is_named() {
+    let dir = dir();
+    let consensus = start(small(dir.path(), 1)).await;
+    consensus.propose(initialize()).await.expect("initialized");
+    // The next segment cannot be created.
+    fs::remove_dir_all(dir.path().join("log")).expect("removed");
+    let mut acknowledged = 0;
+    let refused = loop {
+        let call = consensus.propose(mkdir(&format!("/d{acknowledged}")));
+        match tokio::time::timeout(PATIENCE, call).await.expect("answered") {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1_000, "the segment never fills");
+    };
+    assert!(matches!(refused, ProposeError::Stopped | ProposeError::NotLeader { .. }), "{refused}");
+    let failure = tokio::time::timeout(PATIENCE, consensus.failed()).await.expect("noticed");
+    assert!(
+        matches!(&*failure, ConsensusError::Io { path, .. } if path.starts_with(dir.path())),
+        "{failure}"
+    );
+    let again = tokio::time::timeout(PATIENCE, consensus.propose(mkdir("/later"))).await.expect("answered");
+    assert!(again.is_err());
+    consensus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn effects_arrive_before_the_reply() {
+    let dir = dir();
+    let effects = Effects::default();
+    let consensus = Consensus::start(small(dir.path(), 1), effects.sink()).await.expect("started");
+    consensus.wait_for_leader(PATIENCE).await.expect("leads");
+    consensus.propose(initialize()).await.expect("initialized");
+    assert_eq!(effects.count(), 0);
+    consensus.propose(command(Op::Create(create("/f")))).await.expect("created");
+    assert_eq!(effects.count(), 1, "the lease");
+    consensus.shutdown().await;
 }
