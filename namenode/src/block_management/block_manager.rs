@@ -10,8 +10,8 @@ use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
 use super::low_redundancy::{Level, LowRedundancy};
 use super::pending::{Pending, PendingTransfers};
 use super::random::Random;
+use super::recent::RecentDeletions;
 use super::recovery::Recovery;
-use super::removed::RemovedBlocks;
 use super::replica_set::Mark;
 use super::sweep::Sweep;
 
@@ -30,7 +30,10 @@ pub struct BlockManager {
     pub(super) pending: PendingTransfers,
     pub(super) recoveries: BTreeMap<BlockId, Recovery>,
     pub(super) overdue_recoveries: BTreeMap<BlockId, InodeId>,
-    pub(super) removed: RemovedBlocks,
+    /// Blocks that the namespace removed a moment ago.
+    pub(super) removed: RecentDeletions<BlockId>,
+    /// Replicas of blocks that still exist, deleted a moment ago.
+    pub(super) deleted: RecentDeletions<(NodeIndex, BlockId)>,
     pub(super) outdated_hints: BTreeSet<BlockId>,
     pub(super) sweep: Sweep,
     pub(super) startup: Startup,
@@ -63,7 +66,8 @@ impl BlockManager {
             pending: PendingTransfers::default(),
             recoveries: BTreeMap::new(),
             overdue_recoveries: BTreeMap::new(),
-            removed: RemovedBlocks::default(),
+            removed: RecentDeletions::default(),
+            deleted: RecentDeletions::default(),
             outdated_hints: BTreeSet::new(),
             sweep: Sweep::default(),
             startup: Startup::default(),

@@ -111,6 +111,8 @@ pub(super) struct Datanode {
     pub(super) last_heartbeat: u64,
     /// When it registered or was last asked for full reports.
     pub(super) report_asked: u64,
+    /// Its replicas are to be looked at again: full reports are asked for on its next heartbeat.
+    pub(super) report_wanted: bool,
     pub(super) xceivers: u32,
     pub(super) software_version: String,
     pub(super) storages: Vec<StorageIndex>,
@@ -277,6 +279,7 @@ impl DatanodeManager {
                     liveness: Liveness::Expected,
                     last_heartbeat: 0,
                     report_asked: 0,
+                    report_wanted: false,
                     xceivers: 0,
                     software_version: String::new(),
                     storages: Vec::new(),

@@ -49,10 +49,11 @@ impl Invalidates {
         self.waiting.get(&id).copied().or_else(|| self.sent.get(&id).map(|sent| sent.stamp))
     }
 
-    /// The replica is gone, or a newer one has taken its place.
-    pub(super) fn forget(&mut self, id: BlockId) {
-        self.waiting.remove(&id);
-        self.sent.remove(&id);
+    /// The replica is gone, a newer one has taken its place, or it shall be kept after all. Answers
+    /// whether it was to be deleted.
+    pub(super) fn forget(&mut self, id: BlockId) -> bool {
+        let waiting = self.waiting.remove(&id).is_some();
+        self.sent.remove(&id).is_some() || waiting
     }
 
     pub(super) fn clear(&mut self) {

@@ -44,6 +44,7 @@ impl BlockManager {
         datanode.liveness = Liveness::Live;
         datanode.last_heartbeat = now;
         datanode.report_asked = now;
+        datanode.report_wanted = false;
         datanode.xceivers = 0;
         datanode.software_version = software_version.to_owned();
         datanode.invalidates.restart();
@@ -86,7 +87,9 @@ impl BlockManager {
             commands.push(command(Command::Invalidate(v1::InvalidateCommand { blocks })));
         }
         if self.lacks_report(now, node) {
-            self.datanodes.node_mut(node).report_asked = now;
+            let datanode = self.datanodes.node_mut(node);
+            datanode.report_asked = now;
+            datanode.report_wanted = false;
             commands.push(command(Command::BlockReport(v1::BlockReportCommand {})));
         }
         commands
@@ -110,6 +113,7 @@ impl BlockManager {
         self.check_liveness(now, began);
         self.check_startup(now, began);
         self.removed.expire(now);
+        self.deleted.expire(now);
         self.check_recoveries(now);
         for id in self.pending.overdue(now) {
             self.cancel_pending(id);
@@ -263,11 +267,13 @@ impl BlockManager {
 
     fn lacks_report(&self, now: u64, node: NodeIndex) -> bool {
         let datanode = self.datanodes.node(node);
-        now.saturating_sub(datanode.report_asked) >= self.config.report_wait_ms
-            && datanode.storages.iter().any(|storage| {
-                let storage = self.datanodes.storage(*storage);
-                !storage.reported && !storage.failed
-            })
+        let waited = now.saturating_sub(datanode.report_asked) >= self.config.report_wait_ms;
+        datanode.report_wanted
+            || waited
+                && datanode.storages.iter().any(|storage| {
+                    let storage = self.datanodes.storage(*storage);
+                    !storage.reported && !storage.failed
+                })
     }
 
     fn take_transfer_commands(&mut self, now: u64, node: NodeIndex, commands: &mut Vec<v1::DatanodeCommand>) {

@@ -21,7 +21,7 @@ pub(super) enum Level {
     Misplaced,
     /// Fewer replicas than wanted, and copies to make up for it are under way.
     Pending,
-    /// More replicas than wanted, of which none can safely be deleted now.
+    /// As many replicas as wanted, and others to delete that cannot safely be deleted now.
     Excess,
     /// No good replica, but corrupt ones.
     Corrupt,

@@ -35,9 +35,9 @@ mod low_redundancy;
 mod pending;
 mod placement;
 mod random;
+mod recent;
 mod recovery;
 mod redundancy;
-mod removed;
 mod repair;
 mod replica_set;
 mod report;
@@ -45,6 +45,9 @@ mod report_slice;
 mod stats;
 mod sweep;
 mod topology;
+
+#[cfg(test)]
+mod tests;
 
 pub use block_manager::BlockManager;
 pub use config::{BlockManagementConfig, ConfigError};

@@ -13,7 +13,7 @@ use super::low_redundancy::Level;
 use super::replica_set::Mark;
 use crate::namesystem::BlockState;
 
-/// Blocks with too many replicas that one tick looks at again: a bound on the time under the lock.
+/// Blocks with replicas to delete that one tick looks at again: a bound on the time under the lock.
 const EXCESS_PER_TICK: usize = 1_024;
 
 /// Racks that a block's replicas are spread over if there are as many (HDFS's rule).
@@ -63,17 +63,41 @@ impl BlockManager {
             return;
         }
         let tally = self.tally(entry);
-        let (good, wanted) = (tally.good.len(), usize::from(entry.replication));
+        let (good, wanted, entry_level) = (tally.good.len(), usize::from(entry.replication), entry.level);
         if good == 0 || good >= wanted && !self.is_misplaced(entry) {
             // Nothing to copy, or nothing to copy it from. What was sent already goes its way.
             self.cancel_pending(id);
         }
         let level = self.level(id, &tally);
+        if good == 0 && entry_level != level {
+            self.rescue(id);
+        }
         self.set_level(id, level);
         if good > wanted {
             self.trim_excess(now, id, &tally);
         }
         self.drop_bad(id, &tally);
+        self.wait_to_drop(id);
+    }
+
+    /// No good replica is left: deletions that were ordered while there was one, and are not confirmed,
+    /// must not be carried out. Full reports tell which replicas are there after all.
+    fn rescue(&mut self, id: BlockId) {
+        for node in self.datanodes.indices() {
+            let datanode = self.datanodes.node_mut(node);
+            if datanode.invalidates.forget(id) {
+                datanode.report_wanted = true;
+            }
+        }
+    }
+
+    /// A block that lacks nothing but still has a replica to delete is looked at again.
+    fn wait_to_drop(&mut self, id: BlockId) {
+        let Some(entry) = self.blocks.get(id).filter(|entry| entry.level.is_none()) else { return };
+        let tally = self.tally(entry);
+        if !tally.corrupt.is_empty() || !tally.outdated.is_empty() {
+            self.set_level(id, Some(Level::Excess));
+        }
     }
 
     fn level(&self, id: BlockId, tally: &Tally) -> Option<Level> {
@@ -164,7 +188,7 @@ impl BlockManager {
     }
 
     /// Deletes replicas that are worth nothing, once enough good ones exist.
-    fn drop_bad(&mut self, id: BlockId, tally: &Tally) {
+    pub(super) fn drop_bad(&mut self, id: BlockId, tally: &Tally) {
         let Some(entry) = self.blocks.get(id) else { return };
         let (stamp, wanted) = (entry.stamp, usize::from(entry.replication));
         if tally.fresh >= 1 {
@@ -199,9 +223,9 @@ impl BlockManager {
         }
     }
 
-    /// Looks again at blocks whose excess replicas could not be deleted before.
+    /// Looks again at blocks with replicas that could not safely be deleted before.
     pub(super) fn retry_excess(&mut self, now: u64) {
-        if self.startup.over && self.may_trim(now) {
+        if self.startup.over {
             for id in self.queues.batch(Level::Excess, EXCESS_PER_TICK) {
                 self.evaluate(now, id);
             }

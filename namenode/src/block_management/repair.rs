@@ -45,12 +45,14 @@ impl BlockManager {
             return;
         }
         let tally = self.tally(entry);
-        let wanted = usize::from(entry.replication);
+        let (wanted, bytes) = (usize::from(entry.replication), entry.length);
+        // Datanodes that were stale when the block was judged may have come back, so that a corrupt
+        // replica can now make room.
+        self.drop_bad(id, &tally);
         let count = match level {
             Level::Misplaced => 1,
             _ => wanted.saturating_sub(tally.good.len()).min(TARGETS_MAX),
         };
-        let bytes = entry.length;
         let Some(source) = self.choose_source(&tally, bytes) else { return };
         let targets = self.choose_repair_targets(id, &tally, bytes, count, level);
         if targets.is_empty() {

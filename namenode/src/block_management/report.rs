@@ -20,15 +20,6 @@ use crate::namesystem::{BlockState, StoredBlock};
 /// to put a report together and send it.
 const RECENT_S: u32 = 60;
 
-/// How a replica became known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// By a full report, which repeats what has been true for a while.
-    Full,
-    /// By an incremental report: it has just been finalized.
-    Now,
-}
-
 impl BlockManager {
     /// A full report of a storage begins.
     pub fn begin_full_report(&mut self, now: u64, storage_id: &str) {
@@ -53,13 +44,17 @@ impl BlockManager {
         range: (Bound<BlockId>, Bound<BlockId>),
         last: bool,
     ) {
-        let Some((_, storage)) = self.reporting(uuid, storage_id) else { return };
+        let Some((node, storage)) = self.reporting(uuid, storage_id) else { return };
         self.drop_unreported(now, storage, slice, range);
         let mut blocks = stored.iter().peekable();
         for replica in slice {
             while blocks.next_if(|block| block.id < replica.id).is_some() {}
+            if self.deleted.contains((node, replica.id)) {
+                // The report is older than the deletion.
+                continue;
+            }
             let block = blocks.peek().copied().filter(|block| block.id == replica.id);
-            self.take_replica(now, storage, replica, block, Told::Full);
+            self.take_replica(now, storage, replica, block);
         }
         if last {
             self.datanodes.storage_mut(storage).reported = true;
@@ -86,8 +81,9 @@ impl BlockManager {
             // A copy is on its way in.
             return;
         }
+        self.deleted.forget((node, id));
         let replica = ReportedReplica { id, stamp, length, state };
-        self.take_replica(now, storage, &replica, stored, Told::Now);
+        self.take_replica(now, storage, &replica, stored);
     }
 
     /// A reader or a datanode found a replica corrupt.
@@ -216,6 +212,7 @@ impl BlockManager {
             invalidates.forget(id);
         }
         let Some(entry) = self.blocks.get(id) else { return };
+        self.deleted.add(now, (node, id));
         let current = block.stamp() >= entry.stamp;
         match entry.replicas.mark_on(storage) {
             // An older incarnation went; the one that counts is still there.
@@ -253,7 +250,6 @@ impl BlockManager {
         storage: StorageIndex,
         replica: &ReportedReplica,
         stored: Option<&StoredBlock>,
-        told: Told,
     ) {
         let id = replica.id;
         let node = self.datanodes.node_of(storage);
@@ -277,8 +273,9 @@ impl BlockManager {
             judge_open(replica, entry.stamp, known)
         };
         let Some(mark) = mark else { return };
-        if known == Some(Mark::Corrupt) && mark == Mark::Good && told == Told::Full {
-            // It is still there, and still corrupt; only a new replica clears it.
+        if known == Some(Mark::Corrupt) && mark == Mark::Good {
+            // It is still there, and still corrupt: the news of its arrival may be late. A new replica
+            // takes its place only after its deletion was ordered, and then it is not known any more.
             return;
         }
         let arrived = mark == Mark::Good && self.settle_pending(id, node);

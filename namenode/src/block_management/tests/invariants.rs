@@ -1,0 +1,69 @@
+//! The invariants of the module, by recomputing what is kept incrementally.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::BlockId;
+
+use crate::block_management::BlockManager;
+use crate::block_management::datanode_manager::Liveness;
+use crate::block_management::replica_set::Mark;
+use crate::namesystem::BlockState;
+
+impl BlockManager {
+    pub(super) fn check_invariants(&self) {
+        let mut replicas = BTreeMap::new();
+        let mut writing = BTreeMap::new();
+        for entry in self.blocks.range(BlockId(0), BlockId(u64::MAX)) {
+            let mut nodes = BTreeSet::new();
+            for replica in entry.replicas.iter() {
+                let storage = replica.storage();
+                let node = self.datanodes.node_of(storage);
+                assert!(nodes.insert(node), "{}: two replicas on one datanode", entry.id);
+                if replica.mark() == Mark::Writing {
+                    assert_ne!(entry.state, BlockState::Complete, "{} complete and being written", entry.id);
+                    *writing.entry(storage).or_insert(0) += 1;
+                } else {
+                    *replicas.entry(storage).or_insert(0) += 1;
+                }
+                let deleting = self.datanodes.node(node).invalidates.stamp_of(entry.id);
+                if replica.mark() == Mark::Good && deleting.is_some_and(|stamp| stamp >= entry.stamp) {
+                    panic!("{}: a replica that is being deleted counts as good", entry.id);
+                }
+            }
+            let queues: Vec<usize> = entry.level.iter().map(|level| *level as usize).collect();
+            assert_eq!(self.queues.level_of(entry.id), queues, "{} is in other queues", entry.id);
+        }
+        let (mut outgoing, mut incoming) = (BTreeMap::new(), BTreeMap::new());
+        for (id, order) in self.pending.iter() {
+            assert!(!order.targets.is_empty(), "{id}: an order without a target");
+            assert_eq!(self.blocks.get(id).map(|entry| entry.state), Some(BlockState::Complete));
+            assert!(self.datanodes.node(order.source).serves(), "{id}: ordered from a dead datanode");
+            let load = outgoing.entry(order.source).or_insert((0, 0));
+            *load = (load.0 + 1, load.1 + order.bytes);
+            for target in &order.targets {
+                let load = incoming.entry(self.datanodes.node_of(*target)).or_insert((0, 0));
+                *load = (load.0 + 1, load.1 + order.bytes);
+            }
+            let queued = self.datanodes.node(order.source).transfers.contains(&id);
+            assert_eq!(queued, !order.sent, "{id}: queued at its source or sent");
+        }
+        for index in self.datanodes.indices() {
+            let node = self.datanodes.node(index);
+            let live = self.datanodes.live().contains(&index);
+            assert_eq!(live, node.liveness == Liveness::Live, "{} in the list of live ones", node.info.uuid);
+            let out = outgoing.get(&index).copied().unwrap_or_default();
+            assert_eq!((node.outgoing.count, node.outgoing.bytes), out, "{} sends", node.info.uuid);
+            let inn = incoming.get(&index).copied().unwrap_or_default();
+            assert_eq!((node.incoming.count, node.incoming.bytes), inn, "{} receives", node.info.uuid);
+            let mut sum = 0;
+            for storage in &node.storages {
+                let held = self.datanodes.storage(*storage);
+                assert_eq!(held.node, index);
+                assert_eq!(held.replicas, replicas.get(storage).copied().unwrap_or(0), "{}", held.id);
+                assert_eq!(held.writing, writing.get(storage).copied().unwrap_or(0), "{}", held.id);
+                sum += held.writing;
+            }
+            assert_eq!(node.writing, sum);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Block recovery.
+
+use super::*;
+
+fn start(world: &mut World, id: BlockId, new_stamp: u64) {
+    let block = world.stored.get_mut(&id).expect("a block of the test");
+    block.state = BlockState::UnderRecovery;
+    let (block, storage_ids) = (block.clone(), block.hints.clone());
+    let new_stamp = GenerationStamp(new_stamp);
+    world.effect(Effect::RecoveryStarted { block, storage_ids, new_stamp, truncate_length: None });
+}
+
+fn recoveries(commands: &[(usize, Command)]) -> Vec<(usize, v1::RecoverBlockCommand)> {
+    commands
+        .iter()
+        .filter_map(|(node, command)| match command {
+            Command::RecoverBlock(recover) => Some((*node, recover.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn the_first_live_datanode_is_primary() {
+    let mut world = World::cluster(3);
+    let block = world.allocate(3, &[2, 0, 1]);
+    world.seconds(10, &[0, 1]);
+    start(&mut world, block.id, 5_000);
+    let orders = recoveries(&world.second(&[0, 1]));
+    assert_eq!(orders.len(), 1);
+    let (primary, order) = &orders[0];
+    assert_eq!(*primary, 0, "datanode 2 is stale");
+    assert_eq!(order.block.as_ref().map(|b| b.generation_stamp), Some(block.stamp.get()));
+    assert_eq!((order.new_generation_stamp, order.truncate_length), (5_000, None));
+    assert_eq!(nodes_of(&order.locations), [0, 1, 2]);
+    // Done: the block is complete under its new stamp.
+    let stored = world.stored.get_mut(&block.id).expect("a block of the test");
+    stored.stamp = GenerationStamp(5_000);
+    world.commit(block.id, 70, &[0, 1]);
+    let commands = world.seconds(60, &[0, 1]);
+    assert!(recoveries(&commands).is_empty());
+    assert_eq!(world.manager.take_overdue_recoveries(), []);
+    assert_eq!(world.holders(block.id), [0, 1]);
+}
+
+#[test]
+fn an_overdue_recovery_is_asked_for_again_and_given_to_another_primary() {
+    let mut world = World::cluster(2);
+    let block = world.allocate(2, &[0, 1]);
+    start(&mut world, block.id, 5_000);
+    assert_eq!(recoveries(&world.seconds(14, &[0, 1])).len(), 1);
+    assert_eq!(world.manager.take_overdue_recoveries(), []);
+    world.seconds(2, &[0, 1]);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+    assert_eq!(world.manager.take_overdue_recoveries(), []);
+    start(&mut world, block.id, 5_001);
+    let orders = recoveries(&world.second(&[0, 1]));
+    assert_eq!(orders.len(), 1);
+    assert_eq!((orders[0].0, orders[0].1.new_generation_stamp), (1, 5_001));
+}
+
+#[test]
+fn a_recovery_waits_for_a_datanode_and_survives_the_loss_of_its_primary() {
+    let mut world = World::cluster(2);
+    let block = world.allocate(1, &[1]);
+    world.seconds(40, &[0]);
+    start(&mut world, block.id, 5_000);
+    assert!(recoveries(&world.seconds(3, &[0])).is_empty());
+    world.register(1);
+    world.full_report(1, &[]);
+    assert_eq!(recoveries(&world.seconds(2, &[0, 1])).len(), 1);
+    world.manager.take_overdue_recoveries();
+    world.seconds(40, &[0]);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+}
+
+#[test]
+fn a_recovery_that_nobody_runs_is_found_by_the_background_check() {
+    let mut world = World::cluster(1);
+    let block = world.allocate(1, &[0]);
+    let stored = StoredBlock { state: BlockState::UnderRecovery, ..block };
+    world.manager.check_slice(world.now, std::slice::from_ref(&stored));
+    assert_eq!(world.manager.take_overdue_recoveries(), [(stored.inode, stored.id)]);
+}

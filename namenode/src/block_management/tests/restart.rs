@@ -1,0 +1,105 @@
+//! A namenode that starts again knows datanodes and blocks from the namespace, and replicas from nobody.
+
+use super::*;
+
+fn restarted(world: &World, nodes: usize) -> World {
+    let mut after = World::new();
+    after.stored = world.stored.clone();
+    after.next = world.next;
+    for node in 0..nodes {
+        let info = after.info(node);
+        after.effect(Effect::DatanodeRecorded { info, storage_ids: storages(&[node]) });
+    }
+    after.manager.tick(after.now);
+    after
+}
+
+#[test]
+fn files_are_readable_at_once_from_hints() {
+    let mut world = World::cluster(3);
+    let block = world.write(3, &[0, 1, 2]);
+    let mut world = restarted(&world, 3);
+    assert!(world.manager.is_starting());
+    assert_eq!(world.holders(block.id), [0, 1, 2]);
+    // Reported replicas come first.
+    world.register(2);
+    world.full_report(2, &[finalized(&block)]);
+    let located = world.located(block.id);
+    assert_eq!(node_of(&located.locations[0]), 2);
+    assert_eq!(located.locations.len(), 3);
+    assert_eq!(world.place(1, None, 1), [2], "what has registered can be written to");
+}
+
+#[test]
+fn nothing_is_copied_or_deleted_before_all_have_reported() {
+    let mut world = World::cluster(4);
+    let blocks: Vec<StoredBlock> = (0..50).map(|_| world.write(3, &[0, 1, 2])).collect();
+    let mut world = restarted(&world, 4);
+    let replicas: Vec<ReportedReplica> = blocks.iter().map(finalized).collect();
+    let mut commands = Vec::new();
+    for node in 0..4 {
+        world.register(node);
+        commands.extend(world.seconds(2, &(0..=node).collect::<Vec<_>>()));
+        world.full_report(node, if node < 3 { &replicas } else { &[] });
+    }
+    assert!(world.manager.is_starting());
+    commands.extend(world.seconds(3, &[0, 1, 2, 3]));
+    assert!(!world.manager.is_starting());
+    assert_eq!((transfers(&commands), deletions(&commands)), (vec![], vec![]));
+    assert_eq!(world.manager.stats(world.now).under_replicated_blocks, 0);
+    let stored: Vec<StoredBlock> = world.stored.values().cloned().collect();
+    world.manager.check_slice(world.now, &stored);
+    assert_eq!(world.manager.stats(world.now).missing_blocks, 0);
+}
+
+#[test]
+fn a_datanode_that_stays_away_is_replaced_after_the_grace() {
+    let mut world = World::cluster(4);
+    let blocks: Vec<StoredBlock> = (0..50).map(|_| world.write(3, &[0, 1, 2])).collect();
+    let mut world = restarted(&world, 4);
+    let replicas: Vec<ReportedReplica> = blocks.iter().map(finalized).collect();
+    for node in [0, 1, 3] {
+        world.register(node);
+        world.full_report(node, if node == 3 { &[] } else { &replicas });
+    }
+    assert_eq!(transfers(&world.seconds(29, &[0, 1, 3])), []);
+    assert!(world.manager.is_starting());
+    let copies = transfers(&world.seconds(3, &[0, 1, 3]));
+    assert_eq!(copies.len(), 50);
+    assert!(copies.iter().all(|(_, _, targets)| *targets == [3]));
+}
+
+#[test]
+fn excess_is_not_trimmed_while_an_earlier_leaders_orders_may_be_under_way() {
+    let mut world = World::cluster(4);
+    let block = world.write(3, &[0, 1, 2]);
+    let mut world = restarted(&world, 4);
+    for node in 0..4 {
+        world.register(node);
+        world.full_report(node, &[finalized(&block)]);
+    }
+    assert_eq!(deletions(&world.seconds(28, &[0, 1, 2, 3])), []);
+    assert!(!world.manager.is_starting());
+    assert_eq!(deletions(&world.seconds(5, &[0, 1, 2, 3])).len(), 1);
+}
+
+#[test]
+fn hints_are_corrected_by_full_reports() {
+    let mut world = World::cluster(3);
+    let block = world.write(1, &[0]);
+    let mut world = restarted(&world, 3);
+    for node in 0..3 {
+        world.register(node);
+        world.full_report(
+            node,
+            if node == 2 { std::slice::from_ref(&block) } else { &[] }
+                .iter()
+                .map(finalized)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        );
+    }
+    let updates = world.manager.take_hint_updates(10);
+    assert_eq!(updates.len(), 1);
+    assert_eq!(updates[0].storage_ids, storages(&[2]));
+}
