@@ -8,16 +8,12 @@
 //! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
 //! at least one member, so the rounds end.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::v1::ReplicaLocation;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::open_block::OpenBlock;
 use crate::pipeline::{Pipeline, PipelineSetup, transfer};
+use crate::pipeline_watch::{open_watched, silent_members};
 use crate::streamer::Streamer;
 use crate::{DfsError, TransferFault, datanode};
 
@@ -27,22 +23,19 @@ const MAX_FAILURES: u32 = 5;
 /// Rounds of one recovery: members lost plus members added and lost again.
 const MAX_ROUNDS: u32 = 8;
 
-/// Time in which a member must answer when one of them has fallen silent and it is not known which.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl Streamer {
-    /// Deals with a failed pipeline. `bad` is the member at fault if an ack named it. Afterwards the block has a new
+    /// Deals with a failed pipeline. `bad` are the members at fault if they are known. Afterwards the block has a new
     /// pipeline, or is to be begun anew, or is finished (then no packet is left).
     pub(crate) async fn handle_failure(
         &mut self,
-        bad: Option<usize>,
+        bad: Option<Vec<usize>>,
         fault: TransferFault,
     ) -> Result<(), DfsError> {
         let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.take()) else {
             return Ok(());
         };
         let bad = match bad {
-            Some(index) => vec![index],
+            Some(culprits) => culprits,
             None => match self.find_culprits(pipeline, &fault).await {
                 Some(culprits) => culprits,
                 None => {
@@ -78,39 +71,13 @@ impl Streamer {
         }
         let block = self.block.as_ref()?;
         if matches!(fault, TransferFault::Timeout) {
-            let silent = self.silent_members(block).await;
+            let silent = silent_members(&self.target.client, block.block, &block.members).await;
             if !silent.is_empty() {
                 return Some(silent);
             }
         }
         // The member we talk to.
         Some(vec![0])
-    }
-
-    /// Members that do not answer a simple question.
-    async fn silent_members(&self, block: &OpenBlock) -> Vec<usize> {
-        let mut probes = JoinSet::new();
-        for (index, member) in block.members.iter().cloned().enumerate() {
-            let (client, asked) = (Arc::clone(&self.target.client), block.block);
-            probes.spawn(async move {
-                let answer =
-                    timeout(PROBE_TIMEOUT, datanode::visible_length(&member, asked, &client.config)).await;
-                // A refusal is an answer: the member lives.
-                let lives = match answer {
-                    Ok(Ok(_)) => true,
-                    Ok(Err(TransferFault::Control(error))) => error.kind != dfs_proto::ErrorKind::Unavailable,
-                    Ok(Err(_)) | Err(_) => false,
-                };
-                (index, lives)
-            });
-        }
-        let mut silent = Vec::new();
-        while let Some(probe) = probes.join_next().await {
-            if let Ok((index, false)) = probe {
-                silent.push(index);
-            }
-        }
-        silent
     }
 
     /// Sets up a pipeline of the members that are left, under a new stamp.
@@ -146,7 +113,7 @@ impl Streamer {
                 sent: block.sent,
                 checksum: self.target.checksum,
             };
-            match Pipeline::open(&setup, Vec::new()).await {
+            match open_watched(&self.target.client, &setup, Vec::new()).await {
                 Ok(pipeline) => {
                     self.established(block, pipeline, stamp).await?;
                     if closing {
@@ -159,7 +126,7 @@ impl Streamer {
                     }
                     return Ok(());
                 }
-                Err(failure) => (bad, fault) = (vec![failure.bad], failure.fault),
+                Err(failure) => (bad, fault) = (failure.bad, failure.fault),
             }
         }
         let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();

@@ -6,6 +6,7 @@ use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 
 use crate::open_block::OpenBlock;
 use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::pipeline_watch::open_watched;
 use crate::streamer::Streamer;
 use crate::{DfsError, TransferFault, datanode};
 
@@ -39,15 +40,15 @@ impl Streamer {
                 sent: block.sent,
                 checksum: self.target.checksum,
             };
-            match Pipeline::open(&setup, eager).await {
+            match open_watched(&self.target.client, &setup, eager).await {
                 Ok(pipeline) => return self.established(block, pipeline, new_stamp).await,
                 Err(failure) => {
                     self.queue.requeue();
                     if block.is_reopened() {
                         self.block = Some(block);
-                        return self.rebuild(vec![failure.bad], failure.fault).await;
+                        return self.rebuild(failure.bad, failure.fault).await;
                     }
-                    self.restart_block(block, &[failure.bad], failure.fault).await?;
+                    self.restart_block(block, &failure.bad, failure.fault).await?;
                 }
             }
         }

@@ -1,22 +1,61 @@
 //! Client library of dfs, a distributed block file system.
 //!
+//! [`DfsClient`] is a connection to a cluster: it makes directories, lists, renames, deletes, and opens files.
+//! [`FileWriter`] writes a file from its start or, after [`DfsClient::append`], from its end; [`FileReader`]
+//! reads one, in sequence or anywhere. All calls are `async` and run on the caller's tokio runtime.
+//!
 //! ```no_run
-//! use dfs_client::{CreateOptions, DfsClient};
+//! use dfs_client::{CreateOptions, DfsClient, ErrorKind, MkdirOptions};
 //!
 //! # async fn example() -> Result<(), dfs_client::DfsError> {
 //! let client = DfsClient::connect("127.0.0.1:9820").await?;
+//! client.mkdir("/data/new", MkdirOptions { parents: true, ..Default::default() }).await?;
 //!
-//! let mut writer = client.create("/hello", CreateOptions { overwrite: true, ..Default::default() }).await?;
+//! let mut writer = client.create("/data/new/hello", CreateOptions::default()).await?;
 //! writer.write_bytes("hello, world\n".into()).await?;
 //! writer.close().await?;
 //!
-//! let mut reader = client.open("/hello").await?;
+//! let mut reader = client.open("/data/new/hello").await?;
 //! while let Some(bytes) = reader.chunk().await? {
 //!     print!("{}", String::from_utf8_lossy(&bytes));
+//! }
+//!
+//! for entry in client.list("/data/new").await? {
+//!     println!("{} {} bytes, {} replicas", entry.path, entry.size, entry.replication);
+//! }
+//!
+//! match client.stat("/data/missing").await {
+//!     Err(error) if error.kind() == ErrorKind::NotFound => println!("{error}"),
+//!     other => println!("{other:?}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What is promised
+//!
+//! * A call that changed the namespace and succeeded is on disk at the namenode. A call that is sent again after a lost
+//!   answer acts once; retries are bounded by [`RetryPolicy`].
+//! * [`FileWriter::hflush`]: what was written is with every datanode of the pipeline, and readers that open the file from now on
+//!   see it. [`FileWriter::hsync`]: it is on disk there. [`FileWriter::close`]: the file has its final length, and every
+//!   replica of the pipeline was acknowledged.
+//! * A file has one writer at a time, by a lease that is renewed in the background while the client has files open.
+//! * No byte is handed out by a reader before its checksum was verified. A replica that is corrupt is reported,
+//!   and another one is read.
+//! * A writer survives the loss of all but one of its datanodes, and has others added when too few are left.
+//! * Whatever the size of a file, a reader holds about one packet and a writer the packets in flight.
+//!
+//! # Settings
+//!
+//! [`DfsClient::builder`] sets the user, retries, timeouts, packet size and defaults for new files.
+//!
+//! # Errors
+//!
+//! There is one type, [`DfsError`]. Decide by its [`kind`](DfsError::kind); its text is one line that names the path and the
+//! cause. As an [`std::io::Error`] (from `AsyncRead` and `AsyncWrite`) it has the nearest `io::ErrorKind` and
+//! keeps the `DfsError` inside.
+//!
+//! The programs under `examples/` copy a file and keep a journal.
 
 mod block_map;
 mod block_reader;
@@ -39,6 +78,7 @@ mod out_packet;
 mod path;
 mod peer_cache;
 mod pipeline;
+mod pipeline_watch;
 mod replica_reads;
 mod retry;
 mod status;

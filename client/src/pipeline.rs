@@ -42,8 +42,8 @@ pub(crate) struct PipelineSetup<'a> {
 
 /// A pipeline that could not be set up.
 pub(crate) struct SetupFailure {
-    /// Index of the member at fault.
-    pub bad: usize,
+    /// Indexes of the members at fault.
+    pub bad: Vec<usize>,
     pub fault: TransferFault,
 }
 
@@ -53,13 +53,15 @@ pub(crate) struct Pipeline {
     outgoing: VecDeque<Bytes>,
     /// When bytes last went out or an ack came in.
     pub moved: Instant,
+    /// When all members were last found alive.
+    pub probed: Instant,
 }
 
 impl Pipeline {
     /// Connects to the first member and sets up the pipeline. `eager` is sent behind the request without waiting for
     /// the response; it must be small enough for the socket's buffers.
     pub(crate) async fn open(setup: &PipelineSetup<'_>, eager: Vec<Bytes>) -> Result<Self, SetupFailure> {
-        let first = |fault| SetupFailure { bad: 0, fault };
+        let first = |fault| SetupFailure { bad: vec![0], fault };
         let Some((head, rest)) = setup.members.split_first() else {
             return Err(first(TransferFault::Unexpected { field: "empty pipeline" }));
         };
@@ -70,8 +72,9 @@ impl Pipeline {
         loop {
             let lease =
                 setup.client.peers.get(address, fresh, connect_timeout, patience).await.map_err(first)?;
-            let mut pipeline =
-                Self { connection: lease.connection, outgoing: VecDeque::new(), moved: Instant::now() };
+            let now = Instant::now();
+            let (connection, outgoing) = (lease.connection, VecDeque::new());
+            let mut pipeline = Self { connection, outgoing, moved: now, probed: now };
             pipeline.outgoing.push_back(encode_op(Op::WriteBlock, &setup.request(head, rest)).into());
             pipeline.outgoing.extend(eager.iter().cloned());
             match pipeline.exchange().await {
@@ -209,7 +212,7 @@ impl PipelineSetup<'_> {
         let link = response.first_bad_link.as_deref().unwrap_or_default();
         let named = self.members.iter().position(|member| !link.is_empty() && datanode::name(member) == link);
         SetupFailure {
-            bad: named.unwrap_or(0),
+            bad: vec![named.unwrap_or(0)],
             fault: TransferFault::Refused {
                 status: response.status,
                 message: response.message.clone().unwrap_or_default(),

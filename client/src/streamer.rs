@@ -11,7 +11,7 @@
 //!   was acknowledged and the block is begun anew.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::packet::HEARTBEAT_SEQNO;
 use dfs_proto::transfer::{PipelineAckProto, Status};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
+use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
 use crate::{DfsError, FileStatus, TransferFault};
 
 /// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
@@ -88,6 +89,9 @@ enum Event {
     Command(Option<Command>),
     Ack(Option<PipelineAckProto>),
     Fault(TransferFault),
+    /// No progress for a while.
+    Suspicion,
+    /// Nothing to do for a while.
     Idle,
 }
 
@@ -159,9 +163,10 @@ impl Streamer {
                         self.finish_block();
                         return Ok(true);
                     }
-                    Err((bad, fault)) => self.handle_failure(Some(bad), fault).await?,
+                    Err((bad, fault)) => self.handle_failure(Some(vec![bad]), fault).await?,
                 },
                 Event::Fault(fault) => self.handle_failure(None, fault).await?,
+                Event::Suspicion => self.probe().await?,
                 Event::Idle => {
                     if let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) {
                         pipeline.queue_heartbeat(heartbeat());
@@ -193,8 +198,14 @@ impl Streamer {
         let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) else {
             return Event::Fault(TransferFault::Unexpected { field: "pipeline" });
         };
-        let patience = if busy { self.target.client.config.datanode_timeout } else { HEARTBEAT_INTERVAL };
-        let deadline = tokio::time::Instant::from_std(pipeline.moved + patience);
+        let timeout = self.target.client.config.datanode_timeout;
+        let lost = pipeline.moved + timeout;
+        let next = if busy {
+            lost.min(pipeline.moved.max(pipeline.probed) + SUSPECT_AFTER)
+        } else {
+            pipeline.moved + HEARTBEAT_INTERVAL
+        };
+        let deadline = tokio::time::Instant::from_std(next);
         tokio::select! {
             biased;
             progress = pipeline.progress() => match progress {
@@ -203,9 +214,26 @@ impl Streamer {
             },
             command = self.commands.recv(), if has_room => Event::Command(command),
             () = tokio::time::sleep_until(deadline) => {
-                if busy { Event::Fault(TransferFault::Timeout) } else { Event::Idle }
+                match busy {
+                    false => Event::Idle,
+                    true if next == lost => Event::Fault(TransferFault::Timeout),
+                    true => Event::Suspicion,
+                }
             }
         }
+    }
+
+    /// Asks the members whether they live.
+    async fn probe(&mut self) -> Result<(), DfsError> {
+        let Some(block) = &mut self.block else { return Ok(()) };
+        let silent = silent_members(&self.target.client, block.block, &block.members).await;
+        if !silent.is_empty() {
+            return self.handle_failure(Some(silent), TransferFault::Timeout).await;
+        }
+        if let Some(pipeline) = &mut block.pipeline {
+            pipeline.probed = Instant::now();
+        }
+        Ok(())
     }
 
     /// Hands packets to the pipeline as far as the rule about last packets allows.
