@@ -5,7 +5,8 @@ use dfs_client::{CreateOptions, FileWriter, ReplicaLocation};
 use dfs_tests::cluster::MiniCluster;
 use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
-use dfs_tests::workload::read_all;
+use dfs_tests::wait::{PATIENCE, wait_until};
+use dfs_tests::workload::{read_all, write_file};
 use tokio::io::AsyncWriteExt;
 
 const BLOCK: u64 = 1 << 20;
@@ -88,6 +89,7 @@ fn a_member_dies_under_a_stream_that_is_not_flushed() -> Result<()> {
         let bytes = pattern(2, 0, 10 << 20);
         let mut writer = client.create("/f", CreateOptions::default()).await?;
         writer.write_all(&bytes[..3 << 20]).await?;
+        wait_until("the pipeline is set up", PATIENCE, async || Ok(!writer.pipeline().is_empty())).await?;
         let victim = pipeline(&cluster, &writer)?[0];
         let rest = async {
             writer.write_all(&bytes[3 << 20..]).await?;
@@ -124,10 +126,7 @@ fn all_members_dead_is_an_error_and_flushed_bytes_come_back_with_them() -> Resul
         }
         drop(writer);
         let other = cluster.client().await?;
-        dfs_tests::wait::wait_until("/f is recovered", dfs_tests::wait::PATIENCE, async || {
-            Ok(other.recover_lease("/f").await?)
-        })
-        .await?;
+        wait_until("/f is recovered", PATIENCE, async || Ok(other.recover_lease("/f").await?)).await?;
         let seen = read_all(&other, "/f").await?;
         ensure!(seen.len() >= 200_000, "{} of 200000 flushed bytes are left", seen.len());
         ensure_same("/f", &seen, &pattern(3, 0, seen.len()))
@@ -139,7 +138,7 @@ fn an_append_pipeline_loses_a_member() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().datanodes(4).block_size(BLOCK).start().await?;
         let client = cluster.client().await?;
-        dfs_tests::workload::write_file(&client, "/f", &pattern(4, 0, 300_000)).await?;
+        write_file(&client, "/f", &pattern(4, 0, 300_000)).await?;
         cluster.wait_for_replication("/f", 3).await?;
         let mut writer = client.append("/f").await?;
         writer.write_all(&pattern(4, 300_000, 10_000)).await?;
@@ -162,7 +161,7 @@ fn a_dead_datanode_that_is_not_known_as_dead_does_not_stop_new_files() -> Result
         cluster.kill_datanode(0).await;
         for number in 0..6u64 {
             let path = format!("/f{number}");
-            dfs_tests::workload::write_file(&client, &path, &pattern(number, 0, 100_000)).await?;
+            write_file(&client, &path, &pattern(number, 0, 100_000)).await?;
             ensure_same(&path, &read_all(&client, &path).await?, &pattern(number, 0, 100_000))?;
         }
         for number in 0..6 {
