@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+
 use dfs_proto::data_transfer::{DATA_TRANSFER_VERSION, MAX_MESSAGE_BYTES, Op, encode_op};
 use dfs_proto::packet::{MAX_PACKET_PAYLOAD_BYTES, PacketHeader};
 use dfs_proto::transfer::{
@@ -16,7 +18,7 @@ use dfs_proto::transfer::{
 use crate::rng::Rng;
 
 /// How long a salvo listens for an answer. Servers may keep a connection open that sent half a message.
-const LISTEN: Duration = Duration::from_millis(200);
+const LISTEN: Duration = Duration::from_millis(60);
 
 /// Longest answer that is read; a server that says more to nonsense is cut off.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
@@ -56,6 +58,23 @@ pub fn fire(address: SocketAddr, salvo: &Salvo) -> io::Result<Vec<u8>> {
     }
     let _ = stream.shutdown(Shutdown::Both);
     Ok(answer)
+}
+
+/// Sends all `salvoes` to every one of `ports`, all ports at once.
+pub async fn bombard(ports: Vec<(String, SocketAddr)>, salvoes: &[Salvo]) -> Result<()> {
+    let attacks = ports.into_iter().map(|(name, address)| {
+        let salvoes = salvoes.to_vec();
+        tokio::task::spawn_blocking(move || -> Result<()> {
+            for salvo in &salvoes {
+                fire(address, salvo).with_context(|| format!("{} at {name}", salvo.name))?;
+            }
+            Ok(())
+        })
+    });
+    for attack in futures::future::join_all(attacks).await {
+        attack??;
+    }
+    Ok(())
 }
 
 /// Everything that any port gets: foreign protocols, nonsense, and our own protocols in the wrong place.

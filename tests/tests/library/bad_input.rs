@@ -16,7 +16,7 @@ use dfs_proto::v1::{
 use dfs_proto::{ErrorKind, RpcError};
 use dfs_tests::cluster::{MiniCluster, SUPERUSER, context_of, node};
 use dfs_tests::harness::run;
-use dfs_tests::hostile::{Salvo, fire, volley};
+use dfs_tests::hostile::{Salvo, bombard, fire, volley};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::rng::seed_of_run;
 use dfs_tests::workload::{read_all, write_file};
@@ -35,16 +35,7 @@ fn every_port_survives_foreign_protocols_and_nonsense() -> Result<()> {
     run(async {
         let cluster = MiniCluster::start().await?;
         let salvoes = volley(seed_of_run("every_port_survives_foreign_protocols_and_nonsense"));
-        for (name, address) in cluster.ports() {
-            let salvoes = salvoes.clone();
-            tokio::task::spawn_blocking(move || -> Result<()> {
-                for salvo in &salvoes {
-                    fire(address, salvo).with_context(|| format!("{} at {name}", salvo.name))?;
-                }
-                Ok(())
-            })
-            .await??;
-        }
+        bombard(cluster.ports(), &salvoes).await?;
         still_works(&cluster).await
     })
 }

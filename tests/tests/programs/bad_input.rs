@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use dfs_tests::harness::run;
-use dfs_tests::hostile::{fire, volley};
+use dfs_tests::hostile::{bombard, volley};
 use dfs_tests::programs::{Footprint, LocalCluster};
 use dfs_tests::rng::seed_of_run;
 use dfs_tests::wait::{PATIENCE, wait_until};
@@ -15,21 +15,6 @@ const ALLOWED_GROWTH_KIB: u64 = 24 << 10;
 
 /// Descriptors and threads by which a quiet server may differ from before.
 const ALLOWED_MORE: usize = 6;
-
-async fn bombard(cluster: &LocalCluster, seed: u64) -> Result<()> {
-    let salvoes = volley(seed);
-    for (name, address) in cluster.ports()? {
-        let salvoes = salvoes.clone();
-        tokio::task::spawn_blocking(move || -> Result<()> {
-            for salvo in &salvoes {
-                fire(address, salvo).with_context(|| format!("{} at {name}", salvo.name))?;
-            }
-            Ok(())
-        })
-        .await??;
-    }
-    Ok(())
-}
 
 async fn still_works(cluster: &LocalCluster, name: &str) -> Result<()> {
     cluster.dfs_with_input(&["put", "-", name], b"still here").await?.ok()?;
@@ -48,11 +33,11 @@ fn servers_survive_hostile_input_and_do_not_grow() -> Result<()> {
         let cluster = LocalCluster::start(&["--datanodes", "2"]).await?;
         let pids = cluster.processes()?;
         // The first volley fills buffers and arenas that stay.
-        bombard(&cluster, seed).await?;
+        bombard(cluster.ports()?, &volley(seed)).await?;
         still_works(&cluster, "/before").await?;
         let before = footprints(&cluster)?;
         for round in 1..=3 {
-            bombard(&cluster, seed + round).await?;
+            bombard(cluster.ports()?, &volley(seed + round)).await?;
         }
         still_works(&cluster, "/after").await?;
         assert_eq!(cluster.processes()?, pids, "no server has died");

@@ -72,10 +72,11 @@ fn the_readmes_transcript_is_true() -> Result<()> {
 
         let mut script = "set -e -o pipefail\n".to_owned();
         for entry in &entries {
-            let mut command = entry.command.clone();
+            let mut command = entry.command.replace("~/.dfs", &cluster.dir().display().to_string());
             for verb in ["start", "stop", "status"] {
                 command = command.replace(&format!("cluster {verb}"), &format!("cluster {verb} {place}"));
             }
+
             script.push_str(&format!("printf '{SEPARATOR}'\n{command}\n"));
         }
         let mut shell = cluster.in_environment("bash");
