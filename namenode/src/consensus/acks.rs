@@ -3,7 +3,7 @@
 //! The apply thread reports what was applied, the log thread what was synced; whoever comes second sends
 //! the reply, so that a caller is woken once.
 //!
-//! Invariants: `synced` never falls; an answer at [`Level::Durable`] is sent only when its entry's index
+//! Invariants: `synced` falls only when the log is cut; an answer at [`Level::Durable`] is sent only when its entry's index
 //! is below `synced`; after a failure nothing is acknowledged any more.
 
 use std::collections::VecDeque;
@@ -74,6 +74,16 @@ impl Acks {
         self.synced.send_replace(next);
     }
 
+    /// Reports that the log was cut and now ends before `next`.
+    pub fn cut(&self, next: u64) {
+        let synced = {
+            let mut state = self.lock();
+            state.synced = state.synced.min(next);
+            state.synced
+        };
+        self.synced.send_replace(synced);
+    }
+
     /// Reports that the log failed: what is not on disk now never will be.
     pub fn fail(&self) {
         let waiting = {
@@ -135,6 +145,16 @@ mod tests {
         acks.synced(8);
         assert!(later.try_recv().is_ok());
         assert_eq!(*acks.watch().borrow(), 8);
+    }
+
+    #[test]
+    fn after_a_cut_the_same_index_waits_again() {
+        let acks = Acks::new(8);
+        acks.cut(5);
+        let mut again = applied(&acks, 5, Level::Durable);
+        assert!(again.try_recv().is_err());
+        acks.synced(6);
+        assert!(again.try_recv().is_ok());
     }
 
     #[test]

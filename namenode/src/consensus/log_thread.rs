@@ -168,6 +168,7 @@ impl LogThread {
             }
             LogRequest::Truncate { index, done } => {
                 self.log.truncate(index)?;
+                self.acks.cut(self.log.synced());
                 let _ = done.send(self.log.last());
             }
             LogRequest::Purge { upto, done } => {

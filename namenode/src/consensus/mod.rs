@@ -46,6 +46,7 @@ mod segmented_log;
 mod snapshot;
 mod state_machine;
 mod state_store;
+mod threads;
 mod vote_file;
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
@@ -33,6 +32,7 @@ use super::raft_types::{self, LogId, TypeConfig, Vote};
 use super::segmented_log::{Recovered, SegmentedLog};
 use super::state_machine::{self, StateMachine};
 use super::state_store::{Position, StateStore};
+use super::threads::spawn;
 use super::vote_file::VoteFile;
 use crate::log;
 use crate::log::raft_protocol_server::RaftProtocolServer;
@@ -80,39 +80,6 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
         position.next_index(),
     )?;
     Ok(Opened { lock, votes, vote, store, position, log, recovered })
-}
-
-/// Notes a thread that ends by a panic, which is a defect: consensus stops.
-struct PanicGuard {
-    name: &'static str,
-    health: Health,
-}
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.health.fail(ConsensusError::Panicked { thread: self.name });
-        }
-    }
-}
-
-/// Starts a named thread; the receiver closes when it ends.
-fn spawn(
-    name: &'static str,
-    health: &Health,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<oneshot::Receiver<()>, ConsensusError> {
-    let (running, ended) = oneshot::channel::<()>();
-    let guard = PanicGuard { name, health: health.clone() };
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            let _guard = guard;
-            body();
-            drop(running);
-        })
-        .map_err(|source| ConsensusError::Thread { name, source })?;
-    Ok(ended)
 }
 
 impl Consensus {

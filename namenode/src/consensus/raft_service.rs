@@ -70,7 +70,8 @@ impl RaftService {
             return Err(Status::unavailable("another snapshot is being received"));
         };
         let (sender, receiver) = mpsc::channel(PARTS_MAX);
-        let done = snapshot::receive(path.clone(), receiver).map_err(|error| unavailable(&error))?;
+        let done =
+            snapshot::receive(path.clone(), receiver, &self.health).map_err(|error| unavailable(&error))?;
         while let Some(part) = parts.message().await? {
             if sender.send(part).await.is_err() {
                 break;

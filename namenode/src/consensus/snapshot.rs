@@ -6,7 +6,6 @@
 
 use std::ops::Bound;
 use std::path::PathBuf;
-use std::thread;
 
 use redb::ReadTransaction;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +14,7 @@ use super::error::ConsensusError;
 use super::health::Health;
 use super::raft_types::SnapshotMeta;
 use super::state_store::{Position, ReceivedStore};
+use super::threads::spawn;
 use crate::log::raft_snapshot_part::Part;
 use crate::log::{RaftSnapshotEnd, RaftSnapshotPart, RaftSnapshotRows};
 use crate::namesystem::Table;
@@ -51,17 +51,14 @@ pub fn send(
     store: PathBuf,
     health: Health,
 ) -> Result<mpsc::Receiver<RaftSnapshotPart>, ConsensusError> {
-    const NAME: &str = "raft-snapshot-send";
+    let guard = health.clone();
     let (parts, receiver) = mpsc::channel(PARTS_MAX);
     let body = move || {
         if let Err(error) = send_rows(&txn, &parts) {
             health.fail(ConsensusError::store(store, error));
         }
     };
-    thread::Builder::new()
-        .name(NAME.into())
-        .spawn(body)
-        .map_err(|source| ConsensusError::Thread { name: NAME, source })?;
+    spawn("raft-snapshot-send", &guard, body)?;
     Ok(receiver)
 }
 
@@ -118,16 +115,13 @@ pub enum ReceiveError {
 pub fn receive(
     path: PathBuf,
     parts: mpsc::Receiver<RaftSnapshotPart>,
+    health: &Health,
 ) -> Result<oneshot::Receiver<Result<Position, ReceiveError>>, ConsensusError> {
-    const NAME: &str = "raft-snapshot-recv";
     let (done, answer) = oneshot::channel();
     let body = move || {
         let _ = done.send(receive_rows(path, parts));
     };
-    thread::Builder::new()
-        .name(NAME.into())
-        .spawn(body)
-        .map_err(|source| ConsensusError::Thread { name: NAME, source })?;
+    spawn("raft-snapshot-recv", health, body)?;
     Ok(answer)
 }
 
