@@ -45,9 +45,9 @@ pub struct DatanodeConfig {
     /// keep connections should drop them earlier.
     pub keepalive_timeout: Duration,
     /// Longest silence of a writer between packets, and of a reader that does not take data; 10 ms to 1 h.
-    /// Default 2 min. Writers with nothing to say send heartbeat packets.
+    /// Default 60 s. Writers with nothing to say send heartbeat packets.
     pub stream_timeout: Duration,
-    /// Longest wait for a downstream member's acknowledgement, 10 ms to 10 min. Default 8 s; a second is
+    /// Longest wait for a downstream member's acknowledgement, 10 ms to 10 min. Default 5 s; a second is
     /// added for each member after it, so that the member next to a dead one is the one to name it.
     pub peer_timeout: Duration,
 }
@@ -79,8 +79,8 @@ impl Default for DatanodeConfig {
             connect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(60),
-            stream_timeout: Duration::from_secs(120),
-            peer_timeout: Duration::from_secs(8),
+            stream_timeout: Duration::from_secs(60),
+            peer_timeout: Duration::from_secs(5),
         }
     }
 }

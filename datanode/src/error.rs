@@ -364,20 +364,29 @@ impl DatanodeError {
         RpcError::new(self.kind(), "", self.to_string()).to_status()
     }
 
+    fn socket_error(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Transfer(TransferError::Io(source)) | Self::Peer { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection ended.
+    pub fn is_hang_up(&self) -> bool {
+        matches!(
+            self.socket_error(),
+            Some(
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::NotConnected
+            )
+        )
+    }
+
     /// Whether the connection ended or stayed silent, which is no news.
     pub fn is_disconnect(&self) -> bool {
-        let (Self::Transfer(TransferError::Io(source)) | Self::Peer { source, .. }) = self else {
-            return false;
-        };
-        matches!(
-            source.kind(),
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::NotConnected
-                | io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-        )
+        self.is_hang_up() || self.socket_error() == Some(io::ErrorKind::TimedOut)
     }
 }

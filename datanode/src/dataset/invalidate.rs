@@ -10,7 +10,7 @@ use crate::replica::{BlockRef, Replica, TransitionError};
 impl Dataset {
     /// Deletes a replica with at most the stamp of `asked`, stopping its writer.
     pub fn invalidate(&self, asked: BlockRef) -> Result<(), DatanodeError> {
-        let check = |replica: &Replica| {
+        let check = |replica: &Replica, _| {
             if replica.block().stamp > asked.stamp {
                 return Err(TransitionError::Stamp { block: replica.block(), asked: asked.stamp }.into());
             }

@@ -173,7 +173,7 @@ impl Dataset {
 
     /// Number of replicas.
     pub fn replica_count(&self) -> usize {
-        self.map.len()
+        self.map.count()
     }
 
     /// Up to `max` replicas after `after`, ascending, with the last id looked at; `None`: no more.
@@ -290,11 +290,12 @@ impl Dataset {
     }
 
     /// Runs `act` on a block's replica with its lock held and no writer.
-    /// `check` runs before a writer is stopped: a request that it refuses leaves the writer alone.
+    /// `check` is given the replica and whether it is being written, and runs before a writer is stopped: a
+    /// request that it refuses leaves the writer alone.
     fn exclusively<T>(
         &self,
         asked: BlockRef,
-        check: impl Fn(&Replica) -> Result<(), DatanodeError>,
+        check: impl Fn(&Replica, bool) -> Result<(), DatanodeError>,
         act: impl FnOnce(&Arc<OpenReplica>, &mut OpenState) -> Result<T, DatanodeError>,
     ) -> Result<T, DatanodeError> {
         loop {
@@ -302,12 +303,12 @@ impl Dataset {
             let mut state = open.lock();
             let mut outcome = Ok(());
             if !state.gone {
-                outcome = check(&state.replica);
+                outcome = check(&state.replica, state.writer.is_some());
             }
             if outcome.is_ok() && !state.gone {
                 state = open.stop_writer(state)?;
                 if !state.gone {
-                    outcome = check(&state.replica);
+                    outcome = check(&state.replica, state.writer.is_some());
                 }
             }
             if state.gone {
@@ -331,7 +332,7 @@ impl Dataset {
             state.gone = true;
             self.map.replace_open(block.id, open, Some(closed));
         }
-        open.notify();
+        open.notify(state);
     }
 
     /// Visible length of a replica with at least this stamp.

@@ -85,6 +85,8 @@ pub struct OpenState {
     pub writer: Option<Arc<WriterToken>>,
     /// No longer in the map.
     pub gone: bool,
+    /// Threads that wait for a change: usually none, and waking none costs nothing.
+    waiting: u32,
 }
 
 /// An open replica.
@@ -99,7 +101,8 @@ pub struct OpenReplica {
 impl OpenReplica {
     /// A replica without a writer.
     pub fn new(volume: Arc<Volume>, replica: Replica, home: Home, checksum: Option<Checksum>) -> Self {
-        let state = OpenState { replica, home, checksum, partial_sum: 0, writer: None, gone: false };
+        let state =
+            OpenState { replica, home, checksum, partial_sum: 0, writer: None, gone: false, waiting: 0 };
         Self { volume, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -108,19 +111,23 @@ impl OpenReplica {
         lock(&self.state)
     }
 
-    /// Wakes those who wait for a change of the state.
-    pub fn notify(&self) {
-        self.changed.notify_all();
+    /// Wakes those who wait for a change of the state, which is locked.
+    pub fn notify(&self, state: &OpenState) {
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits for a change until `deadline`; `None`: it has passed.
     pub fn wait_until<'a>(
         &'a self,
-        state: MutexGuard<'a, OpenState>,
+        mut state: MutexGuard<'a, OpenState>,
         deadline: Instant,
     ) -> Option<MutexGuard<'a, OpenState>> {
         let left = deadline.checked_duration_since(Instant::now())?;
-        let (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        state.waiting += 1;
+        let (mut state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         Some(state)
     }
 

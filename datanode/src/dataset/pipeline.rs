@@ -85,7 +85,7 @@ impl Dataset {
         {
             return exists(BlockRef { id: block.id, stamp: closed.stamp });
         }
-        let check = |replica: &Replica| {
+        let check = |replica: &Replica, _| {
             let here = replica.block();
             let older = here.stamp < block.stamp;
             let empty = here.stamp == block.stamp && replica.length() == 0;
@@ -115,7 +115,7 @@ impl Dataset {
         }
         state.gone = true;
         self.map.replace_open(state.replica.block().id, open, None);
-        open.notify();
+        open.notify(state);
         Ok(())
     }
 
@@ -161,7 +161,14 @@ impl Dataset {
         checksum: Checksum,
         transition: impl Fn(&mut Replica) -> Result<u64, TransitionError>,
     ) -> Result<ReplicaWriter, DatanodeError> {
-        let check = |replica: &Replica| check_stamp(replica, asked);
+        let check = |replica: &Replica, written| {
+            check_stamp(replica, asked, written)?;
+            match transition(&mut replica.clone()) {
+                // What is being written may have the right length once its writer has stopped.
+                Ok(_) | Err(TransitionError::Length { .. }) => Ok(()),
+                Err(refused) => Err(refused.into()),
+            }
+        };
         self.exclusively(asked.block, check, |open, state| {
             let mut next = state.replica.clone();
             let length = transition(&mut next)?;
@@ -204,7 +211,7 @@ impl Dataset {
 
     /// Closes a replica whose close failed elsewhere in the pipeline.
     pub fn recover_close(self: &Arc<Self>, asked: Reopen) -> Result<(), DatanodeError> {
-        let check = |replica: &Replica| check_stamp(replica, asked);
+        let check = |replica: &Replica, written| check_stamp(replica, asked, written);
         self.exclusively(asked.block, check, |open, state| {
             let mut next = state.replica.clone();
             next.recover_close(asked.block.stamp, asked.stamp, asked.least)?;
@@ -235,12 +242,15 @@ impl Dataset {
     }
 }
 
-fn check_stamp(replica: &Replica, asked: Reopen) -> Result<(), DatanodeError> {
+/// Refuses requests of the past. One with the stamp that is being written already is a late twin of the one that
+/// set up the present pipeline: only a higher stamp stops a writer.
+fn check_stamp(replica: &Replica, asked: Reopen, written: bool) -> Result<(), DatanodeError> {
     let here = replica.block().stamp;
     if here < asked.block.stamp {
         return Err(DatanodeError::StaleReplica { block: asked.block, here });
     }
-    if here > asked.stamp || replica.state() == ReplicaState::Rur {
+    let late = here > asked.stamp || (written && here == asked.stamp);
+    if late || replica.state() == ReplicaState::Rur {
         return Err(TransitionError::Stamp { block: replica.block(), asked: asked.stamp }.into());
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -155,7 +156,8 @@ impl ReadHandle {
         let meta = File::open(&meta_path).map_err(disk(&meta_path))?;
         // No more than the header and the checksums that there can be.
         let mut meta_head = vec![0u8; META_HEAD_BYTES];
-        let have = meta_file::read_up_to(&meta, &mut meta_head, 0).map_err(disk(&meta_path))?;
+        // One call: what a short one leaves out is read when it is needed.
+        let have = meta.read_at(&mut meta_head, 0).map_err(disk(&meta_path))?;
         meta_head.truncate(have);
         let checksum = match (meta_file::decode_header(&meta_head), known) {
             (Ok(checksum), _) => checksum,

@@ -28,7 +28,7 @@ impl Dataset {
         asked: BlockRef,
         id: GenerationStamp,
     ) -> Result<Option<RecoveryCandidate>, DatanodeError> {
-        let check = |replica: &Replica| Ok(replica.clone().begin_recovery(asked.stamp, id)?);
+        let check = |replica: &Replica, _| Ok(replica.clone().begin_recovery(asked.stamp, id)?);
         let outcome = self.exclusively(asked, check, |open, state| {
             let original_state = state.replica.original_state();
             state.replica.begin_recovery(asked.stamp, id)?;
@@ -56,7 +56,7 @@ impl Dataset {
     ) -> Result<String, DatanodeError> {
         self.exclusively(
             asked,
-            |_| Ok(()),
+            |_, _| Ok(()),
             |open, state| {
                 let storage_id = open.volume.storage_id().to_owned();
                 let done = Replica::finalized(BlockRef { id: asked.id, stamp: id }, length);

@@ -91,7 +91,7 @@ impl ReplicaMap {
     }
 
     /// Number of replicas.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         lock(&self.entries).len()
     }
 }

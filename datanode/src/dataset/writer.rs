@@ -227,8 +227,7 @@ impl ReplicaWriter {
         };
         state.replica.received(end);
         state.partial_sum = self.partial_sum;
-        drop(state);
-        self.open.notify();
+        self.open.notify(&state);
         Ok(())
     }
 
@@ -247,7 +246,6 @@ impl ReplicaWriter {
     /// All members from here on have everything up to `end`.
     pub fn acknowledged(&self, end: u64) {
         self.open.lock().replica.acknowledged(end);
-        self.open.notify();
     }
 
     /// Puts data, checksums and, the first time, the names on disk.
@@ -309,8 +307,8 @@ impl ReplicaWriter {
         volume.add_used(self.length);
         let closed = Closed { stamp: self.block.stamp, length: self.length, volume: volume.index() };
         self.dataset.map.replace_open(self.block.id, &self.open, Some(closed));
+        open.notify(&state);
         drop(state);
-        open.notify();
         self.dataset.changed(ReplicaEvent::Received, self.block, self.length, &volume);
         Ok(())
     }
@@ -356,7 +354,6 @@ impl Drop for ReplicaWriter {
         {
             tracing::warn!(block = %self.block, %error, "unfinished copy cannot be removed");
         }
-        drop(state);
-        open.notify();
+        open.notify(&state);
     }
 }

@@ -66,11 +66,11 @@ pub async fn run(link: NamenodeLink) {
 async fn send_due(link: &NamenodeLink) -> Result<(), DatanodeError> {
     send_bad(link).await?;
     send_changes(link).await?;
-    if link.changes.take_full_report() {
-        if let Err(error) = send_full(link).await {
-            link.changes.want_full_report();
-            return Err(error);
-        }
+    if link.changes.take_full_report()
+        && let Err(error) = send_full(link).await
+    {
+        link.changes.want_full_report();
+        return Err(error);
     }
     Ok(())
 }

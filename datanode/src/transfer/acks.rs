@@ -43,6 +43,11 @@ impl AckWriter {
         data_transfer::encode_delimited(&self.ack, &mut self.gathered);
     }
 
+    /// Adds another message: the answer to the request, when packets came with it.
+    pub fn add_message(&mut self, message: &impl Message) {
+        data_transfer::encode_delimited(message, &mut self.gathered);
+    }
+
     /// Whether enough is gathered to be sent.
     pub fn is_full(&self) -> bool {
         self.gathered.len() >= MAX_GATHERED_BYTES
@@ -86,11 +91,15 @@ impl OutstandingPackets {
     }
 
     /// Takes the next whole acknowledgement out of what was received from the downstream member. It must be
-    /// the oldest packet's.
+    /// the oldest packet's. While no packet is outstanding nothing is taken: a member that got packets
+    /// ahead of our own work on them may acknowledge early.
     pub fn next_ack(
         &mut self,
         from: &mut Connection,
     ) -> Result<Option<(Outstanding, &[i32])>, DatanodeError> {
+        if self.packets.is_empty() {
+            return Ok(None);
+        }
         let Some((prefix, length)) = data_transfer::decode_length(from.buffered())? else {
             return Ok(None);
         };

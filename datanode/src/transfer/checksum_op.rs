@@ -64,7 +64,7 @@ fn compose(kind: ChecksumKind, sums: &[u8], length: u64, chunk: u64) -> u32 {
         ChecksumKind::Crc32c => CRC32C_POLYNOMIAL,
     };
     let whole = shift(polynomial, chunk.min(length));
-    let last = shift(polynomial, if length % chunk == 0 { chunk } else { length % chunk });
+    let last = shift(polynomial, if length.is_multiple_of(chunk) { chunk } else { length % chunk });
     let mut parts = sums.chunks_exact(CHECKSUM_BYTES).peekable();
     let mut crc = 0;
     while let Some(part) = parts.next() {

@@ -7,17 +7,16 @@
 //! packets: they are kept here and acknowledged with an error, so that the writer learns who failed and
 //! rebuilds the pipeline.
 
-use std::io::{self, IoSlice};
-use std::net::Shutdown;
+mod relay;
+
 use std::time::{Duration, Instant};
 
 use dfs_proto::packet::{PACKET_LENGTHS_BYTES, PacketHeader, PacketLengths};
 use dfs_proto::transfer::{BlockOpResponseProto, Status};
-use nix::sys::socket::MsgFlags;
 
-use super::acks::{AckWriter, Outstanding, OutstandingPackets, all_succeeded};
+use super::acks::{AckWriter, Outstanding, OutstandingPackets};
 use super::buffers::Scratch;
-use super::net::{BUFFER_BYTES, Connection, send_some, wait_for};
+use super::net::{BUFFER_BYTES, Connection};
 use crate::dataset::writer::{Place, ReplicaWriter};
 use crate::error::DatanodeError;
 use crate::metrics::Metrics;
@@ -71,21 +70,29 @@ pub struct BlockReceiver<'a> {
     downstream_failed: bool,
     /// Bytes of lengths, header and checksums to receive before the data.
     expected_head: usize,
+    /// Bytes of the packets to come that the downstream member got with the request.
+    ahead: usize,
     end: u64,
 }
 
 impl<'a> BlockReceiver<'a> {
-    /// Packets come from `upstream` and go to `writer` and to `downstream`.
+    /// Packets come from `upstream` and go to `writer` and to `downstream`, which has got the first `ahead`
+    /// bytes of them. The writer is told `ready` with the first acknowledgements, or before we wait for it.
     pub fn new(
         upstream: &'a mut Connection,
-        downstream: Option<Connection>,
+        downstream: Option<(Connection, usize)>,
         writer: ReplicaWriter,
-        mode: Mode,
-        waits: Waits,
+        ready: Option<&BlockOpResponseProto>,
+        (mode, waits): (Mode, Waits),
         scratch: &'a mut Scratch,
         metrics: &'a Metrics,
     ) -> Self {
         let end = writer.length();
+        let (downstream, ahead) = downstream.map_or((None, 0), |(d, ahead)| (Some(d), ahead));
+        let mut acks = AckWriter::default();
+        if let Some(ready) = ready {
+            acks.add_message(ready);
+        }
         Self {
             upstream,
             downstream,
@@ -94,11 +101,12 @@ impl<'a> BlockReceiver<'a> {
             waits,
             scratch,
             metrics,
-            acks: AckWriter::default(),
+            acks,
             outstanding: OutstandingPackets::default(),
             ack_due: Instant::now(),
             downstream_failed: false,
             expected_head: BUFFER_BYTES,
+            ahead,
             end,
         }
     }
@@ -128,7 +136,7 @@ impl<'a> BlockReceiver<'a> {
             let done = BlockOpResponseProto { status: Status::Success.into(), ..Default::default() };
             self.upstream.send_message(&done)?;
         }
-        Ok(self.downstream.take().filter(|_| !self.downstream_failed))
+        Ok(self.downstream.take().filter(|_| !self.downstream_failed && self.ahead == 0))
     }
 
     /// Handles one packet; an error comes with the packet's number if that is known.
@@ -155,6 +163,7 @@ impl<'a> BlockReceiver<'a> {
             return Err(dfs_proto::packet::PacketError::Field("checksums").into());
         }
         self.scratch.head.resize(head_len + checksums_len, 0);
+        self.flush_before_waiting(checksums_len)?;
         self.upstream.read_exact(&mut self.scratch.head[head_len..])?;
         self.expected_head = if header.data_len as usize > BUFFER_BYTES {
             USUAL_HEAD_BYTES.max(head_len) + checksums_len
@@ -196,6 +205,7 @@ impl<'a> BlockReceiver<'a> {
         let mut continued_sum = None;
         while left > 0 || first {
             let length = left.min(step);
+            self.flush_before_waiting(length)?;
             self.upstream.read_exact(&mut self.scratch.piece.bytes()[..length])?;
             self.forward(length, first)?;
             let piece = &self.scratch.piece.bytes()[..length];
@@ -230,6 +240,10 @@ impl<'a> BlockReceiver<'a> {
                     let sums = &self.scratch.head[head_len..];
                     writer.commit(header.offset_in_block, header.data_len, sums)?;
                 }
+            }
+            if header.sync_block {
+                // The members before us shall sync at the same time, not after us.
+                self.acks.flush(self.upstream)?;
             }
             if header.sync_block && !header.last_packet_in_block {
                 writer.sync()?;
@@ -283,108 +297,13 @@ impl<'a> BlockReceiver<'a> {
         Ok(())
     }
 
+    /// Nothing may be gathered while we wait for bytes: the writer may be waiting for it before it sends them.
+    fn flush_before_waiting(&mut self, wanted: usize) -> Result<(), DatanodeError> {
+        if self.upstream.buffered().len() < wanted { self.flush_acks() } else { Ok(()) }
+    }
+
     fn flush_acks(&mut self) -> Result<(), DatanodeError> {
         Ok(self.acks.flush(self.upstream)?)
-    }
-
-    /// Passes a piece on, with the packet's head in front of the first one. While the downstream member takes
-    /// no data, its acknowledgements are relayed.
-    fn forward(&mut self, length: usize, with_head: bool) -> Result<(), DatanodeError> {
-        let head_len = if with_head { self.scratch.head.len() } else { 0 };
-        let mut sent = 0;
-        while sent < head_len + length && !self.downstream_failed {
-            let Some(downstream) = &self.downstream else {
-                return Ok(());
-            };
-            let piece = &self.scratch.piece.bytes()[..length];
-            let head = &self.scratch.head[..head_len];
-            let parts = [
-                IoSlice::new(&head[sent.min(head_len)..]),
-                IoSlice::new(&piece[sent.saturating_sub(head_len)..]),
-            ];
-            match send_some(downstream.socket(), &parts, MsgFlags::MSG_DONTWAIT) {
-                Ok(count) => sent += count,
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                    let (ready, writable) = wait_for(None, downstream.socket(), true, self.waits.peer)?;
-                    if ready.second {
-                        self.relay()?;
-                    } else if !writable {
-                        self.fail_downstream(&e.into());
-                    }
-                }
-                Err(e) => self.fail_downstream(&e.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits for acknowledgements, and with `for_writer` also for the writer, and relays what came.
-    fn wait(&mut self, for_writer: bool) -> Result<(), DatanodeError> {
-        let Some(downstream) = &self.downstream else {
-            return Ok(());
-        };
-        let timeout = if self.outstanding.is_empty() {
-            self.waits.stream
-        } else {
-            self.ack_due.saturating_duration_since(Instant::now())
-        };
-        let upstream = for_writer.then(|| &**self.upstream.socket());
-        let (ready, _) = wait_for(upstream, downstream.socket(), false, timeout)?;
-        if ready.second {
-            self.relay()?;
-        } else if !ready.first {
-            if self.outstanding.is_empty() {
-                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-            }
-            if Instant::now() >= self.ack_due {
-                self.fail_downstream(&io::Error::from(io::ErrorKind::TimedOut).into());
-            }
-        }
-        self.flush_acks()
-    }
-
-    /// Takes what the downstream member sent and passes acknowledgements on.
-    fn relay(&mut self) -> Result<(), DatanodeError> {
-        let Some(downstream) = &mut self.downstream else {
-            return Ok(());
-        };
-        let mut outcome = downstream.try_fill(BUFFER_BYTES).map(drop).map_err(DatanodeError::from);
-        while outcome.is_ok() {
-            match self.outstanding.next_ack(downstream) {
-                Ok(Some((packet, replies))) => {
-                    self.acks.add(packet.seqno, Status::Success, replies);
-                    self.ack_due = Instant::now() + self.waits.peer;
-                    if !all_succeeded(replies) {
-                        outcome = Err(DatanodeError::PeerStatus {
-                            peer: downstream.peer(),
-                            status: Status::Error,
-                            message: format!("{replies:?}"),
-                        });
-                    } else if let Some(writer) = &self.writer {
-                        writer.acknowledged(packet.end);
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => outcome = Err(error),
-            }
-        }
-        if let Err(error) = outcome {
-            self.fail_downstream(&error);
-        }
-        Ok(())
-    }
-
-    /// Gives the downstream member up and answers for it.
-    fn fail_downstream(&mut self, error: &DatanodeError) {
-        self.downstream_failed = true;
-        if let Some(downstream) = &self.downstream {
-            tracing::info!(peer = %downstream.peer(), %error, "downstream member failed");
-            // It may be gone already.
-            let _ = downstream.socket().shutdown(Shutdown::Both);
-        }
-        for packet in self.outstanding.drain() {
-            self.acks.add(packet.seqno, Status::Success, &[Status::Error as i32]);
-        }
     }
 
     /// Tells the writer, as far as it can still be told, that this member failed.

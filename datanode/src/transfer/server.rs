@@ -203,7 +203,6 @@ impl Xceiver {
             let Some(op) = connection.read_op(within)? else {
                 return Ok(());
             };
-            connection.set_timeout(within)?;
             match op {
                 Op::ReadBlock => {
                     let request: OpReadBlockProto = connection.read_message(within)?;

@@ -1,6 +1,7 @@
 //! Op 80, write a block: sets the pipeline up, then hands over to the receiver.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use dfs_proto::GenerationStamp;
 use dfs_proto::checksum::{Checksum, ChecksumKind};
@@ -22,7 +23,7 @@ const MAX_PROMISED_BYTES: u64 = 4 << 30;
 
 /// Added to the wait for a downstream acknowledgement for each member after it, so that the member next to a
 /// dead one gives up first and names it.
-const WAIT_A_MEMBER: std::time::Duration = std::time::Duration::from_secs(1);
+const WAIT_A_MEMBER: Duration = Duration::from_secs(1);
 
 /// Serves the operation. `Ok`: everything was answered and the connection can go on.
 pub fn write_block(
@@ -42,7 +43,9 @@ pub fn write_block(
         None => None,
         Some(target) => {
             let name = format!("{}:{}", target.id.ip_addr, target.id.xfer_port);
-            let asked = address_of(target).and_then(|addr| ask(shared, addr, op, false));
+            // A small block comes with its request: both go on together.
+            let eager = if request.stage == Stage::PipelineSetupCreate { upstream.buffered() } else { &[] };
+            let asked = address_of(target).and_then(|addr| ask(shared, addr, op, eager, false));
             match asked {
                 Ok(link) => Some((name, link)),
                 Err(error) => {
@@ -64,12 +67,12 @@ pub fn write_block(
     }
     let mut downstream = None;
     if let Some((name, link)) = next {
-        match link.answer(shared, op) {
-            Ok(connection) => {
+        match link.answer(shared, op, upstream.buffered()) {
+            Ok((connection, ahead)) => {
                 if let Some(writer) = &writer {
                     writer.token().add_socket(connection.socket());
                 }
-                downstream = Some(connection);
+                downstream = Some((connection, ahead));
             }
             Err((bad_link, error)) => {
                 if let Some(writer) = writer
@@ -82,29 +85,26 @@ pub fn write_block(
             }
         }
     }
-    if request.mode == Mode::Pipeline {
-        let ready = BlockOpResponseProto {
-            status: Status::Success.into(),
-            first_bad_link: Some(String::new()),
-            ..Default::default()
-        };
-        upstream.send_message(&ready)?;
-    }
+    let ready = BlockOpResponseProto {
+        status: Status::Success.into(),
+        first_bad_link: Some(String::new()),
+        ..Default::default()
+    };
     let Some(writer) = writer else {
         // A close recovery has no packets.
-        if let Some(connection) = downstream {
+        upstream.send_message(&ready)?;
+        if let Some((connection, _)) = downstream {
             shared.peers.put(connection);
         }
         return Ok(());
     };
     let mut scratch = shared.scratch.take(request.checksum.bytes_per_checksum());
-    let waits = Waits {
-        stream: shared.config.stream_timeout,
-        peer: shared.config.peer_timeout + WAIT_A_MEMBER * u32::try_from(op.targets.len()).unwrap_or(0),
-    };
-    let receiver =
-        BlockReceiver::new(upstream, downstream, writer, request.mode, waits, &mut scratch, &shared.metrics);
-    let outcome = receiver.run();
+    let waits = Waits { stream: shared.config.stream_timeout, peer: peer_wait(shared, op) };
+    let mode = request.mode;
+    let ready = (mode == Mode::Pipeline).then_some(&ready);
+    let outcome =
+        BlockReceiver::new(upstream, downstream, writer, ready, (mode, waits), &mut scratch, &shared.metrics)
+            .run();
     shared.scratch.give(scratch);
     if let Some(connection) = outcome? {
         shared.peers.put(connection);
@@ -174,28 +174,38 @@ impl<'a> Request<'a> {
     }
 }
 
+/// How long the members after us may stay silent together.
+fn peer_wait(shared: &Shared, op: &OpWriteBlockProto) -> Duration {
+    shared.config.peer_timeout + WAIT_A_MEMBER * u32::try_from(op.targets.len()).unwrap_or(0)
+}
+
 /// A downstream member that has been asked to join.
 struct Link {
     connection: Connection,
     reused: bool,
+    /// Bytes of packets that it got with the request.
+    ahead: usize,
 }
 
-/// Passes the request on to the first of the members after us.
+/// Passes the request on to the first of the members after us, with the packets that came with it.
 fn ask(
     shared: &Shared,
     addr: SocketAddr,
     op: &OpWriteBlockProto,
+    eager: &[u8],
     fresh: bool,
 ) -> Result<Link, DatanodeError> {
     let mut onward = op.clone();
     onward.targets.remove(0);
     onward.storage_id =
         if onward.target_storage_ids.is_empty() { None } else { Some(onward.target_storage_ids.remove(0)) };
-    let request = encode_op(Op::WriteBlock, &onward);
+    let mut request = encode_op(Op::WriteBlock, &onward);
+    request.extend_from_slice(eager);
+    let ahead = eager.len();
     if !fresh {
         let peer = shared.peers.get(addr)?;
         if peer.connection.send(&request).is_ok() {
-            return Ok(Link { connection: peer.connection, reused: peer.reused });
+            return Ok(Link { connection: peer.connection, reused: peer.reused, ahead });
         }
         if !peer.reused {
             return Err(DatanodeError::Peer { peer: addr, source: std::io::ErrorKind::BrokenPipe.into() });
@@ -203,7 +213,7 @@ fn ask(
     }
     let connection = shared.peers.connect(addr)?;
     connection.send(&request).map_err(at(addr))?;
-    Ok(Link { connection, reused: false })
+    Ok(Link { connection, reused: false, ahead })
 }
 
 impl Link {
@@ -213,13 +223,14 @@ impl Link {
         mut self,
         shared: &Shared,
         op: &OpWriteBlockProto,
-    ) -> Result<Connection, (Option<String>, DatanodeError)> {
+        eager: &[u8],
+    ) -> Result<(Connection, usize), (Option<String>, DatanodeError)> {
         let peer = self.connection.peer();
-        let members = u32::try_from(op.targets.len()).unwrap_or(0);
-        let wait = shared.config.peer_timeout + (shared.config.connect_timeout + WAIT_A_MEMBER) * members;
+        let wait = peer_wait(shared, op);
         let mut answer = self.read_answer(wait);
-        if self.reused && answer.as_ref().is_err_and(DatanodeError::is_disconnect) {
-            self = ask(shared, peer, op, true).map_err(|e| (None, e))?;
+        if self.reused && answer.as_ref().is_err_and(DatanodeError::is_hang_up) {
+            let eager = &eager[..self.ahead];
+            self = ask(shared, peer, op, eager, true).map_err(|e| (None, e))?;
             answer = self.read_answer(wait);
         }
         let answer = answer.map_err(|e| (None, e))?;
@@ -228,10 +239,10 @@ impl Link {
             let message = answer.message.clone().unwrap_or_default();
             return Err((bad_link, DatanodeError::PeerStatus { peer, status: answer.status(), message }));
         }
-        Ok(self.connection)
+        Ok((self.connection, self.ahead))
     }
 
-    fn read_answer(&mut self, wait: std::time::Duration) -> Result<BlockOpResponseProto, DatanodeError> {
+    fn read_answer(&mut self, wait: Duration) -> Result<BlockOpResponseProto, DatanodeError> {
         self.connection.set_timeout(wait)?;
         Ok(self.connection.read_message(wait)?)
     }

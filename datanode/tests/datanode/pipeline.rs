@@ -44,6 +44,37 @@ async fn a_small_block_sent_at_once_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn packets_may_follow_the_request_without_waiting_for_its_answer() {
+    let cluster = Cluster::start(3).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let addrs = wire::addrs(&nodes);
+    let mut socket = wire::connect(addrs[0]);
+    // From a few bytes to far more than fits the buffer of a connection; cut off in the middle of a packet.
+    for (id, length) in [1usize, 4096, 10_000, 16_300, 16_384, 17_000, 100_000, 3].into_iter().enumerate() {
+        let (block, data) = (Block::new(id as u64, 1), pattern(id as u64, length));
+        let op = wire::write_op(block, Stage::PipelineSetupCreate, &addrs[1..]);
+        let mut raw = encode_op(Op::WriteBlock, &op);
+        let mut pipeline = Pipeline::on(socket);
+        let packets = data.chunks(8192).count() + 1;
+        for (i, piece) in data.chunks(8192).enumerate() {
+            raw.extend(pipeline.packet(i as u64 * 8192, piece, false, false));
+        }
+        raw.extend(pipeline.packet(length as u64, &[], true, id % 2 == 0));
+        pipeline.socket.write_all(&raw).expect("sent");
+        let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+        assert_eq!(answer.status(), Status::Success, "{answer:?}");
+        for seqno in 0..packets as i64 {
+            let ack = pipeline.ack();
+            assert_eq!((ack.seqno, ack.reply), (seqno, vec![SUCCESS; 3]), "{length} bytes");
+        }
+        socket = pipeline.socket;
+        for node in &nodes {
+            assert!(wire::read(node, block, 0, length as u64).expect("read") == data, "{length} bytes");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hsync_and_heartbeat_packets_are_acknowledged() {
     let cluster = Cluster::start(2).await;
     let nodes: Vec<_> = cluster.nodes.iter().collect();

@@ -102,6 +102,11 @@ pub fn addrs(nodes: &[&Datanode]) -> Vec<SocketAddr> {
 }
 
 impl Pipeline {
+    /// Numbers packets for a connection.
+    pub fn on(socket: TcpStream) -> Self {
+        Self { socket, seqno: 0 }
+    }
+
     /// Sets a pipeline up over an existing connection to its first member.
     pub fn over(mut socket: TcpStream, op: &OpWriteBlockProto) -> (Self, BlockOpResponseProto) {
         socket.write_all(&encode_op(Op::WriteBlock, op)).expect("sent");
