@@ -60,10 +60,9 @@ impl ErrorKind {
             Self::InvalidPath | Self::NameTooLong | Self::InvalidArgument => Code::InvalidArgument,
             Self::AccessDenied | Self::NotPermitted => Code::PermissionDenied,
             Self::LeaseExpired | Self::StaleGenerationStamp => Code::Aborted,
-            Self::RecoveryInProgress
-            | Self::NotYetReplicated
-            | Self::NotLeader
-            | Self::Unavailable => Code::Unavailable,
+            Self::RecoveryInProgress | Self::NotYetReplicated | Self::NotLeader | Self::Unavailable => {
+                Code::Unavailable
+            }
             Self::NoUsableDatanode | Self::NoSpace | Self::QuotaExceeded => Code::ResourceExhausted,
             Self::ChecksumMismatch | Self::BlockMissing => Code::DataLoss,
             Self::Unsupported => Code::Unimplemented,

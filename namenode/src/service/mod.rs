@@ -1,5 +1,5 @@
 //! The gRPC services: the only place with tonic's types. Requests are checked and turned into commands
-//! and reads; errors become statuses in [`status`].
+//! and reads; errors become statuses in `status`.
 
 mod client_protocol;
 mod context;
