@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::block_management::ConfigError;
 use crate::consensus::ConsensusError;
 use crate::namesystem::NamesystemError;
 
@@ -18,6 +19,9 @@ pub enum NamenodeError {
         /// Its bounds.
         rule: &'static str,
     },
+    /// A setting of block management is out of its bounds.
+    #[error(transparent)]
+    BlockManagement(#[from] ConfigError),
     /// A port cannot be listened on.
     #[error("cannot listen on {addr}: {source}")]
     Listen {

@@ -33,8 +33,15 @@ const HINTS_MAX: usize = 1_000;
 /// Blocks checked between two pauses of the redundancy scan.
 const SCAN_SLICE: usize = 4_096;
 
-/// Pause between slices: the scan passes about 80,000 blocks a second and leaves the lock free.
+/// Pause between slices: a round passes about 80,000 blocks a second and leaves the lock free.
 const SCAN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause between rounds. What the first round after a start finds, reports do not tell; later ones are a
+/// safety net.
+const SCAN_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Pause between ticks while a dead datanode's replicas are being gone through in slices.
+const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often a failed reclaim (no leader, stopping) is tried again.
 const RECLAIM_RETRY: Duration = Duration::from_secs(1);
@@ -58,6 +65,9 @@ async fn tick(context: Arc<Context>) {
         let overdue = context.soft.blocks().take_overdue_recoveries();
         for (inode, _) in overdue {
             recover(&context, inode, "block recovery did not end in time").await;
+        }
+        if context.soft.blocks().is_sweeping() {
+            ticks.reset_after(SWEEP_PAUSE);
         }
     }
 }
@@ -129,10 +139,12 @@ async fn record_hints(context: Arc<Context>) {
     }
 }
 
-/// Once after the start, when datanodes had the time to report or to be dead: finds blocks that are
+/// When datanodes had the time to report or to be dead, and then over and over: finds blocks that are
 /// missing or have too few replicas, which no report would tell.
 async fn scan_redundancy(context: Arc<Context>) {
-    tokio::time::sleep(Duration::from_millis(context.config.dead_after_ms)).await;
+    while context.soft.blocks().is_starting() {
+        tokio::time::sleep(SCAN_PAUSE).await;
+    }
     let mut after: Bound<BlockId> = Bound::Unbounded;
     loop {
         let slice =
@@ -144,9 +156,16 @@ async fn scan_redundancy(context: Arc<Context>) {
                 return;
             }
         };
-        let Some(last) = slice.last() else { return };
-        after = Bound::Excluded(last.id);
         context.soft.blocks().check_slice(context.soft.now_ms(), &slice);
-        tokio::time::sleep(SCAN_PAUSE).await;
+        match slice.last() {
+            Some(last) => {
+                after = Bound::Excluded(last.id);
+                tokio::time::sleep(SCAN_PAUSE).await;
+            }
+            None => {
+                after = Bound::Unbounded;
+                tokio::time::sleep(SCAN_INTERVAL).await;
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::error::NamenodeError;
 use crate::groups::GroupMapping;
 use crate::log::{InitializeOp, command::Op};
 use crate::namesystem::{Effect, Snapshot};
-use crate::service::{ClientService, Context, DatanodeService, SoftState, wall_clock_ns};
+use crate::service::{ClientService, Context, DatanodeService, SoftState, seed, wall_clock_ns};
 use crate::{http, listener, monitor};
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
@@ -47,6 +47,13 @@ impl Namenode {
     /// are bound and this node leads or knows its leader.
     pub async fn start(config: NamenodeConfig) -> Result<Self, NamenodeError> {
         config.validate()?;
+        let block_management = BlockManagementConfig {
+            stale_after_ms: config.stale_after_ms,
+            dead_after_ms: config.dead_after_ms,
+            seed: seed(),
+            ..BlockManagementConfig::default()
+        };
+        block_management.validate()?;
         let superuser = match &config.superuser {
             Some(name) => name.clone(),
             None => User::from_uid(Uid::effective()).ok().flatten().ok_or(NamenodeError::UnknownUser)?.name,
@@ -55,11 +62,7 @@ impl Namenode {
         let (http, http_addr) = bind(SocketAddr::new(config.bind, config.http_port)).await?;
 
         let soft = Arc::new(SoftState::new(
-            BlockManager::new(BlockManagementConfig {
-                stale_after_ms: config.stale_after_ms,
-                dead_after_ms: config.dead_after_ms,
-                ..BlockManagementConfig::default()
-            }),
+            BlockManager::new(block_management),
             LeaseManager::new(LeaseConfig {
                 soft_limit_ms: config.soft_lease_ms,
                 hard_limit_ms: config.hard_lease_ms,

@@ -12,12 +12,17 @@ use super::context::Context;
 use super::status::rpc_error;
 use crate::block_management::ReportedReplica;
 use crate::log::{self, command::Op};
+use crate::namesystem::{NamesystemError, Snapshot, StoredBlock};
 
 /// Longest rack path accepted, and longest uuid, host name and storage id.
 const ID_BYTES_MAX: usize = 255;
 
 /// Most storages accepted of one datanode.
 const STORAGES_MAX: usize = 1_024;
+
+/// Block ids a replica, up to which a report counts as dense: a lookup costs about as much as passing
+/// over so many rows.
+const DENSE_SPAN: u64 = 16;
 
 /// The service.
 pub struct DatanodeService {
@@ -40,12 +45,7 @@ impl DatanodeService {
         let reported =
             ReportedReplica::rows(slice, after).map_err(|e| invalid(&slice.storage_id, &e.to_string()))?;
         let last = reported.last().map(|replica| replica.id);
-        let stored = match (reported.first(), last) {
-            (Some(first), Some(last)) => {
-                self.context.snapshot()?.blocks_in(first.id..=last, usize::MAX).map_err(|e| rpc_error(&e))?
-            }
-            _ => Vec::new(),
-        };
+        let stored = self.stored(&reported).map_err(|e| rpc_error(&e))?;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let to = match last {
             Some(last) if !slice.last => Bound::Included(last),
@@ -62,6 +62,25 @@ impl DatanodeService {
             slice.last,
         );
         Ok(last)
+    }
+}
+
+impl DatanodeService {
+    /// The stored blocks that a slice names. Where the slice is dense, by one pass over the block table
+    /// (a merge join reads each page once); where it is sparse, because the datanode holds a small part of
+    /// a large cluster, by lookups, so that the work is bounded by the slice and not by the cluster.
+    fn stored(&self, reported: &[ReportedReplica]) -> Result<Vec<StoredBlock>, NamesystemError> {
+        let (Some(first), Some(last)) = (reported.first(), reported.last()) else { return Ok(Vec::new()) };
+        let snapshot = Snapshot::open(&self.context.consensus.database())?;
+        let span = last.id.get() - first.id.get();
+        if span / DENSE_SPAN <= reported.len() as u64 {
+            return snapshot.blocks_in(first.id..=last.id, usize::MAX);
+        }
+        let mut stored = Vec::with_capacity(reported.len());
+        for replica in reported {
+            stored.extend(snapshot.block(replica.id)?);
+        }
+        Ok(stored)
     }
 }
 
@@ -209,7 +228,11 @@ impl DatanodeProtocol for DatanodeService {
                 let Some(block) = &change.block else {
                     return Err(invalid("replica change", "no block"));
                 };
-                let stored = snapshot.block(block.block_id()).map_err(|e| rpc_error(&e))?;
+                let known = self.context.soft.blocks().knows(block.block_id());
+                let stored = match known {
+                    true => None,
+                    false => snapshot.block(block.block_id()).map_err(|e| rpc_error(&e))?,
+                };
                 changes.push((change, stored));
             }
             let now = self.context.soft.now_ms();

@@ -116,6 +116,9 @@ pub async fn add_block(
     let status = file(context, request.inode)?;
     let replication = u16::try_from(status.replication).unwrap_or(MAX_REPLICATION);
     let chosen = choose(context, writer, replication, status.block_size, &request.exclude, &[]);
+    if chosen.is_empty() && context.soft.blocks().is_starting() {
+        return Err(RpcError::new(ErrorKind::Unavailable, "", "datanodes are still registering"));
+    }
     if chosen.is_empty() {
         let stats = context.soft.blocks().stats(context.soft.now_ms());
         let reason = format!(
