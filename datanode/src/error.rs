@@ -385,8 +385,10 @@ impl DatanodeError {
         )
     }
 
-    /// Whether the connection ended or stayed silent, which is no news.
+    /// Whether the connection being served ended or stayed silent, which is no news. Failures of connections to
+    /// other datanodes are `Peer` errors.
     pub fn is_disconnect(&self) -> bool {
-        self.is_hang_up() || self.socket_error() == Some(io::ErrorKind::TimedOut)
+        matches!(self, Self::Transfer(TransferError::Io(_)))
+            && (self.is_hang_up() || self.socket_error() == Some(io::ErrorKind::TimedOut))
     }
 }

@@ -20,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod dataset;
 pub mod error;
+mod guard;
 mod http;
 mod metrics;
 pub mod namenode_link;

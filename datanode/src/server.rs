@@ -11,13 +11,13 @@ use dfs_proto::v1::datanode_control_server::DatanodeControlServer;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::config::DatanodeConfig;
 use crate::control::ControlService;
 use crate::dataset::Dataset;
 use crate::error::DatanodeError;
+use crate::guard::{GuardedListener, Limit};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::namenode_link::changes::ChangeQueue;
@@ -42,6 +42,8 @@ const BACKLOG: i32 = 1024;
 const GRPC_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Longest wait for a gRPC call.
 const GRPC_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest life of an HTTP connection; the pages are small, and scrapers connect again.
+const HTTP_LIFE: Duration = Duration::from_secs(60);
 /// Calls of one gRPC connection at once.
 const GRPC_STREAMS: u32 = 128;
 
@@ -111,7 +113,7 @@ impl Datanode {
         let control = ControlService::new(dataset, changes, Arc::clone(&disk_workers));
         let pages = http::router(Arc::clone(&shared), registration.clone());
         let tasks = vec![
-            serve_control(control, ipc)?,
+            serve_control(control, ipc, shared.config.handshake_timeout)?,
             serve_http(pages, http)?,
             tokio::spawn(reports::run(link.clone())),
             tokio::spawn(async move {
@@ -212,13 +214,17 @@ fn to_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, DatanodeEr
     Ok(tokio::net::TcpListener::from_std(listener)?)
 }
 
-fn serve_control(service: ControlService, listener: TcpListener) -> Result<JoinHandle<()>, DatanodeError> {
-    let incoming = TcpListenerStream::new(to_tokio(listener)?);
+fn serve_control(
+    service: ControlService,
+    listener: TcpListener,
+    handshake: Duration,
+) -> Result<JoinHandle<()>, DatanodeError> {
+    let silence = Limit::FirstBytes(handshake);
+    let incoming = GuardedListener::new(to_tokio(listener)?, silence).into_stream();
     let service = DatanodeControlServer::new(service)
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
     let server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(GRPC_KEEPALIVE))
         .timeout(GRPC_TIMEOUT)
         .max_concurrent_streams(GRPC_STREAMS)
@@ -232,7 +238,7 @@ fn serve_control(service: ControlService, listener: TcpListener) -> Result<JoinH
 }
 
 fn serve_http(pages: axum::Router, listener: TcpListener) -> Result<JoinHandle<()>, DatanodeError> {
-    let listener = to_tokio(listener)?;
+    let listener = GuardedListener::new(to_tokio(listener)?, Limit::Life(HTTP_LIFE));
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, pages).await {
             tracing::error!(%error, "HTTP server ended");

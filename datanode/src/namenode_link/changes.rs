@@ -23,6 +23,10 @@ const MAX_BAD: usize = 10_000;
 /// How long finished changes wait for company.
 pub const BATCH_DELAY: Duration = Duration::from_millis(5);
 
+/// Least time between two batches: under load a call carries many changes, which costs both sides less, and
+/// nobody waits for them, since writers themselves tell the namenode who has their blocks.
+pub const BATCH_SPACING: Duration = Duration::from_millis(40);
+
 /// How long the news that a replica is being written waits. It only matters for writers that take longer.
 pub const RECEIVING_DELAY: Duration = Duration::from_millis(500);
 
@@ -33,6 +37,7 @@ struct Pending {
     receiving: HashMap<u64, (ReplicaChange, Instant)>,
     bad: VecDeque<BadReplica>,
     since: Option<Instant>,
+    last_taken: Option<Instant>,
     full_report: bool,
 }
 
@@ -52,21 +57,28 @@ impl ChangeQueue {
             storage_id: storage_id.to_owned(),
         };
         let id = block.id.get();
-        {
+        let wake = {
             let mut pending = lock(&self.pending);
             if pending.changes.len() + pending.receiving.len() >= MAX_CHANGES {
                 pending.full_report = true;
                 pending.changes.clear();
                 pending.receiving.clear();
+                true
             } else if event == ReplicaEvent::Receiving {
+                // Nobody is woken for it: most writers are done before it is due.
                 pending.receiving.insert(id, (change, Instant::now()));
+                false
             } else {
                 pending.receiving.remove(&id);
                 pending.changes.push_back(change);
+                let first = pending.since.is_none();
                 pending.since.get_or_insert_with(Instant::now);
+                first
             }
+        };
+        if wake {
+            self.woken.notify_one();
         }
-        self.woken.notify_one();
     }
 
     /// Adds a replica that is damaged.
@@ -92,9 +104,10 @@ impl ChangeQueue {
         std::mem::take(&mut lock(&self.pending).full_report)
     }
 
-    /// Waits until something is pushed.
+    /// Waits until something is pushed, or until it is time to look at what nobody is woken for.
     pub async fn woken(&self) {
-        self.woken.notified().await;
+        // The outcome does not matter: the caller looks either way.
+        let _ = tokio::time::timeout(RECEIVING_DELAY, self.woken.notified()).await;
     }
 
     /// When the next batch is due; `None`: nothing waits.
@@ -103,7 +116,8 @@ impl ChangeQueue {
         if !pending.bad.is_empty() || pending.full_report {
             return Some(Instant::now());
         }
-        let finished = pending.since.map(|t| t + BATCH_DELAY);
+        let spaced = pending.last_taken.map(|t| t + BATCH_SPACING);
+        let finished = pending.since.map(|t| (t + BATCH_DELAY).max(spaced.unwrap_or(t)));
         let receiving = pending.receiving.values().map(|(_, t)| *t + RECEIVING_DELAY).min();
         finished.into_iter().chain(receiving).min()
     }
@@ -117,6 +131,9 @@ impl ChangeQueue {
             pending.since = None;
         }
         let now = Instant::now();
+        if count > 0 {
+            pending.last_taken = Some(now);
+        }
         let ripe: Vec<u64> = pending
             .receiving
             .iter()

@@ -1,11 +1,12 @@
 //! Registration and heartbeats.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dfs_proto::v1::{HeartbeatRequest, NamespaceInfoRequest, RegisterRequest};
+use dfs_proto::v1::{HeartbeatRequest, NamespaceInfoRequest, RegisterRequest, StorageReport};
 use dfs_proto::{DATANODE_PROTOCOL_VERSION, ErrorKind};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{BACKOFF_FIRST, NamenodeLink, Registration, longer};
 use crate::dataset::Identity;
@@ -15,6 +16,9 @@ use crate::error::DatanodeError;
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// See [`SHORTEST_INTERVAL`].
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest wait for the file systems' figures.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the namenode asks for.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +100,7 @@ async fn try_register(link: &NamenodeLink) -> Result<Intervals, DatanodeError> {
         protocol_version: DATANODE_PROTOCOL_VERSION,
         cluster_id: if known.is_empty() { namespace.cluster_id.clone() } else { known },
         info: Some(link.info()),
-        storages: dataset.storage_reports(),
+        storages: storage_reports(link, Vec::new()).await,
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let answer = client.register(request).await.map_err(|s| link.failed(&s))?.into_inner();
@@ -123,6 +127,7 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
     let mut next = Instant::now();
     let mut next_report = Instant::now() + intervals.full_report;
     let mut failures = 0u64;
+    let mut storages = Vec::new();
     loop {
         tokio::select! {
             () = sleep_until(next) => {}
@@ -137,7 +142,8 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
             next_report = Instant::now() + intervals.full_report;
             link.changes.want_full_report();
         }
-        match client.heartbeat(request(link)).await {
+        storages = storage_reports(link, storages).await;
+        match client.heartbeat(request(link, storages.clone())).await {
             Ok(answer) => {
                 link.shared.metrics.heartbeats.increment(1);
                 if failures > 0 {
@@ -166,9 +172,19 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
     }
 }
 
-fn request(link: &NamenodeLink) -> HeartbeatRequest {
+/// Volumes as they stand; as they stood if a disk takes too long to answer, so that one hanging disk does not
+/// make the whole datanode look dead.
+async fn storage_reports(link: &NamenodeLink, last: Vec<StorageReport>) -> Vec<StorageReport> {
+    let dataset = Arc::clone(&link.shared.dataset);
+    let reports = link.disk_workers.call(move || Ok(dataset.storage_reports()));
+    match timeout(STORAGE_TIMEOUT, reports).await {
+        Ok(Ok(reports)) => reports,
+        Ok(Err(_)) | Err(_) => last,
+    }
+}
+
+fn request(link: &NamenodeLink, storages: Vec<StorageReport>) -> HeartbeatRequest {
     let shared = &link.shared;
-    let storages = shared.dataset.storage_reports();
     let metrics = &shared.metrics;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let xceivers = count(shared.xceivers.load(Ordering::Relaxed));

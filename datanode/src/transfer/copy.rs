@@ -11,7 +11,7 @@ use dfs_proto::transfer::{
 };
 
 use super::net::Connection;
-use super::peers::address_of;
+use super::peers::{address_of, at, of_peer};
 use super::sender::{Range, send_range};
 use super::{Shared, failure};
 use crate::dataset::reader::ReadHandle;
@@ -99,7 +99,7 @@ fn copy(
     let sent = send_prefix(&connection, &handle, length, &prologue, &mut scratch);
     shared.scratch.give(scratch);
     // A target that refuses says why before it hangs up; its answer counts, not our broken pipe.
-    connection.set_timeout(shared.config.stream_timeout)?;
+    connection.set_timeout(shared.config.stream_timeout).map_err(at(addr))?;
     let answer = connection.read_message::<BlockOpResponseProto>(shared.config.stream_timeout);
     match (sent, answer) {
         (_, Ok(answer)) if answer.status() == Status::Success => {
@@ -114,6 +114,7 @@ fn copy(
             let message = answer.message.clone().unwrap_or_default();
             Err(DatanodeError::PeerStatus { peer: addr, status: answer.status(), message })
         }
+        (Err(DatanodeError::Transfer(error)), Err(_)) => Err(of_peer(addr)(error)),
         (Err(error), Err(_)) => {
             if handle.is_finalized()
                 && matches!(error, DatanodeError::Checksum { .. } | DatanodeError::Meta { .. })
@@ -122,7 +123,7 @@ fn copy(
             }
             Err(error)
         }
-        (Ok(()), Err(error)) => Err(error.into()),
+        (Ok(()), Err(error)) => Err(of_peer(addr)(error)),
     }
 }
 

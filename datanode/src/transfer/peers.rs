@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use dfs_proto::data_transfer::TransferError;
 use dfs_proto::transfer::DatanodeInfoProto;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -117,6 +118,14 @@ pub fn address_of(info: &DatanodeInfoProto) -> Result<SocketAddr, DatanodeError>
         return Err(bad());
     }
     Ok(SocketAddr::new(ip, port))
+}
+
+/// Names the peer in an error of its connection.
+pub fn of_peer(peer: SocketAddr) -> impl FnOnce(TransferError) -> DatanodeError {
+    move |error| match error {
+        TransferError::Io(source) => DatanodeError::Peer { peer, source },
+        other => DatanodeError::Peer { peer, source: io::Error::new(io::ErrorKind::InvalidData, other) },
+    }
 }
 
 /// Names the peer in an error of its socket.

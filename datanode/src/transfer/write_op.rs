@@ -10,7 +10,7 @@ use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
 use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
 
 use super::net::Connection;
-use super::peers::{address_of, at};
+use super::peers::{address_of, at, of_peer};
 use super::receiver::{BlockReceiver, Mode, Waits};
 use super::{Shared, failure};
 use crate::dataset::pipeline::{Purpose, Reopen};
@@ -243,7 +243,8 @@ impl Link {
     }
 
     fn read_answer(&mut self, wait: Duration) -> Result<BlockOpResponseProto, DatanodeError> {
-        self.connection.set_timeout(wait)?;
-        Ok(self.connection.read_message(wait)?)
+        let peer = self.connection.peer();
+        self.connection.set_timeout(wait).map_err(at(peer))?;
+        self.connection.read_message(wait).map_err(of_peer(peer))
     }
 }
