@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use dfs_proto::GenerationStamp;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::ReplicaEvent;
-use dfs_proto::{BlockId, GenerationStamp};
 
 use super::open_replica::{Home, OpenReplica, OpenState};
 use super::replica_map::Entry;
@@ -230,15 +230,6 @@ impl Dataset {
             self.changed(ReplicaEvent::Received, state.replica.block(), state.replica.length(), &open.volume);
             Ok(())
         })
-    }
-
-    /// Storage of a block's replica.
-    pub fn storage_of(&self, id: BlockId) -> Option<String> {
-        let volume = match self.map.get(id)? {
-            Entry::Closed(closed) => closed.volume,
-            Entry::Open(open) => open.volume.index(),
-        };
-        Some(self.volumes[usize::from(volume)].storage_id().to_owned())
     }
 }
 

@@ -171,11 +171,6 @@ impl Volume {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Path of the replica being written.
-    pub fn rbw_path(&self, name: &str) -> PathBuf {
-        self.path(layout::RBW, name)
-    }
-
     /// Path in one of the flat directories.
     pub fn path(&self, dir: &str, name: &str) -> PathBuf {
         let mut path = PathBuf::with_capacity(self.dir.as_os_str().len() + dir.len() + name.len() + 2);

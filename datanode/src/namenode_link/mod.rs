@@ -11,7 +11,7 @@ pub mod recovery;
 pub mod reports;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use dfs_proto::v1::DatanodeInfo;
@@ -133,11 +133,6 @@ impl NamenodeLink {
             }
             wanted
         });
-    }
-
-    /// Recoveries in progress.
-    pub fn recoveries_in_progress(&self) -> usize {
-        self.recoveries.load(Ordering::Relaxed)
     }
 }
 
