@@ -13,7 +13,7 @@ use dfs_tests::workload::{Workload, compare_contents, compare_trees, step};
 const BLOCK: u64 = 16 << 10;
 
 /// Steps of a run unless `DFS_TEST_STEPS` says otherwise.
-const STEPS: usize = 300;
+const STEPS: usize = 1_000;
 
 /// Steps between two restarts.
 const RESTART_EVERY: usize = 40;
