@@ -4,13 +4,14 @@
 //! VERSION            identity (version_file.rs)
 //! in_use.lock        locked while a datanode uses the volume
 //! finalized/subdirX/subdirY/blk_<id>, blk_<id>_<stamp>.meta     closed replicas
-//! rbw/blk_<id>, blk_<id>_<stamp>.meta                           replicas being written
+//! rbw/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                   replicas being written
 //! tmp/blk_<id>, blk_<id>_<stamp>.meta                           replicas being copied in; emptied at start
 //! orphaned/...                                                  files without their other half, kept for rescue
 //! ```
 //!
 //! X is bits 16 to 20 of the block id and Y bits 8 to 12, as in HDFS: 1,024 directories, and 256
-//! consecutive blocks share one. The place of the data file is the place of the replica: a replica moves with
+//! consecutive blocks share one. Z is bits 0 to 5: files get their inode where they are made, and one
+//! directory for all would crowd them into one of the file system's inode groups (see `spread.rs`). The place of the data file is the place of the replica: a replica moves with
 //! its `.meta` first and its data second, so a crash between the two leaves a `.meta` that is found by name.
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ pub const ORPHANED: &str = "orphaned";
 
 /// Subdirectories on each of the two levels.
 pub const SUBDIRS: usize = 32;
+
+/// Subdirectories of `rbw`.
+pub const RBW_SUBDIRS: u64 = 64;
 
 /// What a file name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,11 @@ pub fn meta_name(block: BlockRef) -> String {
 pub fn finalized_dir(volume: &Path, id: BlockId) -> PathBuf {
     let (x, y) = subdirs(id);
     volume.join(format!("{FINALIZED}/subdir{x}/subdir{y}"))
+}
+
+/// Directory of a replica being written.
+pub fn rbw_dir(volume: &Path, id: BlockId) -> PathBuf {
+    volume.join(format!("{RBW}/subdir{}", id.get() % RBW_SUBDIRS))
 }
 
 /// Recognises a block file; anything else is `None`. Only the canonical spelling counts, so that a name

@@ -18,6 +18,7 @@ pub mod reader;
 pub mod recovery;
 pub mod replica_map;
 mod scan;
+mod spread;
 pub mod version_file;
 pub mod volume;
 pub mod writer;

@@ -171,7 +171,7 @@ pub fn meta_path(volume: &Volume, home: Home, block: BlockRef) -> PathBuf {
 fn in_home(volume: &Volume, home: Home, block: BlockRef, name: &str) -> PathBuf {
     match home {
         Home::Finalized => layout::finalized_dir(volume.dir(), block.id).join(name),
-        Home::Rbw => volume.path(layout::RBW, name),
+        Home::Rbw => layout::rbw_dir(volume.dir(), block.id).join(name),
         Home::Tmp => volume.path(layout::TMP, name),
     }
 }

@@ -112,7 +112,9 @@ fn scan_volume(volume: &Arc<Volume>) -> Result<Vec<(BlockId, Entry)>, DatanodeEr
         unfinished_copies += 1;
     }
     let mut rbw = Found::default();
-    scan_dir(volume, &volume.dir().join(layout::RBW), None, &mut rbw)?;
+    for subdir in 0..layout::RBW_SUBDIRS {
+        scan_dir(volume, &layout::rbw_dir(volume.dir(), BlockId(subdir)), None, &mut rbw)?;
+    }
     rbw.sort();
     let mut finalized = scan_finalized(volume)?;
     finalized.sort();

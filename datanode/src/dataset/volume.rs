@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 
-use super::layout;
-use super::version_file::VersionFile;
+use super::version_file::{VersionFile, sync_dir};
+use super::{layout, spread};
 use crate::error::{DatanodeError, disk};
 
 /// Name of the lock file.
@@ -79,7 +79,14 @@ impl Volume {
         for name in [layout::FINALIZED, layout::RBW, layout::TMP] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(disk(&path))?;
+            spread::over_inode_groups(&path);
         }
+        for subdir in 0..layout::RBW_SUBDIRS {
+            let path = layout::rbw_dir(dir, BlockId(subdir));
+            fs::create_dir_all(&path).map_err(disk(&path))?;
+        }
+        sync_dir(&dir.join(layout::RBW))?;
+        sync_dir(dir)?;
         let storage_id = identity.as_ref().map_or_else(new_storage_id, |v| v.storage_id.clone());
         let (total, _) = file_system_space(dir)?;
         let volume = Self {

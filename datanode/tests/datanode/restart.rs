@@ -53,13 +53,13 @@ async fn interrupted_moves_are_completed_and_strays_set_aside() {
         .restart_after(0, |dir| {
             let closed = dir.join("finalized/subdir0/subdir0");
             // Stopped while closing, and while reopening: checksums moved, data not.
-            fs::rename(dir.join("rbw/blk_6_10.meta"), closed.join("blk_6_10.meta")).expect("moved");
-            fs::rename(closed.join("blk_2_10.meta"), dir.join("rbw/blk_2_11.meta")).expect("moved");
+            fs::rename(dir.join("rbw/subdir6/blk_6_10.meta"), closed.join("blk_6_10.meta")).expect("moved");
+            fs::rename(closed.join("blk_2_10.meta"), dir.join("rbw/subdir2/blk_2_11.meta")).expect("moved");
             fs::remove_file(closed.join("blk_3_10.meta")).expect("removed");
             fs::remove_file(closed.join("blk_4")).expect("removed");
             fs::write(closed.join("notes.txt"), "x").expect("written");
             fs::write(dir.join("tmp/blk_9"), "x").expect("written");
-            fs::write(dir.join("rbw/blk_8"), "").expect("written");
+            fs::write(dir.join("rbw/subdir8/blk_8"), "").expect("written");
         })
         .await;
     let (node, dir) = (&cluster.nodes[0], cluster.dir(0));
