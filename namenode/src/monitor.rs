@@ -89,6 +89,10 @@ async fn expire_leases(context: Arc<Context>) {
             match files {
                 Ok(files) => {
                     for inode in files {
+                        let now = context.soft.now_ms();
+                        if context.soft.blocks().recovers(now, inode) {
+                            continue;
+                        }
                         recover(&context, inode, "lease expired").await;
                     }
                 }

@@ -74,6 +74,12 @@ impl BlockManager {
         }
     }
 
+    /// Whether a recovery of a block of this file is under way and still has time. Proposing another one would
+    /// give a new stamp and so defeat it.
+    pub fn recovers(&self, now: u64, inode: InodeId) -> bool {
+        self.recoveries.values().any(|recovery| recovery.inode == inode && recovery.deadline > now)
+    }
+
     /// Recoveries that must be proposed again: the file, and the block in it.
     pub fn take_overdue_recoveries(&mut self) -> Vec<(InodeId, BlockId)> {
         std::mem::take(&mut self.overdue_recoveries).into_iter().map(|(id, inode)| (inode, id)).collect()

@@ -157,15 +157,7 @@ impl ClientProtocol for ClientService {
     }
 
     async fn recover_lease(&self, request: Request<RecoverLeaseRequest>) -> Answer<RecoverLeaseResponse> {
-        let RecoverLeaseRequest { context, node } = request.into_inner();
-        let op = Op::RecoverLease(log::RecoverLeaseOp { node });
-        answer(match self.context.change(context, op).await {
-            Ok(log::Reply { reply: Some(Reply::Recovery(recovery)) }) => {
-                Ok(RecoverLeaseResponse { closed: recovery.closed })
-            }
-            Ok(_) => Err(wrong_reply("recover lease")),
-            Err(e) => Err(e),
-        })
+        answer(write_path::recover_lease(&self.context, request.into_inner()).await)
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Answer<LocatedBlocks> {

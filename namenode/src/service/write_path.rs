@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dfs_proto::v1::*;
-use dfs_proto::{ErrorKind, RpcError};
+use dfs_proto::{ErrorKind, InodeId, RpcError};
 
 use super::context::{Context, seed};
 use super::status::{rpc_error, wrong_reply};
@@ -169,6 +169,27 @@ pub async fn truncate(
         }
         Ok(_) => Err(wrong_reply("truncate")),
         Err(error) => Err(take_over_if_silent(context, request.context.as_ref(), node, error).await),
+    }
+}
+
+/// Takes a file from its writer; a recovery that is under way goes on, however often clients ask.
+pub async fn recover_lease(
+    context: &Context,
+    request: RecoverLeaseRequest,
+) -> Result<RecoverLeaseResponse, RpcError> {
+    let caller = context.caller(request.context.as_ref()).await?;
+    let node = request.node.unwrap_or_default();
+    let (status, holder) = context.snapshot()?.writer_of(&caller, &node).map_err(|e| rpc_error(&e))?;
+    let now = context.soft.now_ms();
+    if holder.is_some() && context.soft.blocks().recovers(now, InodeId(status.inode)) {
+        return Ok(RecoverLeaseResponse { closed: false });
+    }
+    let op = Op::RecoverLease(log::RecoverLeaseOp { node: Some(node) });
+    match context.change(request.context, op).await? {
+        log::Reply { reply: Some(Reply::Recovery(recovery)) } => {
+            Ok(RecoverLeaseResponse { closed: recovery.closed })
+        }
+        _ => Err(wrong_reply("recover lease")),
     }
 }
 
