@@ -1,15 +1,20 @@
 //! How datanodes are named and addressed, and their control service.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use dfs_proto::transfer::{DatanodeIdProto, DatanodeInfoProto, ExtendedBlockProto};
 use dfs_proto::v1::datanode_control_client::DatanodeControlClient;
 use dfs_proto::v1::{self, Block, DatanodeInfo, ReplicaLocation};
 use dfs_proto::{ErrorKind, RpcError};
+use tonic::transport::Channel;
 
 use crate::TransferFault;
 use crate::config::ClientConfig;
 use crate::namenode::endpoint;
+
+/// Longest wait for a sync: after it the datanode gives up answering, too.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Identity of a location's datanode.
 pub(crate) fn uuid(location: &ReplicaLocation) -> &str {
@@ -60,28 +65,50 @@ pub(crate) fn extended(pool_id: &str, block: Block) -> ExtendedBlockProto {
     }
 }
 
+/// Connects to a datanode's control service.
+async fn control(
+    location: &ReplicaLocation,
+    config: &ClientConfig,
+) -> Result<DatanodeControlClient<Channel>, TransferFault> {
+    let unreachable =
+        |reason: String| TransferFault::Control(RpcError::new(ErrorKind::Unavailable, "", reason));
+    let Some(info) = &location.datanode else { return Err(unreachable("no address".to_owned())) };
+    let address = socket_name(&info.ip, info.ipc_port);
+    let endpoint = endpoint(&address).ok_or_else(|| unreachable("bad address".to_owned()))?;
+    let connected = endpoint.connect_timeout(config.datanode_connect_timeout).connect().await;
+    Ok(DatanodeControlClient::new(connected.map_err(|error| unreachable(error.to_string()))?))
+}
+
+fn refused(status: tonic::Status) -> TransferFault {
+    TransferFault::Control(RpcError::from_status(&status))
+}
+
 /// Asks a datanode how many bytes of a replica readers may see.
 pub(crate) async fn visible_length(
     location: &ReplicaLocation,
     block: Block,
     config: &ClientConfig,
 ) -> Result<u64, TransferFault> {
-    let unreachable =
-        |reason: &str| TransferFault::Control(RpcError::new(ErrorKind::Unavailable, "", reason));
-    let Some(info) = &location.datanode else { return Err(unreachable("no address")) };
-    let address = socket_name(&info.ip, info.ipc_port);
-    let endpoint = endpoint(&address).ok_or_else(|| unreachable("bad address"))?;
     let asked = async {
-        let channel =
-            endpoint.connect_timeout(config.datanode_connect_timeout).connect().await.map_err(|error| {
-                TransferFault::Control(RpcError::new(ErrorKind::Unavailable, "", error.to_string()))
-            })?;
         let request = v1::ReplicaVisibleLengthRequest { block: Some(block) };
-        let answer = DatanodeControlClient::new(channel).get_replica_visible_length(request).await;
-        answer.map_err(|status| TransferFault::Control(RpcError::from_status(&status)))
+        control(location, config).await?.get_replica_visible_length(request).await.map_err(refused)
     };
     let answer = tokio::time::timeout(config.datanode_timeout, asked).await;
     Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner().length)
+}
+
+/// Has a datanode put its finalized replica of a block on disk.
+pub(crate) async fn sync_replica(
+    location: &ReplicaLocation,
+    block: Block,
+    config: &ClientConfig,
+) -> Result<(), TransferFault> {
+    let asked = async {
+        let request = v1::SyncReplicaRequest { block: Some(block) };
+        control(location, config).await?.sync_replica(request).await.map_err(refused)
+    };
+    let answer = tokio::time::timeout(SYNC_TIMEOUT, asked).await;
+    answer.map_err(|_| TransferFault::Timeout)?.map(drop)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
 use crate::peer_cache::PeerCache;
 use crate::retry::RetryPolicy;
+use crate::slow_nodes::SlowNodes;
 use crate::status::{FileStatus, ListPage, LocatedStatus, to_ns};
 use crate::{DfsError, FileChecksum, FileReader, FileWriter, path};
 
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub holder: String,
     /// Idle connections to datanodes.
     pub peers: PeerCache,
+    /// Datanodes to ask last.
+    pub slow: SlowNodes,
     /// Packet buffers of all readers and writers.
     pub buffers: Arc<BufferPool>,
     /// Lease renewal of all writers.
@@ -87,8 +90,9 @@ impl DfsClient {
         let holder = format!("dfs_client_{}", id.simple());
         let buffers = BufferPool::new(config.packet_bytes);
         let peers = PeerCache::default();
-        let leases = LeaseRenewer::default();
-        Ok(Self { inner: Arc::new(Inner { config, namenode, defaults, holder, peers, buffers, leases }) })
+        let (leases, slow) = (LeaseRenewer::default(), SlowNodes::default());
+        let inner = Inner { config, namenode, defaults, holder, peers, slow, buffers, leases };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Defaults and identity of the cluster, as of connecting.

@@ -96,6 +96,16 @@ pub enum DfsError {
         /// What the last attempt met.
         last: Box<ReplicaFault>,
     },
+    /// None of a finished block's replicas could be put on disk.
+    #[error("{path}: cannot sync {block}: {last}")]
+    NotSynced {
+        /// File.
+        path: String,
+        /// Block, in HDFS's spelling.
+        block: String,
+        /// What one of its datanodes said.
+        last: Box<ReplicaFault>,
+    },
     /// The namenode knows no datanode that can take the block.
     #[error("{path}: {}", ErrorKind::NoUsableDatanode.text())]
     NoUsableDatanode {
@@ -220,7 +230,7 @@ impl DfsError {
             Self::VersionMismatch { .. } => ErrorKind::VersionMismatch,
             Self::Incomplete { .. } => ErrorKind::Internal,
             Self::BlockMissing { .. } | Self::FileChanged { .. } => ErrorKind::BlockMissing,
-            Self::PipelineFailed { .. } => ErrorKind::Unavailable,
+            Self::PipelineFailed { .. } | Self::NotSynced { .. } => ErrorKind::Unavailable,
             Self::NoUsableDatanode { .. } => ErrorKind::NoUsableDatanode,
             Self::WriterClosed { .. } => ErrorKind::LeaseExpired,
             Self::BeingWritten { .. } => ErrorKind::LeaseHeldByOther,

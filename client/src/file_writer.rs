@@ -132,10 +132,20 @@ impl FileWriter {
         self.core().await?.flush(false).await
     }
 
-    /// Like [`Self::hflush`], and on disk on every datanode of the pipeline.
+    /// Like [`Self::hflush`], and everything written so far is on disk on all replicas: those of the block being written
+    /// and those of all blocks that this writer finished before. After the first call, every block is put on disk when
+    /// it ends, so that a later call has little left to do. The blocks that an append found in the file are
+    /// not included, except the one that it goes on with.
     ///
-    /// This covers the block being written and all that are finished after the first call; blocks that were finished
-    /// before it are flushed by their datanodes' operating systems in their own time.
+    /// A datanode that fails while the block being written is synced is left out of the pipeline, and the writer goes
+    /// on with the others. A datanode that cannot sync a finished block, or does not answer, is left out as well, with a
+    /// warning in the log: the block's other replicas are on disk, and the namenode replaces the lost one if the datanode does
+    /// not come back. If no replica of a finished block can be synced, the call fails with
+    /// [`DfsError::NotSynced`]. So do all later calls, because a second sync cannot make a failed one good;
+    /// writing and closing go on.
+    ///
+    /// A writer remembers its last 256 unsynced blocks; when it finishes more without a call to this method, it has the
+    /// oldest synced one by one. A failure of that is told by the next call.
     pub async fn hsync(&mut self) -> Result<(), DfsError> {
         self.core().await?.flush(true).await
     }

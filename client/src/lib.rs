@@ -37,7 +37,7 @@
 //! * A call that changed the namespace and succeeded is on disk at the namenode. A call that is sent again after a lost
 //!   answer acts once; retries are bounded by [`RetryPolicy`].
 //! * [`FileWriter::hflush`]: what was written is with every datanode of the pipeline, and readers that open the file from now on
-//!   see it. [`FileWriter::hsync`]: it is on disk there. [`FileWriter::close`]: the file has its final length, and every
+//!   see it. [`FileWriter::hsync`]: it is on disk there, as are all blocks before. [`FileWriter::close`]: the file has its final length, and every
 //!   replica of the pipeline was acknowledged.
 //! * A file has one writer at a time, by a lease that is renewed in the background while the client has files open.
 //! * No byte is handed out by a reader before its checksum was verified. A replica that is corrupt is reported,
@@ -81,8 +81,10 @@ mod pipeline;
 mod pipeline_watch;
 mod replica_reads;
 mod retry;
+mod slow_nodes;
 mod status;
 mod streamer;
+mod unsynced_blocks;
 mod writer_core;
 
 pub use config::{ClientBuilder, MAX_PACKETS_IN_FLIGHT, PACKET_BYTES_RANGE};

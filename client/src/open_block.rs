@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::dfs_client::Inner;
 use crate::pipeline::Pipeline;
+use crate::unsynced_blocks::UnsyncedBlocks;
 use crate::{DfsError, FileStatus, ReplicaFault, TransferFault};
 
 /// How long a new block is asked for while no datanode can take it: two heartbeats and some.
@@ -26,6 +27,8 @@ pub(crate) struct WriteTarget {
     pub inode: u64,
     pub replication: usize,
     pub checksum: Checksum,
+    /// Blocks finished so far that a later `hsync` has to sync.
+    pub unsynced: Arc<UnsyncedBlocks>,
     /// Shows the pipeline's members to the writer's owner.
     pub shown: watch::Sender<Vec<ReplicaLocation>>,
 }
@@ -47,6 +50,8 @@ pub(crate) struct OpenBlock {
     pub flushed: bool,
     /// A pipeline was set up with success at least once.
     pub established: bool,
+    /// Its end was acknowledged with a sync.
+    pub synced: bool,
     /// Failures since the last ack.
     pub failures: u32,
 }
@@ -67,6 +72,7 @@ impl OpenBlock {
             sent: 0,
             flushed: false,
             established: false,
+            synced: false,
             failures: 0,
         })
     }

@@ -28,6 +28,8 @@ pub(crate) struct OutPacket {
     pub data: Bytes,
     /// Ends the block.
     pub last: bool,
+    /// Acknowledged only once it is on disk.
+    pub sync: bool,
 }
 
 impl OutPacket {
@@ -43,7 +45,7 @@ impl OutPacket {
         };
         header.encode(sums_len, &mut head);
         checksum.append_checksums(&data, &mut head);
-        Self { seqno, offset, head: head.into(), data, last }
+        Self { seqno, offset, head: head.into(), data, last, sync }
     }
 
     /// Offset in the block of the byte after its data.

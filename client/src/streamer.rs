@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
 use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
+use crate::unsynced_blocks::FinishedBlock;
 use crate::{DfsError, FileStatus, TransferFault};
 
 /// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
@@ -80,6 +81,8 @@ pub(crate) struct Streamer {
     /// Datanodes (uuid) that failed.
     pub(crate) excluded: VecDeque<String>,
     barrier: Option<(bool, oneshot::Sender<()>)>,
+    /// An `hsync` was asked for: from then on blocks are on disk at their end.
+    sync_ends: bool,
     /// Blocks begun anew since the last ack.
     pub(crate) restarts: u32,
 }
@@ -111,6 +114,7 @@ impl Streamer {
             previous: None,
             excluded: VecDeque::new(),
             barrier: None,
+            sync_ends: false,
             restarts: 0,
         }
     }
@@ -122,14 +126,30 @@ impl Streamer {
                 None => return Ok(None),
                 Some(Command::Close) => return self.target.complete(self.previous.take()).await.map(Some),
                 // Nothing is outstanding between blocks.
-                Some(Command::Barrier { done, .. }) => drop(done.send(())),
+                Some(Command::Barrier { sync, done }) => {
+                    self.sync_ends |= sync;
+                    // The writer may have given up waiting.
+                    let _ = done.send(());
+                }
                 Some(Command::Packet(packet)) => {
                     self.queue.unsent.push_back(packet);
                     if !self.write_block().await? {
                         return Ok(None);
                     }
+                    self.sync_finished().await;
                 }
             }
+        }
+    }
+
+    /// Between two blocks: syncs what could not be synced with a block's end, or what there is no room for.
+    async fn sync_finished(&mut self) {
+        let WriteTarget { client, path, unsynced, .. } = &self.target;
+        if self.sync_ends {
+            // A failure is kept for the next `hsync`.
+            let _ = unsynced.sync_all(client, path).await;
+        } else {
+            unsynced.make_room(client, path).await;
         }
     }
 
@@ -185,7 +205,10 @@ impl Streamer {
     fn accept(&mut self, command: Command) {
         match command {
             Command::Packet(packet) => self.queue.unsent.push_back(packet),
-            Command::Barrier { sync, done } => self.barrier = Some((sync, done)),
+            Command::Barrier { sync, done } => {
+                self.sync_ends |= sync;
+                self.barrier = Some((sync, done));
+            }
             // Comes only after a last packet, and then the block's end is awaited first.
             Command::Close => {}
         }
@@ -267,6 +290,7 @@ impl Streamer {
         match self.queue.unacked.pop_front() {
             Some(packet) if packet.seqno == ack.seqno && ack.reply.len() >= block.members.len() => {
                 block.block.length = block.block.length.max(packet.end());
+                block.synced = packet.last && packet.sync;
                 block.failures = 0;
                 self.restarts = 0;
                 Ok(packet.last)
@@ -287,6 +311,9 @@ impl Streamer {
                 self.target.client.peers.put(pipeline.into_connection());
             }
             self.previous = Some(block.committed());
+            if !block.synced {
+                self.target.unsynced.add(FinishedBlock { block: block.block, members: block.members });
+            }
             self.target.shown.send_replace(Vec::new());
         }
     }

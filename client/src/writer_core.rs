@@ -16,6 +16,7 @@ use crate::lease_renewer::OpenWriter;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, Packetizer};
 use crate::streamer::{Command, Streamer};
+use crate::unsynced_blocks::UnsyncedBlocks;
 use crate::{DfsError, FileStatus};
 
 /// Commands between writer and streamer: what a small file needs (a packet, a last packet and the close). Packets
@@ -31,6 +32,7 @@ pub(crate) struct WriterCore {
     pub made: VecDeque<OutPacket>,
     commands: mpsc::Sender<Command>,
     pub stage: Stage,
+    unsynced: Arc<UnsyncedBlocks>,
     _open: OpenWriter,
 }
 
@@ -58,12 +60,14 @@ impl WriterCore {
         shown: watch::Sender<Vec<v1::ReplicaLocation>>,
     ) -> Self {
         let checksum = Checksum::default();
+        let unsynced = Arc::new(UnsyncedBlocks::default());
         let target = WriteTarget {
             client: Arc::clone(&client),
             path: path.to_owned(),
             inode: status.inode,
             replication: status.replication as usize,
             checksum,
+            unsynced: Arc::clone(&unsynced),
             shown,
         };
         let (packet_bytes, pool) = (client.config.packet_bytes, Arc::clone(&client.buffers));
@@ -79,6 +83,7 @@ impl WriterCore {
             made: VecDeque::new(),
             commands,
             stage: Stage::Waiting(streamer),
+            unsynced,
         }
     }
 
@@ -167,10 +172,14 @@ impl WriterCore {
         }
         let (done, answered) = oneshot::channel();
         self.send(Command::Barrier { sync, done }).await?;
-        match answered.await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.failure().await),
+        if answered.await.is_err() {
+            return Err(self.failure().await);
         }
+        if sync {
+            // Here and not in the streamer, which has to keep the open block's pipeline alive meanwhile.
+            self.unsynced.sync_all(&self.client, &self.path).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn close(&mut self) -> Result<FileStatus, DfsError> {

@@ -1,4 +1,5 @@
-//! `DatanodeControl`: what clients, tools and other datanodes ask over gRPC. Disk work goes to the disk workers.
+//! `DatanodeControl`: what clients, tools and other datanodes ask over gRPC. Disk work goes to the disk workers, syncs to
+//! workers of their own: they take long, and nobody who asks for a sign of life may wait behind them.
 
 use std::sync::Arc;
 
@@ -6,8 +7,8 @@ use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
 use dfs_proto::v1::{
     Block, Empty, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaVisibleLengthRequest,
-    ReplicaVisibleLengthResponse, TriggerBlockReportRequest, UpdateReplicaUnderRecoveryRequest,
-    UpdateReplicaUnderRecoveryResponse,
+    ReplicaVisibleLengthResponse, SyncReplicaRequest, TriggerBlockReportRequest,
+    UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -23,20 +24,34 @@ pub struct ControlService {
     dataset: Arc<Dataset>,
     changes: Arc<ChangeQueue>,
     disk_workers: Arc<Workers>,
+    sync_workers: Arc<Workers>,
 }
 
 impl ControlService {
     /// Serves a dataset.
-    pub const fn new(dataset: Arc<Dataset>, changes: Arc<ChangeQueue>, disk_workers: Arc<Workers>) -> Self {
-        Self { dataset, changes, disk_workers }
+    pub const fn new(
+        dataset: Arc<Dataset>,
+        changes: Arc<ChangeQueue>,
+        disk_workers: Arc<Workers>,
+        sync_workers: Arc<Workers>,
+    ) -> Self {
+        Self { dataset, changes, disk_workers, sync_workers }
     }
 
     async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Dataset) -> Result<T, DatanodeError> + Send + 'static,
     ) -> Result<T, Status> {
+        self.call_on(&self.disk_workers, work).await
+    }
+
+    async fn call_on<T: Send + 'static>(
+        &self,
+        workers: &Workers,
+        work: impl FnOnce(&Dataset) -> Result<T, DatanodeError> + Send + 'static,
+    ) -> Result<T, Status> {
         let dataset = Arc::clone(&self.dataset);
-        self.disk_workers.call(move || work(&dataset)).await.map_err(|error| {
+        workers.call(move || work(&dataset)).await.map_err(|error| {
             tracing::info!(%error, "control call refused");
             error.to_status()
         })
@@ -92,6 +107,15 @@ impl DatanodeControl for ControlService {
         let storage_id =
             self.call(move |dataset| dataset.finish_recovery(block, id, request.new_length)).await?;
         Ok(Response::new(UpdateReplicaUnderRecoveryResponse { storage_id }))
+    }
+
+    async fn sync_replica(&self, request: Request<SyncReplicaRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        let block = named(request.block.as_ref())?;
+        let length = request.block.map_or(0, |b| b.length);
+        let synced = self.call_on(&self.sync_workers, move |dataset| dataset.sync_replica(block, length));
+        synced.await?;
+        Ok(Response::new(Empty {}))
     }
 
     async fn trigger_block_report(

@@ -32,6 +32,10 @@ use crate::workers::Workers;
 const DISK_WORKERS: usize = 2;
 /// Calls waiting for them at most.
 const DISK_QUEUE: usize = 1024;
+/// Threads for syncs of closed replicas: two disks' waits overlap.
+const SYNC_WORKERS: usize = 2;
+/// Syncs waiting at most: writers ask for a few blocks at a time, and what is refused counts as not synced.
+const SYNC_QUEUE: usize = 1024;
 /// Copies waiting at most; the namenode orders few at a time and again what is lost.
 const COPY_QUEUE: usize = 256;
 /// Deletions waiting at most; what does not fit is ordered again after the next report.
@@ -87,6 +91,7 @@ impl Datanode {
             state: 0,
         };
         let disk_workers = Arc::new(Workers::start("disk", DISK_WORKERS, DISK_QUEUE)?);
+        let sync_workers = Arc::new(Workers::start("sync", SYNC_WORKERS, SYNC_QUEUE)?);
         let copy_workers = Arc::new(Workers::start("copy", config.max_transfers, COPY_QUEUE)?);
         let delete_workers = Arc::new(Workers::start("delete", 1, DELETE_QUEUE)?);
         let peers = PeerPool::new(config.connect_timeout, config.stream_timeout, config.keepalive_timeout);
@@ -110,7 +115,8 @@ impl Datanode {
         })?;
         let registration = link.registration();
         let (refused, refusal) = watch::channel(None);
-        let control = ControlService::new(dataset, changes, Arc::clone(&disk_workers));
+        let control =
+            ControlService::new(dataset, changes, Arc::clone(&disk_workers), Arc::clone(&sync_workers));
         let pages = http::router(Arc::clone(&shared), registration.clone());
         let tasks = vec![
             serve_control(control, ipc, shared.config.handshake_timeout)?,
@@ -121,7 +127,7 @@ impl Datanode {
                 refused.send_replace(Some(Arc::new(error)));
             }),
         ];
-        let workers = vec![disk_workers, copy_workers, delete_workers];
+        let workers = vec![disk_workers, sync_workers, copy_workers, delete_workers];
         Ok(Self { shared, transfer, workers, tasks, ipc_addr, http_addr, registration, refusal })
     }
 

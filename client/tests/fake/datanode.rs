@@ -207,7 +207,7 @@ fn fails(state: &mut State, member: usize, last: bool) -> bool {
     let strikes = match datanode.fault {
         Fault::FailWriteAfter(n) | Fault::SilentWriteAfter(n) => datanode.packets > n,
         Fault::FailLastPacket => last,
-        Fault::None | Fault::Corrupt | Fault::Refuse | Fault::CloseReadAfter(_) => false,
+        Fault::None | Fault::Corrupt | Fault::Refuse | Fault::CloseReadAfter(_) | Fault::FailSync => false,
     };
     if strikes && !matches!(datanode.fault, Fault::SilentWriteAfter(_)) {
         datanode.fault = Fault::Refuse;
@@ -244,6 +244,9 @@ fn store(
             replica.acked = replica.acked.max(offset + data.len());
         }
         replica.finalized = header.last_packet_in_block;
+        if header.sync_block {
+            replica.synced = replica.data.len();
+        }
         if header.last_packet_in_block && offset != replica.data.len() {
             wrong = Some("last packet elsewhere than at the end");
         }
@@ -341,6 +344,30 @@ impl DatanodeControl for Control {
         _: Request<v1::UpdateReplicaUnderRecoveryRequest>,
     ) -> Result<Response<v1::UpdateReplicaUnderRecoveryResponse>, tonic::Status> {
         Err(tonic::Status::unimplemented(""))
+    }
+
+    async fn sync_replica(
+        &self,
+        request: Request<v1::SyncReplicaRequest>,
+    ) -> Result<Response<Empty>, tonic::Status> {
+        let fault = fault(&self.state, self.index);
+        if fault == Fault::Refuse {
+            std::future::pending::<()>().await;
+        }
+        let block = request.into_inner().block.unwrap_or_default();
+        let mut state = self.state.lock().expect("lock");
+        let datanode = &mut state.datanodes[self.index];
+        datanode.syncs.push(block.id);
+        if fault == Fault::FailSync {
+            return Err(RpcError::new(ErrorKind::Internal, block.to_string(), "").to_status());
+        }
+        match datanode.replicas.get_mut(&block.id) {
+            Some(replica) if replica.finalized && replica.data.len() as u64 >= block.length => {
+                replica.synced = replica.data.len();
+                Ok(Response::new(Empty {}))
+            }
+            _ => Err(RpcError::new(ErrorKind::BlockMissing, block.to_string(), "").to_status()),
+        }
     }
 
     async fn trigger_block_report(

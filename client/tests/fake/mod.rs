@@ -37,6 +37,8 @@ pub enum Fault {
     FailLastPacket,
     /// As a pipeline member, falls silent at the packet after so many, and its control service is gone.
     SilentWriteAfter(usize),
+    /// Cannot put replicas on disk.
+    FailSync,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,6 +46,8 @@ pub struct Replica {
     pub stamp: u64,
     pub data: Vec<u8>,
     pub acked: usize,
+    /// Bytes on disk.
+    pub synced: usize,
     pub finalized: bool,
 }
 
@@ -53,6 +57,8 @@ pub struct Datanode {
     pub packets: usize,
     pub accepted: usize,
     pub replicas: HashMap<u64, Replica>,
+    /// Blocks that it was asked to put on disk.
+    pub syncs: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -113,6 +119,7 @@ impl Cluster {
                 packets: 0,
                 accepted: 0,
                 replicas: HashMap::new(),
+                syncs: Vec::new(),
             });
             tokio::spawn(datanode::serve(Arc::clone(&state), index, listener));
             tokio::spawn(datanode::serve_control(Arc::clone(&state), index, control));

@@ -19,6 +19,7 @@ pub mod recovery;
 pub mod replica_map;
 mod scan;
 mod spread;
+pub mod sync_replica;
 pub mod version_file;
 pub mod volume;
 pub mod writer;
