@@ -59,7 +59,7 @@ impl FileWriter {
             create_parents: options.create_parents,
             replication: options.replication.or(client.config.replication).map_or(0, u32::from),
             block_size: options.block_size.or(client.config.block_size).unwrap_or(0),
-            allocate_block: true,
+            allocate_block: options.allocate_block,
         };
         let answer = nn.call(path, request, |mut s, r| async move { s.create(r).await }).await?;
         let status = answer.status.ok_or_else(|| DfsError::incomplete(path, "status"))?;

@@ -28,11 +28,21 @@ pub struct CreateOptions {
     pub block_size: Option<u64>,
     /// Permission bits, taken as they are (no umask). Default 0644.
     pub mode: u32,
+    /// Allocate the first block in the same call, which saves a call when something is written. Without it, the
+    /// first write asks for the block; a file that stays empty then costs the namenode no block. Default true.
+    pub allocate_block: bool,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        Self { overwrite: false, create_parents: false, replication: None, block_size: None, mode: 0o644 }
+        Self {
+            overwrite: false,
+            create_parents: false,
+            replication: None,
+            block_size: None,
+            mode: 0o644,
+            allocate_block: true,
+        }
     }
 }
 

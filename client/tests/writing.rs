@@ -39,6 +39,34 @@ async fn an_empty_file_needs_no_datanode() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_to_stay_empty_costs_no_block() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let options = CreateOptions { allocate_block: false, ..CreateOptions::default() };
+    client.create("/empty", options).await.expect("creates").close().await.expect("closes");
+    assert_eq!((cluster.stored("/empty").len(), cluster.state().allocations), (0, 0));
+    let mut writer = client.create("/f", options).await.expect("creates");
+    writer.write_bytes(pattern(0, 100).into()).await.expect("writes");
+    writer.close().await.expect("closes");
+    assert!(cluster.stored("/f") == pattern(0, 100));
+    assert_eq!(cluster.state().calls, ["create", "complete", "create", "add_block", "complete"]);
+    assert_eq!(cluster.state().allocations, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn touching_files_allocates_no_blocks() {
+    let cluster = Cluster::start(3).await;
+    for (verb, path) in [("touch", "/a"), ("touchz", "/b"), ("touchz", "/b")] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_dfs"));
+        command.args(["--namenode", &cluster.namenode.to_string(), verb, path]);
+        let output = command.output().await.expect("runs");
+        assert!(output.status.success(), "{verb} {path}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(cluster.stored(path), b"");
+    }
+    assert_eq!(cluster.state().allocations, 0);
+}
+
+#[tokio::test]
 async fn no_datanode_is_an_error_that_says_so() {
     let cluster = Cluster::start(0).await;
     let client = cluster.client().await;

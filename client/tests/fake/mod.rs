@@ -74,6 +74,8 @@ pub struct State {
     pub files: BTreeMap<String, File>,
     pub datanodes: Vec<Datanode>,
     pub calls: Vec<&'static str>,
+    /// Blocks allocated, dropped ones too.
+    pub allocations: usize,
     pub bad_reports: Vec<(u64, String)>,
     /// What a real datanode or namenode would have refused.
     pub violations: Vec<String>,

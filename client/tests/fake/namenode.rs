@@ -74,6 +74,7 @@ fn path_by_inode(state: &State, inode: u64) -> String {
 }
 
 fn allocate(state: &mut State, path: &str, exclude: &[String]) -> Result<v1::LocatedBlock, Status> {
+    state.allocations += 1;
     let (id, stamp) = (state.next_id(), state.next_id());
     let wanted = state.files[path].replication;
     let members: Vec<usize> =
@@ -331,8 +332,14 @@ impl ClientProtocol for Namenode {
         Err(Status::unimplemented(""))
     }
 
-    async fn set_times(&self, _: Request<v1::SetTimesRequest>) -> Result<Response<Empty>, Status> {
-        Err(Status::unimplemented(""))
+    async fn set_times(&self, request: Request<v1::SetTimesRequest>) -> Result<Response<Empty>, Status> {
+        let state = self.called("set_times");
+        let path = path_of(request.into_inner().node);
+        if state.files.contains_key(&path) {
+            Ok(Response::new(Empty {}))
+        } else {
+            Err(refuse(ErrorKind::NotFound, &path))
+        }
     }
 
     async fn set_replication(

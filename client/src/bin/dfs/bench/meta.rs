@@ -61,7 +61,8 @@ fn operations_of(callers: usize, operations: u64) -> u64 {
 
 /// Makes an empty file.
 async fn create(client: &DfsClient, path: &str) -> anyhow::Result<()> {
-    let mut file = client.create(path, CreateOptions::default()).await?;
+    let empty = CreateOptions { allocate_block: false, ..CreateOptions::default() };
+    let mut file = client.create(path, empty).await?;
     file.close().await?;
     Ok(())
 }

@@ -113,7 +113,8 @@ impl FileSet {
 
     /// Creates the file at `path` with the content of file `number`, and closes it.
     pub async fn write(&self, path: &str, number: u64) -> anyhow::Result<()> {
-        let mut file = self.client.create(path, self.create).await?;
+        let options = CreateOptions { allocate_block: self.size > 0, ..self.create };
+        let mut file = self.client.create(path, options).await?;
         if self.size > 0 {
             file.write_bytes(self.pattern.piece(number, 0, self.size)).await?;
         }

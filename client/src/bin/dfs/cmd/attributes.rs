@@ -258,7 +258,8 @@ async fn touch_one(
     if args.no_create {
         return Ok(());
     }
-    session.client.create(path, CreateOptions::default()).await?.close().await?;
+    let empty = CreateOptions { allocate_block: false, ..CreateOptions::default() };
+    session.client.create(path, empty).await?.close().await?;
     if args.time.is_some() {
         session.client.set_times(path, accessed, modified).await?;
     }
@@ -290,7 +291,8 @@ pub async fn touchz(session: &Session, args: &TouchzArgs) -> anyhow::Result<()> 
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            let options = CreateOptions { overwrite: true, ..CreateOptions::default() };
+            let options =
+                CreateOptions { overwrite: true, allocate_block: false, ..CreateOptions::default() };
             session.client.create(&path.absolute, options).await?.close().await.map(drop)
         };
         if let Err(error) = outcome.await {

@@ -162,6 +162,8 @@ async fn create(transfer: &Transfer, job: &FileJob, path: &RemotePath) -> Result
         replication: transfer.options.replication,
         block_size: transfer.options.block_size,
         mode: job.attributes.as_ref().map_or(default.mode, |kept| kept.mode),
+        // An empty file needs none; how much standard input has is not known.
+        allocate_block: job.size > 0 || matches!(job.source, Source::Stdin),
     };
     match client.create(&path.absolute, options).await {
         Err(error) if error.kind() == ErrorKind::LeaseHeldByOther && job.naming == Naming::WhenWhole => {
