@@ -11,6 +11,7 @@
 //! | Finalized, Rbw           | `recover_append`           | Rbw       |
 //! | Rbw                      | `recover_rbw`              | Rbw       |
 //! | Finalized, Rbw           | `recover_close`            | Finalized |
+//! | Finalized, Rwr           | `close_found`              | Finalized |
 //! | Finalized, Rbw, Rwr, Rur | `begin_recovery`           | Rur       |
 //! | Rur                      | `finish_recovery`          | Finalized |
 //!
@@ -307,6 +308,18 @@ impl Replica {
         self.state = ReplicaState::Finalized;
         self.acked = self.length;
         self.block.stamp = stamp;
+        Ok(())
+    }
+
+    /// Closes a replica found unfinished at start that is what the namespace says of the complete block. A
+    /// closed one that fits stays as it is.
+    pub fn close_found(&mut self, stamp: GenerationStamp, expected: u64) -> Result<(), TransitionError> {
+        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rwr) {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(stamp, stamp)?;
+        self.check_length(expected, expected)?;
+        self.state = ReplicaState::Finalized;
         Ok(())
     }
 

@@ -110,9 +110,7 @@ impl Dataset {
     ) -> Result<(), DatanodeError> {
         files::remove(&state.data_path(&open.volume))?;
         files::remove(&state.meta_path(&open.volume))?;
-        if state.home == Home::Finalized {
-            open.volume.sub_used(state.replica.length());
-        }
+        open.volume.sub_used(state.replica.length());
         state.gone = true;
         self.map.replace_open(state.replica.block().id, open, None);
         open.notify(state);
@@ -177,11 +175,9 @@ impl Dataset {
                 self.check_checksum(open, state, checksum)?;
             }
             files::relocate(&open.volume, before, (Home::Rbw, next.block()))?;
-            if state.home == Home::Finalized {
-                open.volume.sub_used(state.replica.length());
-            }
             state.home = Home::Rbw;
             let have = state.replica.length();
+            open.volume.sub_used(have - length);
             let known_sum = state.checksum.map(|_| state.partial_sum);
             // From here on a failure leaves a replica being written, under its new stamp, for recovery.
             state.replica = next;
@@ -222,9 +218,6 @@ impl Dataset {
                 files::write_header_if_missing(&open.volume, from.0, from.1, state.checksum)?;
             }
             files::relocate(&open.volume, from, (Home::Finalized, next.block()))?;
-            if state.home != Home::Finalized {
-                open.volume.add_used(next.length());
-            }
             state.home = Home::Finalized;
             state.replica = next;
             self.changed(ReplicaEvent::Received, state.replica.block(), state.replica.length(), &open.volume);

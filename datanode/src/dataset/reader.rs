@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
+use nix::errno::Errno;
 
 use super::Dataset;
 use super::meta_file::{self, META_HEADER_BYTES, MetaError};
@@ -126,13 +127,20 @@ impl Dataset {
         if !handle.finalized {
             return Ok(());
         }
-        let outcome = handle.verify();
-        if let Err(DatanodeError::Checksum { .. } | DatanodeError::Meta { .. }) = &outcome
-            && self.is_current(&handle, asked)
-        {
+        handle.verify().inspect_err(|error| self.report_if_damaged(&handle, error))
+    }
+
+    /// Reports the replica if this failure to read it says that it is damaged. One that has been cut, reopened
+    /// or deleted in the meantime is not.
+    pub fn report_if_damaged(&self, handle: &ReadHandle, error: &DatanodeError) {
+        let damaged = match error {
+            DatanodeError::Checksum { .. } | DatanodeError::Meta { .. } => true,
+            DatanodeError::Disk { source, .. } => source.raw_os_error() == Some(Errno::EIO as i32),
+            _ => false,
+        };
+        if damaged && self.is_current(handle, handle.block) {
             self.report_bad(handle.block, handle.length, &handle.storage_id);
         }
-        outcome
     }
 }
 
@@ -208,10 +216,19 @@ impl ReadHandle {
     pub fn read_data(&self, buf: &mut [u8], offset: u64) -> Result<(), DatanodeError> {
         let have = meta_file::read_up_to(&self.data, buf, offset).map_err(disk(&self.data_path))?;
         if have < buf.len() {
-            // The file is shorter than the replica: damage, told as such.
-            return Err(DatanodeError::Checksum { block: self.block, offset: offset + have as u64 });
+            return Err(self.ends_at(offset + have as u64));
         }
         Ok(())
+    }
+
+    /// The failure that the data file ends at `offset`, before the replica does: damage, told as such.
+    pub const fn ends_at(&self, offset: u64) -> DatanodeError {
+        DatanodeError::Checksum { block: self.block, offset }
+    }
+
+    /// A failure of the data file.
+    pub fn failed(&self, source: io::Error) -> DatanodeError {
+        disk(&self.data_path)(source)
     }
 
     /// Appends the checksums of `start..end` to `out`. `start` is on a chunk boundary, and `end` too unless

@@ -1,4 +1,4 @@
-//! The two local steps of block recovery.
+//! The two local steps of block recovery, and the one step for a replica that needs none.
 
 use dfs_proto::GenerationStamp;
 use dfs_proto::v1::ReplicaEvent;
@@ -69,7 +69,6 @@ impl Dataset {
                 if state.home == Home::Finalized && length < have {
                     // Cut outside of finalized/, so that a crash in between is found and completed at start.
                     files::relocate(&open.volume, (Home::Finalized, old), (Home::Rbw, old))?;
-                    open.volume.sub_used(have);
                     state.home = Home::Rbw;
                 }
                 if state.home == Home::Rbw {
@@ -78,14 +77,31 @@ impl Dataset {
                     files::write_header_if_missing(&open.volume, Home::Rbw, old, state.checksum)?;
                 }
                 files::relocate(&open.volume, (state.home, old), (Home::Finalized, next.block()))?;
-                if state.home == Home::Rbw {
-                    open.volume.add_used(length);
-                }
+                open.volume.sub_used(have - length);
                 state.home = Home::Finalized;
                 state.replica = next;
                 self.changed(ReplicaEvent::Received, state.replica.block(), length, &open.volume);
                 Ok(storage_id)
             },
         )
+    }
+
+    /// Closes a replica that was found unfinished at start although its block is complete: its last rename was
+    /// not on disk when the machine lost power. Only one with exactly this stamp and length is. Repeating it
+    /// after a success is a success; the namenode is told again.
+    pub fn finalize_found(&self, asked: BlockRef, length: u64) -> Result<(), DatanodeError> {
+        let check = |replica: &Replica, _| Ok(replica.clone().close_found(asked.stamp, length)?);
+        self.exclusively(asked, check, |open, state| {
+            let mut next = state.replica.clone();
+            next.close_found(asked.stamp, length)?;
+            if state.home != Home::Finalized {
+                files::write_header_if_missing(&open.volume, state.home, asked, state.checksum)?;
+                files::relocate(&open.volume, (state.home, asked), (Home::Finalized, asked))?;
+            }
+            state.home = Home::Finalized;
+            state.replica = next;
+            self.changed(ReplicaEvent::Received, asked, length, &open.volume);
+            Ok(())
+        })
     }
 }

@@ -91,15 +91,22 @@ fn rank(entry: &Entry) -> (u64, bool, u64) {
     }
 }
 
+fn length_of(entry: &Entry) -> u64 {
+    match entry {
+        Entry::Closed(closed) => closed.length,
+        Entry::Open(open) => open.lock().replica.length(),
+    }
+}
+
 fn set_aside_replica(volumes: &[Arc<Volume>], id: BlockId, entry: &Entry) -> Result<(), DatanodeError> {
     let (volume, home, block) = match entry {
         Entry::Closed(closed) => {
             let volume = &volumes[usize::from(closed.volume)];
-            volume.sub_used(closed.length);
             (Arc::clone(volume), Home::Finalized, BlockRef { id, stamp: closed.stamp })
         }
         Entry::Open(open) => (Arc::clone(&open.volume), Home::Rbw, open.lock().replica.block()),
     };
+    volume.sub_used(length_of(entry));
     set_aside(&volume, &data_path(&volume, home, block))?;
     set_aside(&volume, &meta_path(&volume, home, block))
 }
@@ -203,10 +210,8 @@ fn resolve(
     finalized: &Found,
 ) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
     let mut out = Vec::with_capacity(finalized.data.len() + rbw.data.len());
-    let mut used = 0u64;
     for &(id, length) in &finalized.data {
         if let Some(block) = finalized.metas(id).last() {
-            used += length;
             let closed = Closed { stamp: block.stamp, length, volume: volume.index() };
             out.push((id, Entry::Closed(closed)));
         } else if rbw.metas(id).last().is_some() && !rbw.has_data(id) {
@@ -222,7 +227,6 @@ fn resolve(
             set_aside(volume, &path)?;
         }
     }
-    volume.add_used(used);
     for &(id, length) in &rbw.data {
         let data = data_path(volume, Home::Rbw, BlockRef { id, stamp: Default::default() });
         if finalized.has_data(id) {
@@ -242,6 +246,7 @@ fn resolve(
             set_aside(volume, &data)?;
         }
     }
+    volume.add_used(out.iter().map(|(_, entry)| length_of(entry)).sum());
     out.sort_unstable_by_key(|(id, _)| *id);
     drop_loose_metas(volume, Home::Finalized, &finalized.meta, &out)?;
     drop_loose_metas(volume, Home::Rbw, &rbw.meta, &out)?;

@@ -1,7 +1,8 @@
 //! One volume: a directory on one disk, its lock, its space.
 //!
 //! Invariants: the lock is held from open to drop; space promised to replicas being written is not
-//! promised again; a volume once failed stays failed until the datanode restarts.
+//! promised again; the space used is the sum of the lengths of the replicas, whatever their state; a volume
+//! once failed stays failed until the datanode restarts.
 
 use std::fs::{self, File};
 use std::io;
@@ -34,7 +35,7 @@ pub struct Volume {
     reserve_bytes: u64,
     /// Bytes promised to replicas being written and not written yet.
     promised: AtomicU64,
-    /// Bytes of closed replicas' data.
+    /// Data bytes of all replicas on it, closed or not: the sum of their lengths.
     used: AtomicU64,
     failed: AtomicBool,
     /// Bit `y` of word `x`: `finalized/subdirX/subdirY` exists.
@@ -168,12 +169,12 @@ impl Volume {
         }
     }
 
-    /// A closed replica of `bytes` bytes came.
+    /// Replicas came or grew by `bytes` bytes.
     pub fn add_used(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A closed replica of `bytes` bytes went.
+    /// Replicas went or were cut by `bytes` bytes.
     pub fn sub_used(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }

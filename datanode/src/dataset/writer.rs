@@ -220,6 +220,7 @@ impl ReplicaWriter {
             return Err(error);
         }
         self.header_due = false;
+        self.open.volume.add_used(end.saturating_sub(self.length));
         self.length = end;
         self.partial_sum = match sums.last_chunk::<CHECKSUM_BYTES>() {
             Some(last) if short => u32::from_be_bytes(*last),
@@ -304,7 +305,6 @@ impl ReplicaWriter {
         state.home = Home::Finalized;
         state.writer = None;
         state.gone = true;
-        volume.add_used(self.length);
         let closed = Closed { stamp: self.block.stamp, length: self.length, volume: volume.index() };
         self.dataset.map.replace_open(self.block.id, &self.open, Some(closed));
         open.notify(&state);

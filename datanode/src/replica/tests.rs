@@ -38,13 +38,14 @@ type Event = fn(&mut Replica) -> Result<(), TransitionError>;
 #[test]
 fn the_table_of_transitions_is_what_the_code_does() {
     use ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
-    let table: [(&str, Event, &[ReplicaState], ReplicaState); 8] = [
+    let table: [(&str, Event, &[ReplicaState], ReplicaState); 9] = [
         ("finalize", Replica::finalize, &[Rbw, Temporary], Finalized),
         ("become_rbw", Replica::become_rbw, &[Temporary], Rbw),
         ("append", |r| r.append(stamp(11), 100), &[Finalized], Rbw),
         ("recover_append", |r| r.recover_append(stamp(10), stamp(11), 100).map(drop), &[Finalized, Rbw], Rbw),
         ("recover_rbw", |r| r.recover_rbw(stamp(10), stamp(11), 50, 100).map(drop), &[Rbw], Rbw),
         ("recover_close", |r| r.recover_close(stamp(10), stamp(11), 100), &[Finalized, Rbw], Finalized),
+        ("close_found", |r| r.close_found(stamp(10), 100), &[Finalized, Rwr], Finalized),
         ("begin_recovery", |r| r.begin_recovery(stamp(10), stamp(11)), &[Finalized, Rbw, Rwr, Rur], Rur),
         ("finish_recovery", |r| r.finish_recovery(stamp(11), 90), &[Rur], Finalized),
     ];

@@ -116,11 +116,7 @@ fn copy(
         }
         (Err(DatanodeError::Transfer(error)), Err(_)) => Err(of_peer(addr)(error)),
         (Err(error), Err(_)) => {
-            if handle.is_finalized()
-                && matches!(error, DatanodeError::Checksum { .. } | DatanodeError::Meta { .. })
-            {
-                shared.dataset.report_bad(handle.block(), handle.length(), handle.storage_id());
-            }
+            shared.dataset.report_if_damaged(&handle, &error);
             Err(error)
         }
         (Ok(()), Err(error)) => Err(of_peer(addr)(error)),

@@ -54,11 +54,7 @@ pub fn read_block(
     let sent = send_range(client.socket(), &handle, &range, &prologue, &mut scratch);
     shared.scratch.give(scratch);
     if let Err(error) = sent {
-        if handle.is_finalized()
-            && matches!(error, DatanodeError::Checksum { .. } | DatanodeError::Meta { .. })
-        {
-            shared.dataset.report_bad(handle.block(), handle.length(), handle.storage_id());
-        }
+        shared.dataset.report_if_damaged(&handle, &error);
         return Err(error);
     }
     shared.metrics.bytes_read.increment(end - start);

@@ -4,7 +4,6 @@
 //! through here. Small ranges are read and go out with headers, checksums and the closing packet in one
 //! call. A reader that does not want checksums gets data that was verified here.
 
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
 
@@ -93,7 +92,7 @@ fn send_large(
         header(offset, seqno, end - offset, false).encode(sums_len, &mut scratch.head);
         handle.checksums(offset, end, &mut scratch.head)?;
         send_all(socket, &mut [IoSlice::new(&scratch.head)], MORE_FOLLOWS)?;
-        send_file(socket, handle.data(), offset, end)?;
+        send_file(socket, handle, offset, end)?;
         scratch.head.clear();
         offset = end;
         seqno += 1;
@@ -103,15 +102,18 @@ fn send_large(
     Ok(())
 }
 
-fn send_file(socket: &TcpStream, file: &File, offset: u64, end: u64) -> io::Result<()> {
+fn send_file(socket: &TcpStream, handle: &ReadHandle, offset: u64, end: u64) -> Result<(), DatanodeError> {
     let mut at = offset as i64;
     while (at as u64) < end {
         let wanted = (end - at as u64) as usize;
-        match sendfile(socket, file, Some(&mut at), wanted) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        match sendfile(socket, handle.data(), Some(&mut at), wanted) {
+            // It is the file that ended, not the socket.
+            Ok(0) => return Err(handle.ends_at(at as u64)),
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(errno) => return Err(errno.into()),
+            // No socket fails like this; a sector that cannot be read does.
+            Err(Errno::EIO) => return Err(handle.failed(Errno::EIO.into())),
+            Err(Errno::EAGAIN) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Err(errno) => return Err(io::Error::from(errno).into()),
         }
     }
     Ok(())

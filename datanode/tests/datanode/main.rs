@@ -7,6 +7,7 @@ mod pipeline;
 mod reading;
 mod recovery;
 mod restart;
+mod space;
 mod sync_replica;
 mod wire;
 

@@ -213,3 +213,28 @@ async fn the_checksum_of_a_block_is_that_of_its_data() {
     assert_eq!((found.bytes_per_crc, found.crc_per_block), (512, 242));
     assert_eq!(found.crc_type(), ChecksumTypeProto::ChecksumCrc32c);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_data_file_is_too_short_is_reported() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    // Sent in one piece, and with `sendfile`.
+    for (id, len) in [(1, 5_000), (2, 300_000)] {
+        let block = Block::new(id, 1);
+        wire::write(&[node], block, &pattern(id, len));
+        let path = cluster.find(0, &block.data_name()).expect("the file");
+        let file = std::fs::File::options().write(true).open(path).expect("opens");
+        file.set_len(len as u64 / 2).expect("cut");
+        let mut socket = wire::connect(node.xfer_addr());
+        let op = wire::read_op(block, 0, len as u64, true);
+        socket.write_all(&encode_op(Op::ReadBlock, &op)).expect("sent");
+        let mut got = Vec::new();
+        // The connection ends where the data does; a reset is an end, too.
+        let _ = socket.read_to_end(&mut got);
+        assert!(got.len() < len, "{} bytes of {len}", got.len());
+        eventually("a report", || {
+            cluster.namenode.recorded().bad.iter().any(|b| b.block.unwrap_or_default().id == id)
+        })
+        .await;
+    }
+}
