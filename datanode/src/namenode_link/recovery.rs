@@ -16,7 +16,7 @@ use dfs_proto::v1::{
     CommitBlockSynchronizationRequest, DatanodeInfo, InitReplicaRecoveryRequest, RecoverBlockCommand,
     UpdateReplicaUnderRecoveryRequest,
 };
-use dfs_proto::{GenerationStamp, RpcError};
+use dfs_proto::{ErrorKind, GenerationStamp, RpcError};
 use futures::future::join_all;
 
 use super::{NamenodeLink, endpoint};
@@ -36,13 +36,18 @@ pub struct Agreement {
     pub members: Vec<usize>,
 }
 
+/// Whether a replica has data of the incarnation to recover.
+fn is_usable(block: BlockRef, candidate: &RecoveryCandidate) -> bool {
+    candidate.block.stamp >= block.stamp && candidate.length > 0
+}
+
 /// Agrees on a length; `None`: no replica has data, the block can be forgotten.
 pub fn agree(
     block: BlockRef,
     candidates: &[RecoveryCandidate],
     truncate_length: Option<u64>,
 ) -> Result<Option<Agreement>, DatanodeError> {
-    let usable = |c: &RecoveryCandidate| c.block.stamp >= block.stamp && c.length > 0;
+    let usable = |c: &RecoveryCandidate| is_usable(block, c);
     let Some(best) = candidates.iter().filter(|c| usable(c)).map(|c| c.original_state).min() else {
         return Ok(None);
     };
@@ -73,6 +78,7 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     let mut candidates = Vec::new();
     let mut places = Vec::new();
     let mut failures = 0;
+    let mut undecided = 0;
     for (member, answer) in members.iter().zip(answers) {
         match answer {
             Ok(Some(candidate)) => {
@@ -83,10 +89,13 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
             Err(error) => {
                 tracing::info!(block = %known, datanode = member.uuid, %error, "no part in the recovery");
                 failures += 1;
+                undecided += usize::from(error.kind() != ErrorKind::StaleGenerationStamp);
             }
         }
     }
-    if failures == members.len() {
+    // That those who answered have nothing is no reason to forget the block: who did not may have its data.
+    let nothing = !candidates.iter().any(|candidate| is_usable(known, candidate));
+    if failures == members.len() || (nothing && undecided > 0) {
         return Err(DatanodeError::NothingToRecover { block: known });
     }
     let mut outcome = CommitBlockSynchronizationRequest {
