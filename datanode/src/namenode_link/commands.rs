@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dfs_proto::v1::datanode_command::Command;
-use dfs_proto::v1::{DatanodeCommand, RecoverBlockCommand, TransferCommand};
+use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, TransferCommand};
 
 use super::NamenodeLink;
 use crate::error::DatanodeError;
@@ -33,6 +33,13 @@ pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
                 tracing::info!(dropped, "too many deletions at once");
             }
         }
+        Some(Command::Finalize(order)) => {
+            let dataset = Arc::clone(&link.shared.dataset);
+            // One job: an order is a slice, and each replica takes two renames.
+            if !link.disk_workers.submit(move || finalize(&dataset, &order)) {
+                tracing::info!("too much disk work at once to close replicas");
+            }
+        }
         Some(Command::RecoverBlock(order)) => recover(link, order),
         Some(Command::Reregister(_)) => link.want_registration(),
         Some(Command::BlockReport(_)) => link.changes.want_full_report(),
@@ -47,6 +54,20 @@ fn delete(dataset: &crate::dataset::Dataset, block: BlockRef) {
             tracing::debug!(%block, "nothing to delete");
         }
         Err(error) => tracing::warn!(%block, %error, "replica cannot be deleted"),
+    }
+}
+
+fn finalize(dataset: &crate::dataset::Dataset, order: &FinalizeCommand) {
+    for named in &order.blocks {
+        let block = BlockRef::from(named);
+        match dataset.finalize_found(block, named.length) {
+            Ok(()) => tracing::info!(%block, length = named.length, "replica of a complete block closed"),
+            // Gone, or taken up by a recovery or another writer since it was reported.
+            Err(DatanodeError::ReplicaNotFound { .. } | DatanodeError::Transition(_)) => {
+                tracing::debug!(%block, "nothing to close");
+            }
+            Err(error) => tracing::warn!(%block, %error, "replica cannot be closed"),
+        }
     }
 }
 

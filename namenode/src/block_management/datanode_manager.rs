@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use dfs_proto::{BlockId, v1};
 
+use super::finalizations::Finalizations;
 use super::invalidate::Invalidates;
 use super::topology;
 
@@ -121,6 +122,7 @@ pub(super) struct Datanode {
     pub(super) outgoing: CopyLoad,
     pub(super) incoming: CopyLoad,
     pub(super) invalidates: Invalidates,
+    pub(super) finalizations: Finalizations,
     /// Copies to order on its next heartbeat.
     pub(super) transfers: Vec<BlockId>,
     /// Recoveries to order on its next heartbeat.
@@ -287,6 +289,7 @@ impl DatanodeManager {
                     outgoing: CopyLoad::default(),
                     incoming: CopyLoad::default(),
                     invalidates: Invalidates::default(),
+                    finalizations: Finalizations::default(),
                     transfers: Vec::new(),
                     recoveries: Vec::new(),
                 });

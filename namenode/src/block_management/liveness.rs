@@ -5,9 +5,13 @@ use v1::datanode_command::Command;
 
 use super::block_manager::BlockManager;
 use super::datanode_manager::{Liveness, NodeIndex, StorageIndex};
+use crate::namesystem::BlockState;
 
 /// Commands of one kind are few and large; this bounds the replica copies ordered by one heartbeat.
 const TRANSFERS_PER_HEARTBEAT: usize = 1_000;
+
+/// Replicas that one heartbeat asks a datanode to close: two renames each.
+const FINALIZATIONS_PER_HEARTBEAT: usize = 1_000;
 
 impl BlockManager {
     /// A datanode is known from the namespace, after a restart or because another leader recorded it.
@@ -48,6 +52,7 @@ impl BlockManager {
         datanode.xceivers = 0;
         datanode.software_version = software_version.to_owned();
         datanode.invalidates.restart();
+        datanode.finalizations.clear();
         datanode.recoveries.clear();
         for storage in datanode.storages.clone() {
             self.datanodes.storage_mut(storage).reported = false;
@@ -79,6 +84,7 @@ impl BlockManager {
 
         let mut commands = Vec::new();
         self.take_recovery_commands(now, node, &mut commands);
+        self.take_finalize_command(now, node, &mut commands);
         self.take_transfer_commands(now, node, &mut commands);
         let datanode = self.datanodes.node_mut(node);
         let blocks =
@@ -172,6 +178,7 @@ impl BlockManager {
         datanode.liveness = Liveness::Dead;
         datanode.xceivers = 0;
         datanode.invalidates.clear();
+        datanode.finalizations.clear();
         datanode.recoveries.clear();
         self.datanodes.refresh();
         self.cancel_transfers_of(now, node);
@@ -274,6 +281,24 @@ impl BlockManager {
                     let storage = self.datanodes.storage(*storage);
                     !storage.reported && !storage.failed
                 })
+    }
+
+    fn take_finalize_command(&mut self, now: u64, node: NodeIndex, commands: &mut Vec<v1::DatanodeCommand>) {
+        let queued = &mut self.datanodes.node_mut(node).finalizations;
+        let due = queued.take(now, self.config.pending_timeout_ms, FINALIZATIONS_PER_HEARTBEAT);
+        let blocks: Vec<v1::Block> = due
+            .into_iter()
+            .filter_map(|id| self.blocks.get(id))
+            .filter(|entry| entry.state == BlockState::Complete)
+            .map(|entry| v1::Block {
+                id: entry.id.get(),
+                generation_stamp: entry.stamp.get(),
+                length: entry.length,
+            })
+            .collect();
+        if !blocks.is_empty() {
+            commands.push(command(Command::Finalize(v1::FinalizeCommand { blocks })));
+        }
     }
 
     fn take_transfer_commands(&mut self, now: u64, node: NodeIndex, commands: &mut Vec<v1::DatanodeCommand>) {

@@ -27,6 +27,7 @@ mod block_map;
 mod config;
 mod datanode_manager;
 mod effects;
+mod finalizations;
 mod invalidate;
 mod lease_manager;
 mod liveness;

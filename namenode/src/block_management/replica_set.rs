@@ -8,7 +8,7 @@ use super::datanode_manager::StorageIndex;
 /// What is known about a replica beside its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
-    /// Finalized, with the stamp and length of the block.
+    /// Finalized, or whole and about to be, with the stamp and length of the block.
     Good,
     /// Part of the pipeline of a block under construction.
     Writing,

@@ -278,6 +278,13 @@ impl BlockManager {
             // takes its place only after its deletion was ordered, and then it is not known any more.
             return;
         }
+        if mark == Mark::Good {
+            let finalizations = &mut self.datanodes.node_mut(node).finalizations;
+            match replica.state {
+                ReplicaState::Rwr => finalizations.add(id),
+                _ => finalizations.forget(id),
+            }
+        }
         let arrived = mark == Mark::Good && self.settle_pending(id, node);
         if known != Some(mark) {
             self.attach(now, id, storage, mark);
@@ -329,7 +336,10 @@ impl BlockManager {
 /// What a replica of a complete block is worth; `None` if it says nothing.
 fn judge_complete(replica: &ReportedReplica, stamp: GenerationStamp, length: u64) -> Option<Mark> {
     match replica.state {
-        ReplicaState::Finalized if replica.stamp == stamp && replica.length == length => Some(Mark::Good),
+        // An unfinished one that is whole lacks nothing but its name; see `finalizations`.
+        ReplicaState::Finalized | ReplicaState::Rwr if replica.stamp == stamp && replica.length == length => {
+            Some(Mark::Good)
+        }
         // It stopped before the block was closed elsewhere, or belongs to an attempt that was given up.
         _ if replica.stamp < stamp => Some(Mark::Outdated),
         ReplicaState::Finalized | ReplicaState::Rwr => Some(Mark::Corrupt),

@@ -24,7 +24,10 @@ fn replicas_are_judged_by_state_stamp_and_length() {
         (complete, Finalized, 0, -1, false, true),
         (complete, Finalized, 1, 0, false, true),
         (complete, Finalized, -1, 0, false, false),
-        (complete, Rwr, 0, 0, false, true),
+        (complete, Rwr, 0, 0, true, false),
+        (complete, Rwr, 0, -1, false, true),
+        (complete, Rwr, 1, 0, false, true),
+        (complete, Rwr, -1, 0, false, false),
         (complete, Rbw, 0, 0, false, false),
         (complete, Temporary, 0, 0, false, false),
         (open, Finalized, 0, 0, true, false),
@@ -56,6 +59,38 @@ fn replicas_are_judged_by_state_stamp_and_length() {
         assert_eq!(world.holders(block.id).contains(&1), located, "{case}");
         assert_eq!(world.located(block.id).corrupt_replicas == 1, corrupt, "{case}");
     }
+}
+
+#[test]
+fn whole_replicas_found_unfinished_are_used_and_closed() {
+    let mut world = World::cluster(3);
+    let block = world.write(3, &[0, 1, 2]);
+    let unfinished = ReportedReplica { state: ReplicaState::Rwr, ..finalized(&block) };
+    for node in 0..3 {
+        world.register(node);
+        world.full_report(node, &[unfinished]);
+    }
+    assert_eq!(world.holders(block.id), [0, 1, 2]);
+    let closed = |commands: &[(usize, Command)]| -> Vec<(usize, Vec<v1::Block>)> {
+        let order = |(node, command): &(usize, Command)| match command {
+            Command::Finalize(order) => Some((*node, order.blocks.clone())),
+            other => panic!("nothing else is to be done: {other:?}"),
+        };
+        commands.iter().filter_map(order).collect()
+    };
+    let order = vec![block.to_proto()];
+    let expected: Vec<_> = (0..3).map(|node| (node, order.clone())).collect();
+    assert_eq!(closed(&world.second(&[0, 1, 2])), expected);
+    world.received(0, &block);
+    world.received(1, &block);
+    // Only what is not confirmed is ordered again.
+    let again = world.seconds(40, &[0, 1, 2]);
+    assert_eq!(closed(&again), [(2, order.clone())]);
+    // What is no longer complete is left to recovery.
+    world.full_report(2, &[unfinished]);
+    world.remove(block.id);
+    let commands = world.seconds(40, &[0, 1, 2]);
+    assert!(!commands.iter().any(|(_, command)| matches!(command, Command::Finalize(_))), "{commands:?}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Simulation {
         let whole = |copy: &Copy| {
             copy.stamp == block.stamp.get()
                 && copy.length == block.length
-                && copy.state == ReplicaState::Finalized
+                && matches!(copy.state, ReplicaState::Finalized | ReplicaState::Rwr)
                 && !copy.bad
         };
         let holds = |disk: &Disk| disk.replicas.get(&block.id.get()).is_some_and(whole);
@@ -122,6 +122,7 @@ impl Simulation {
             .good_copies(&block)
             .into_iter()
             .filter(|node| located.contains(node) && self.disks[*node].alive)
+            .filter(|node| self.disks[*node].replicas[&block.id.get()].state == ReplicaState::Finalized)
             .collect();
         if pipeline.is_empty() {
             return;
@@ -201,6 +202,15 @@ impl Simulation {
         let node = self.random.index(NODES);
         if self.alive().len() > 3 {
             self.disks[node].alive = false;
+            // Some die by loss of power: names of closed replicas were not on disk.
+            let share = self.random.below(60);
+            let ids: Vec<u64> = self.disks[node].replicas.keys().copied().collect();
+            for id in ids {
+                let lost = self.chance(share);
+                if let Some(copy) = self.disks[node].replicas.get_mut(&id).filter(|c| lost && !c.bad) {
+                    copy.state = ReplicaState::Rwr;
+                }
+            }
         }
     }
 
@@ -227,12 +237,28 @@ impl Simulation {
                 let report = self.report_of(node);
                 self.world.full_report(node, &report);
             }
+            Command::Finalize(order) => {
+                for block in order.blocks {
+                    let Some(copy) = self.disks[node].replicas.get_mut(&block.id) else { continue };
+                    if copy.stamp == block.generation_stamp
+                        && copy.length == block.length
+                        && copy.state == ReplicaState::Rwr
+                    {
+                        copy.state = ReplicaState::Finalized;
+                        let copy = *copy;
+                        self.tell(node, ReplicaEvent::Received, block.id, copy);
+                    }
+                }
+            }
             Command::RecoverBlock(order) => panic!("nothing is recovered here: {order:?}"),
             Command::Transfer(order) => {
                 let block = order.block.expect("a block");
                 let source = self.disks[node].replicas.get(&block.id).copied();
                 let Some(copy) = source.filter(|copy| {
-                    copy.stamp == block.generation_stamp && copy.length == block.length && !copy.bad
+                    copy.stamp == block.generation_stamp
+                        && copy.length == block.length
+                        && copy.state == ReplicaState::Finalized
+                        && !copy.bad
                 }) else {
                     return;
                 };
@@ -365,6 +391,11 @@ impl Simulation {
                 let wanted = self.world.stored.get(&BlockId(*id));
                 let good = wanted.is_some_and(|block| self.good_copies(block).contains(&node));
                 assert!(good, "left on datanode {node}: block {id} {copy:?} of {wanted:?}");
+                assert_eq!(
+                    copy.state,
+                    ReplicaState::Finalized,
+                    "never closed on datanode {node}: block {id}"
+                );
             }
         }
     }
