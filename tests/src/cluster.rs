@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
-use crate::replica_files::{Damage, ReplicaFiles, replica_below, replicas_below};
+use crate::replica_files::{Damage, ReplicaFiles, replica_below, replicas_below, undo_closing};
 use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// The superuser of every mini cluster and the user of [`MiniCluster::client`].
@@ -422,6 +422,25 @@ impl MiniCluster {
     pub fn corrupt_replica(&self, index: usize, block_id: u64, damage: Damage) -> Result<()> {
         let files = self.replica(index, block_id)?;
         files.with_context(|| format!("no replica of block {block_id} on datanode {index}"))?.damage(damage)
+    }
+
+    /// Loses the power of all machines and starts every server again: whatever replicas were closed come back as
+    /// unfinished ones, because their final names were not on disk. Answers how many replicas that were.
+    pub async fn lose_power_of_everything(&mut self) -> Result<usize> {
+        self.kill_namenode().await;
+        let mut moved = 0;
+        for index in 0..self.datanodes.len() {
+            self.kill_datanode(index).await;
+            for volume in &self.datanodes[index].volumes {
+                moved += undo_closing(volume)?;
+            }
+        }
+        self.start_namenode().await?;
+        for index in 0..self.datanodes.len() {
+            self.start_datanode(index).await?;
+        }
+        self.wait_for_live_datanodes(self.datanodes.len()).await?;
+        Ok(moved)
     }
 
     /// Waits until every block of `path` is located on exactly `count` datanodes and has its files there.

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+/// Directories that a datanode spreads the replicas being written over, by block id.
+const RBW_SUBDIRS: u64 = 64;
+
 /// One replica as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaFiles {
@@ -54,6 +57,23 @@ impl ReplicaFiles {
         };
         outcome.with_context(|| format!("{damage:?} of {}", self.data.display()))
     }
+}
+
+/// Moves every closed replica below `volume`, whose datanode is down, back to where it was written: what a loss of
+/// power leaves when the last renames were not on disk. Answers how many there were.
+pub fn undo_closing(volume: &Path) -> Result<usize> {
+    let mut moved = 0;
+    for (id, files) in replicas_below(volume)?.into_iter().filter(|(_, files)| files.finalized) {
+        let dir = volume.join(format!("rbw/subdir{}", id % RBW_SUBDIRS));
+        ensure!(dir.is_dir(), "{} is no directory", dir.display());
+        let meta = files.meta.context("the replica has no .meta file")?;
+        for path in [files.data, meta] {
+            let name = path.file_name().context("a file without a name")?;
+            fs::rename(&path, dir.join(name)).with_context(|| path.display().to_string())?;
+        }
+        moved += 1;
+    }
+    Ok(moved)
 }
 
 /// All replicas below `volume` as (block id, files).

@@ -249,6 +249,32 @@ fn replicas_that_no_file_needs_are_deleted_after_a_restart() -> Result<()> {
 }
 
 #[test]
+fn the_space_used_follows_what_is_written_and_deleted() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let client = cluster.client().await?;
+        let used_is = async |what: &str, bytes: u64| {
+            wait_until(&format!("{what}: {bytes} bytes are used"), PATIENCE, async || {
+                let told = client.datanodes().await?;
+                let of_nodes: u64 = told.iter().flat_map(|node| &node.storages).map(|s| s.used).sum();
+                Ok(client.stats().await?.used == bytes && of_nodes == bytes)
+            })
+            .await
+        };
+        used_is("an empty cluster", 0).await?;
+        let mut writer = client.create("/f", CreateOptions::default()).await?;
+        writer.write_bytes(pattern(1, 0, BLOCK as usize + 1_000).into()).await?;
+        writer.hflush().await?;
+        used_is("while it is written", 3 * (BLOCK + 1_000)).await?;
+        writer.close().await?;
+        write_file(&client, "/g", &pattern(2, 0, 500)).await?;
+        used_is("two files", 3 * (BLOCK + 1_500)).await?;
+        client.delete("/f", false).await?;
+        used_is("one file is deleted", 3 * 500).await
+    })
+}
+
+#[test]
 fn the_checksum_of_a_file_depends_on_its_content_only() -> Result<()> {
     run(async {
         let cluster = MiniCluster::start().await?;

@@ -168,6 +168,39 @@ fn an_open_file_survives_a_restart_of_everything() -> Result<()> {
 }
 
 #[test]
+fn complete_files_survive_a_loss_of_power_that_undoes_the_closing_of_all_replicas() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let client = cluster.client().await?;
+        let mut bytes = pattern(1, 0, 150_000);
+        write_file(&client, "/f", &bytes).await?;
+        cluster.wait_for_replication("/f", 3).await?;
+        assert_eq!(cluster.lose_power_of_everything().await?, 9);
+
+        let client = cluster.client().await?;
+        let seen = wait_for("/f", PATIENCE, async || read_all(&client, "/f").await).await?;
+        ensure_same("/f at once", &seen, &bytes)?;
+        wait_until("all replicas are closed", PATIENCE, async || {
+            Ok(cluster.all_replicas()?.iter().all(|(_, _, files)| files.finalized))
+        })
+        .await?;
+        cluster.wait_for_replication("/f", 3).await?;
+        wait_until("nothing is missing or corrupt", PATIENCE, async || {
+            let stats = client.stats().await?;
+            Ok(stats.missing_blocks + stats.corrupt_blocks + stats.under_replicated_blocks == 0)
+        })
+        .await?;
+        // As good as before: it can be appended to.
+        let mut writer = client.append("/f").await?;
+        writer.write_all(&pattern(2, 0, 1_000)).await?;
+        writer.close().await?;
+        bytes.extend(pattern(2, 0, 1_000));
+        ensure_same("/f", &read_all(&client, "/f").await?, &bytes)?;
+        cluster.wait_for_replication("/f", 3).await
+    })
+}
+
+#[test]
 fn datanodes_restart_one_after_the_other_under_a_writer() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().datanodes(4).block_size(BLOCK).start().await?;
