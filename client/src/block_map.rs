@@ -2,7 +2,7 @@
 //!
 //! Shared by all reads of one [`FileReader`](crate::FileReader); every lock is short and never held across an await.
 //! Invariants: at most [`MAX_BLOCKS`] blocks are kept; a replica found corrupt is not tried again, a datanode found
-//! dead only after the locations were asked for again.
+//! dead only after the locations were asked for again. Datanodes that were slow lately come last in every choice.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dfs_proto::v1::{self, LocatedBlock, NodeRef, ReplicaLocation};
 
 use crate::dfs_client::Inner;
+use crate::replica_reads::{Choice, patience};
 use crate::{DfsError, FileStatus, TransferFault, datanode};
 
 /// Located blocks kept. A block with three locations has about 700 bytes, so a reader holds about a megabyte.
@@ -91,8 +92,9 @@ impl BlockMap {
         })
     }
 
-    /// The replica to use: the nearest that is not known to be bad.
-    pub(crate) fn choose(&self, block: &LocatedBlock) -> Option<ReplicaLocation> {
+    /// The replica to use: the nearest that is not known to be bad, slow ones last; and whether another one could take
+    /// its place at once.
+    pub(crate) fn choose(&self, block: &LocatedBlock) -> Option<(ReplicaLocation, bool)> {
         let id = block.block.as_ref().map_or(0, |b| b.id);
         let state = self.lock();
         let usable = |location: &&ReplicaLocation| {
@@ -102,14 +104,31 @@ impl BlockMap {
                 && !state.missing.contains(&replica)
                 && !state.corrupt.contains(&replica)
         };
-        block.locations.iter().find(usable).cloned()
+        let (slow, fast) = self.slow_last(block.locations.iter().filter(usable));
+        let hurried = fast.len() > 1;
+        fast.into_iter().chain(slow).next().map(|location| (location.clone(), hurried))
+    }
+
+    /// Locations by whether their datanodes were slow lately.
+    fn slow_last<'a>(
+        &self,
+        locations: impl Iterator<Item = &'a ReplicaLocation>,
+    ) -> (Vec<&'a ReplicaLocation>, Vec<&'a ReplicaLocation>) {
+        locations.partition(|location| self.client.slow.contains(datanode::uuid(location)))
     }
 
     /// Records that a replica failed its reader; a corrupt one is reported to the namenode in the background.
-    pub(crate) fn failed(&self, block: &LocatedBlock, location: &ReplicaLocation, fault: &TransferFault) {
+    pub(crate) fn failed(&self, choice: &Choice, fault: &TransferFault) {
+        let (block, location) = (&choice.block, &choice.location);
         let uuid = datanode::uuid(location).to_owned();
         let id = block.block.as_ref().map_or(0, |b| b.id);
         tracing::debug!(path = %self.path, block = id, datanode = %datanode::name(location), %fault, "replica failed");
+        if matches!(fault, TransferFault::Timeout) {
+            self.client.slow.note(&uuid);
+            if choice.hurried {
+                return;
+            }
+        }
         let mut state = self.lock();
         if fault.is_corruption() {
             state.corrupt.insert((id, uuid));
@@ -169,23 +188,46 @@ impl BlockMap {
     async fn measure_open_block(&self, block: &LocatedBlock) -> Result<u64, DfsError> {
         let mut visible = length(block);
         if let Some(id) = &block.block {
-            for location in &block.locations {
-                match datanode::visible_length(location, *id, &self.client.config).await {
-                    Ok(length) => {
-                        visible = visible.max(length);
-                        break;
-                    }
-                    Err(fault) => {
-                        tracing::debug!(path = %self.path, block = %id, datanode = %datanode::name(location), %fault,
-                            "no visible length");
-                    }
-                }
-            }
+            visible = visible.max(self.ask_visible_length(block, *id).await.unwrap_or(0));
             let measured =
                 LocatedBlock { block: Some(v1::Block { length: visible, ..*id }), ..block.clone() };
             self.lock().blocks.insert(block.offset, Arc::new(measured));
         }
         Ok(block.offset + visible)
+    }
+
+    /// The first answer to how much of a block being written readers may see. Datanodes that do not answer at once are asked
+    /// again, patiently, when no other has answered.
+    async fn ask_visible_length(&self, block: &LocatedBlock, id: v1::Block) -> Option<u64> {
+        let config = &self.client.config;
+        let (slow, fast) = self.slow_last(block.locations.iter());
+        let candidates = fast.len() + slow.len();
+        let mut again = Vec::new();
+        for (index, location) in fast.into_iter().chain(slow).enumerate() {
+            let hurried = index + 1 < candidates;
+            match datanode::visible_length(location, id, config, patience(config, hurried)).await {
+                Ok(length) => return Some(length),
+                Err(fault) => {
+                    self.no_visible_length(id, location, &fault);
+                    if hurried && matches!(fault, TransferFault::Timeout) {
+                        self.client.slow.note(datanode::uuid(location));
+                        again.push(location);
+                    }
+                }
+            }
+        }
+        for location in again {
+            match datanode::visible_length(location, id, config, patience(config, false)).await {
+                Ok(length) => return Some(length),
+                Err(fault) => self.no_visible_length(id, location, &fault),
+            }
+        }
+        None
+    }
+
+    fn no_visible_length(&self, id: v1::Block, location: &ReplicaLocation, fault: &TransferFault) {
+        tracing::debug!(path = %self.path, block = %id, datanode = %datanode::name(location), %fault,
+            "no visible length");
     }
 
     fn report_corrupt(&self, block: &LocatedBlock, location: &ReplicaLocation) {

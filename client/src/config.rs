@@ -146,7 +146,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Longest silence of a datanode in the middle of an operation before it is given up. Default 10 s.
+    /// Longest silence of a datanode in the middle of an operation before it is given up. Default 10 s. Readers wait
+    /// less as long as another datanode has the block.
     pub fn datanode_timeout(mut self, timeout: Duration) -> Self {
         self.config.datanode_timeout = timeout;
         self

@@ -45,6 +45,11 @@ impl DataConnection {
         Ok(Self { stream, peer, patience, buffer, start: 0, end: 0 })
     }
 
+    /// Sets the longest silence accepted from now on.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// The datanode's address.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer

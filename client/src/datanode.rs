@@ -83,17 +83,18 @@ fn refused(status: tonic::Status) -> TransferFault {
     TransferFault::Control(RpcError::from_status(&status))
 }
 
-/// Asks a datanode how many bytes of a replica readers may see.
+/// Asks a datanode how many bytes of a replica readers may see, and waits for `patience`.
 pub(crate) async fn visible_length(
     location: &ReplicaLocation,
     block: Block,
     config: &ClientConfig,
+    patience: Duration,
 ) -> Result<u64, TransferFault> {
     let asked = async {
         let request = v1::ReplicaVisibleLengthRequest { block: Some(block) };
         control(location, config).await?.get_replica_visible_length(request).await.map_err(refused)
     };
-    let answer = tokio::time::timeout(config.datanode_timeout, asked).await;
+    let answer = tokio::time::timeout(patience, asked).await;
     Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner().length)
 }
 

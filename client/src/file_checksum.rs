@@ -12,13 +12,12 @@ use dfs_proto::data_transfer::{Op, encode_op};
 use dfs_proto::transfer::{
     BaseHeaderProto, BlockOpResponseProto, ChecksumTypeProto, OpBlockChecksumProto, Status,
 };
-use dfs_proto::v1::{LocatedBlock, ReplicaLocation};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::block_map::BlockMap;
 use crate::connection::DataConnection;
 use crate::dfs_client::Inner;
-use crate::replica_reads::Attempts;
+use crate::replica_reads::{Attempts, Choice, patience};
 use crate::{DfsError, TransferFault, datanode};
 
 /// Blocks asked about at the same time: hides the round trips without crowding the datanodes.
@@ -93,24 +92,21 @@ impl FileChecksum {
 async fn block_checksum(map: &BlockMap, offset: u64) -> Result<FileChecksum, DfsError> {
     let mut attempts = Attempts::default();
     loop {
-        let (block, location) = map.choose_replica(offset, &mut attempts).await?;
-        match ask(map.client(), &block, &location).await {
+        let choice = map.choose_replica(offset, &mut attempts).await?;
+        match ask(map.client(), &choice).await {
             Ok(checksum) => return Ok(checksum),
-            Err(fault) => map.give_up(&block, &location, fault, &mut attempts),
+            Err(fault) => map.give_up(&choice, fault, &mut attempts),
         }
     }
 }
 
-async fn ask(
-    client: &Inner,
-    block: &LocatedBlock,
-    location: &ReplicaLocation,
-) -> Result<FileChecksum, TransferFault> {
+async fn ask(client: &Inner, choice: &Choice) -> Result<FileChecksum, TransferFault> {
     let config = &client.config;
-    let block = block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
-    let address = datanode::address(location)?;
-    let mut connection =
-        DataConnection::connect(address, config.datanode_connect_timeout, config.datanode_timeout).await?;
+    let patience = patience(config, choice.hurried);
+    let connect_timeout = config.datanode_connect_timeout.min(patience);
+    let block = choice.block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
+    let address = datanode::address(&choice.location)?;
+    let mut connection = DataConnection::connect(address, connect_timeout, patience).await?;
     let header =
         BaseHeaderProto { block: datanode::extended(&client.defaults.block_pool_id, block), token: None };
     connection.send(&encode_op(Op::BlockChecksum, &OpBlockChecksumProto { header })).await?;

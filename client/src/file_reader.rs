@@ -32,7 +32,9 @@ const MAX_SKIP_BYTES: u64 = 256 << 10;
 ///
 /// Reads sequentially as [`AsyncRead`] and [`AsyncSeek`] or, without a copy, by [`Self::chunk`]; reads anywhere, and
 /// from several tasks at once, by [`Self::read_at`]. All data is verified against its checksums. When a datanode fails
-/// or a replica is corrupt, the next replica is used; corrupt replicas are reported.
+/// or a replica is corrupt, the next replica is used; corrupt replicas are reported. A datanode that falls silent for a
+/// second while another one has the block is left alone for a minute; only the last one is waited for as long as
+/// [`datanode_timeout`](crate::ClientBuilder::datanode_timeout) says.
 ///
 /// Memory: at most one packet (as a rule 1 MiB) and the kernel's socket buffer.
 pub struct FileReader {
@@ -130,7 +132,8 @@ impl FileReader {
         while done < wanted {
             let at = offset + done as u64;
             let mut open = self.map.open_replica(at, (wanted - done) as u64, &mut attempts).await?;
-            let block_end = open.block.offset + open.block.block.as_ref().map_or(0, |b| b.length);
+            let block_end =
+                open.choice.block.offset + open.choice.block.block.as_ref().map_or(0, |b| b.length);
             let part = usize::try_from(block_end - at).unwrap_or(usize::MAX).min(wanted - done);
             let pool = &self.map.client().buffers;
             match open.reader.fill(&mut buf[done..done + part], pool).await {
@@ -141,9 +144,9 @@ impl FileReader {
                 }
                 Err(fault) => {
                     // What came before the fault was verified: it need not be read again.
-                    let good = open.reader.position() - (at - open.block.offset);
+                    let good = open.reader.position() - (at - open.choice.block.offset);
                     done += usize::try_from(good).unwrap_or(part).min(part);
-                    self.map.give_up(&open.block, &open.location, fault, &mut attempts);
+                    self.map.give_up(&open.choice, fault, &mut attempts);
                 }
             }
         }
@@ -202,7 +205,7 @@ impl Sequence {
             };
             match open.reader.next_bytes(&self.map.client().buffers).await {
                 Ok(Some(mut bytes)) => {
-                    let from = open.block.offset + open.reader.position() - bytes.len() as u64;
+                    let from = open.choice.block.offset + open.reader.position() - bytes.len() as u64;
                     let skip = usize::try_from(self.next - from).unwrap_or(usize::MAX);
                     self.put_back(open).await;
                     if skip < bytes.len() {
@@ -212,7 +215,7 @@ impl Sequence {
                     }
                 }
                 Ok(None) => self.put_back(open).await,
-                Err(fault) => self.map.give_up(&open.block, &open.location, fault, &mut attempts),
+                Err(fault) => self.map.give_up(&open.choice, fault, &mut attempts),
             }
         }
         Ok(None)
@@ -231,7 +234,7 @@ impl Sequence {
     /// Goes on at `next`; keeps what is open if `next` is at most a little ahead.
     fn go_to(&mut self, next: u64) {
         if let Some(open) = &self.open {
-            let at = open.block.offset + open.reader.position();
+            let at = open.choice.block.offset + open.reader.position();
             if next < at || next - at > MAX_SKIP_BYTES {
                 self.open = None;
                 self.window = FIRST_WINDOW_BYTES;

@@ -48,7 +48,8 @@ impl PeerCache {
         connect_timeout: Duration,
         patience: Duration,
     ) -> Result<Lease, TransferFault> {
-        if !fresh && let Some(connection) = self.take(peer) {
+        if !fresh && let Some(mut connection) = self.take(peer) {
+            connection.set_patience(patience);
             return Ok(Lease { connection, reused: true });
         }
         let connection = DataConnection::connect(peer, connect_timeout, patience).await?;

@@ -33,12 +33,12 @@ pub(crate) async fn silent_members(
     for (index, member) in members.iter().cloned().enumerate() {
         let client = Arc::clone(client);
         probes.spawn(async move {
-            let asked = datanode::visible_length(&member, block, &client.config);
+            let asked = datanode::visible_length(&member, block, &client.config, PROBE_TIMEOUT);
             // A refusal is an answer: the member lives.
-            let lives = match timeout(PROBE_TIMEOUT, asked).await {
-                Ok(Ok(_)) => true,
-                Ok(Err(TransferFault::Control(error))) => error.kind != ErrorKind::Unavailable,
-                Ok(Err(_)) | Err(_) => false,
+            let lives = match asked.await {
+                Ok(_) => true,
+                Err(TransferFault::Control(error)) => error.kind != ErrorKind::Unavailable,
+                Err(_) => false,
             };
             (index, lives)
         });

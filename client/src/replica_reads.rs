@@ -1,7 +1,10 @@
 //! Reads from whichever replica serves: chooses, connects, goes on to the next on a failure.
 //!
-//! Invariants: every attempt that fails takes its replica out of the choice, and the locations are asked for again at
-//! most [`MAX_REFRESHES`] times without progress, so that a read ends.
+//! A datanode that falls silent is waited for in earnest only if no other can be asked: before that it gets
+//! [`HURRIED_PATIENCE`] and then counts as slow, so that it is asked after all others.
+//!
+//! Invariants: every attempt that fails takes its replica out of the choice or, once, to its end, and the locations are asked
+//! for again at most [`MAX_REFRESHES`] times without progress, so that a read ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use dfs_proto::v1::{LocatedBlock, ReplicaLocation};
 
 use crate::block_map::BlockMap;
 use crate::block_reader::{BlockRange, BlockReader};
+use crate::config::ClientConfig;
 use crate::error::ReplicaFault;
 use crate::{DfsError, TransferFault, datanode};
 
@@ -18,6 +22,24 @@ const MAX_REFRESHES: u32 = 3;
 
 /// Wait before the locations are asked for again; doubled each time.
 const FIRST_REFRESH_DELAY: Duration = Duration::from_millis(200);
+
+/// Longest silence of a datanode while another one can be asked: a reader goes on within a second. A disk that is merely
+/// busy answers sooner, as a rule; if it does not, the other replica's does.
+const HURRIED_PATIENCE: Duration = Duration::from_millis(800);
+
+/// A replica to read.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    pub block: Arc<LocatedBlock>,
+    pub location: ReplicaLocation,
+    /// There is another one that was not slow lately.
+    pub hurried: bool,
+}
+
+/// Longest silence to accept.
+pub(crate) fn patience(config: &ClientConfig, hurried: bool) -> Duration {
+    if hurried { HURRIED_PATIENCE.min(config.datanode_timeout) } else { config.datanode_timeout }
+}
 
 /// What a read has been through since it last got data.
 #[derive(Debug, Default)]
@@ -29,8 +51,7 @@ pub(crate) struct Attempts {
 /// A read in progress from one replica.
 pub(crate) struct OpenReplica {
     pub reader: BlockReader,
-    pub block: Arc<LocatedBlock>,
-    pub location: ReplicaLocation,
+    pub choice: Choice,
 }
 
 impl BlockMap {
@@ -43,13 +64,13 @@ impl BlockMap {
         attempts: &mut Attempts,
     ) -> Result<OpenReplica, DfsError> {
         loop {
-            let (block, location) = self.choose_replica(offset, attempts).await?;
-            let in_block = offset - block.offset;
-            let block_len = block.block.as_ref().map_or(0, |b| b.length);
+            let choice = self.choose_replica(offset, attempts).await?;
+            let in_block = offset - choice.block.offset;
+            let block_len = choice.block.block.as_ref().map_or(0, |b| b.length);
             let range = BlockRange { offset: in_block, len: len.min(block_len - in_block) };
-            match self.open_at(&block, &location, range).await {
-                Ok(reader) => return Ok(OpenReplica { reader, block, location }),
-                Err(fault) => self.give_up(&block, &location, fault, attempts),
+            match self.open_at(&choice, range).await {
+                Ok(reader) => return Ok(OpenReplica { reader, choice }),
+                Err(fault) => self.give_up(&choice, fault, attempts),
             }
         }
     }
@@ -59,26 +80,20 @@ impl BlockMap {
         &self,
         offset: u64,
         attempts: &mut Attempts,
-    ) -> Result<(Arc<LocatedBlock>, ReplicaLocation), DfsError> {
+    ) -> Result<Choice, DfsError> {
         loop {
             let block = self.block_at(offset).await?;
             match self.choose(&block) {
-                Some(location) => return Ok((block, location)),
+                Some((location, hurried)) => return Ok(Choice { block, location, hurried }),
                 None => self.wait_for_replicas(&block, offset, attempts).await?,
             }
         }
     }
 
-    /// Takes a replica that failed out of the choice.
-    pub(crate) fn give_up(
-        &self,
-        block: &LocatedBlock,
-        location: &ReplicaLocation,
-        fault: TransferFault,
-        attempts: &mut Attempts,
-    ) {
-        self.failed(block, location, &fault);
-        attempts.last = Some(ReplicaFault { datanode: datanode::name(location), fault });
+    /// Takes a replica that failed out of the choice, or to its end.
+    pub(crate) fn give_up(&self, choice: &Choice, fault: TransferFault, attempts: &mut Attempts) {
+        self.failed(choice, &fault);
+        attempts.last = Some(ReplicaFault { datanode: datanode::name(&choice.location), fault });
     }
 
     /// Ends a read whose range was read whole and keeps its connection.
@@ -87,28 +102,22 @@ impl BlockMap {
             Ok(connection) => self.client().peers.put(connection),
             Err(fault) => {
                 // All bytes came and were verified: only the connection is lost.
-                tracing::debug!(path = %self.path(), datanode = %datanode::name(&open.location), %fault,
+                tracing::debug!(path = %self.path(), datanode = %datanode::name(&open.choice.location), %fault,
                     "read did not end cleanly");
             }
         }
     }
 
-    async fn open_at(
-        &self,
-        block: &LocatedBlock,
-        location: &ReplicaLocation,
-        range: BlockRange,
-    ) -> Result<BlockReader, TransferFault> {
+    async fn open_at(&self, choice: &Choice, range: BlockRange) -> Result<BlockReader, TransferFault> {
         let client = self.client();
         let config = &client.config;
-        let address = datanode::address(location)?;
-        let id = block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
+        let patience = patience(config, choice.hurried);
+        let connect_timeout = config.datanode_connect_timeout.min(patience);
+        let address = datanode::address(&choice.location)?;
+        let id = choice.block.block.ok_or(TransferFault::Unexpected { field: "block" })?;
         let mut fresh = false;
         loop {
-            let lease = client
-                .peers
-                .get(address, fresh, config.datanode_connect_timeout, config.datanode_timeout)
-                .await?;
+            let lease = client.peers.get(address, fresh, connect_timeout, patience).await?;
             let block = datanode::extended(&client.defaults.block_pool_id, id);
             match BlockReader::open(lease.connection, block, &client.holder, range).await {
                 // The datanode closed an idle connection just when it was used again.

@@ -101,6 +101,65 @@ async fn bad_replicas_are_skipped_and_corrupt_ones_reported() {
     }
 }
 
+/// Longer than any test, so that only what is hurried ends in time.
+const FOREVER: Duration = Duration::from_secs(600);
+
+/// A stalled replica costs less than a second; this leaves room for a busy machine.
+const SOON: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn stalled_replicas_are_left_within_a_second_and_remembered() {
+    for packets in [0, 1] {
+        let (cluster, _) = with_file(3).await;
+        let client = cluster.builder().datanode_timeout(FOREVER).connect().await.expect("connects");
+        cluster.set_fault(0, Fault::StallReadAfter(packets));
+        cluster.set_fault(1, Fault::StallReadAfter(packets));
+        let started = Instant::now();
+        assert!(read_all(&client).await.expect("the third replica serves") == pattern(0, LEN));
+        let reader = client.open("/f").await.expect("opens");
+        let mut buf = vec![0; LEN];
+        assert_eq!(reader.read_at(0, &mut buf).await.expect("reads"), LEN);
+        assert!(buf == pattern(0, LEN));
+        assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+        let reads: Vec<_> = cluster.state().datanodes.iter().map(|d| d.reads).collect();
+        assert_eq!(reads[..2], [1, 1], "asked once by the first reader, not by later blocks and readers");
+    }
+}
+
+#[tokio::test]
+async fn the_last_replica_is_waited_for() {
+    let (cluster, client) = with_file(3).await;
+    (0..3).for_each(|index| cluster.set_fault(index, Fault::SlowRead(Duration::from_millis(1500))));
+    let reader = client.open("/f").await.expect("opens");
+    let mut buf = vec![0; 100];
+    assert_eq!(reader.read_at(5000, &mut buf).await.expect("slow is better than nothing"), 100);
+    assert!(buf == pattern(5000, 100));
+    let reads: Vec<_> = cluster.state().datanodes.iter().map(|d| d.reads).collect();
+    assert_eq!(reads, [1, 1, 1]);
+    // The slow ones are asked again, with all patience, when the others are gone.
+    cluster.set_fault(1, Fault::Refuse);
+    cluster.set_fault(2, Fault::Refuse);
+    assert_eq!(reader.read_at(0, &mut buf).await.expect("slow is better than nothing"), 100);
+    assert!(buf == pattern(0, 100));
+}
+
+#[tokio::test]
+async fn a_file_being_written_is_opened_although_a_datanode_is_stalled() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.builder().datanode_timeout(FOREVER).connect().await.expect("connects");
+    let mut writer = client.create("/f", CreateOptions::default()).await.expect("creates");
+    writer.write_bytes(pattern(0, 1000).into()).await.expect("writes");
+    writer.hflush().await.expect("flushes");
+    cluster.set_fault(0, Fault::StallReadAfter(0));
+    let started = Instant::now();
+    let mut reader = client.open("/f").await.expect("opens");
+    assert_eq!(reader.len(), 1000);
+    assert!(reader.chunk().await.expect("reads").expect("bytes") == pattern(0, 1000));
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert_eq!(cluster.state().datanodes[0].reads, 0, "known to be slow");
+    writer.close().await.expect("closes");
+}
+
 #[tokio::test]
 async fn corrupt_data_is_never_returned() {
     let (cluster, client) = with_file(3).await;

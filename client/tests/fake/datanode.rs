@@ -63,6 +63,12 @@ async fn read_block(state: &Shared, index: usize, socket: &mut Socket) -> io::Re
     let request: OpReadBlockProto = read_message(socket).await?;
     let block = request.header.base_header.block.block_id;
     let fault = fault(state, index);
+    state.lock().expect("lock").datanodes[index].reads += 1;
+    match fault {
+        Fault::StallReadAfter(0) => std::future::pending().await,
+        Fault::SlowRead(delay) => tokio::time::sleep(delay).await,
+        _ => {}
+    }
     let replica = state.lock().expect("lock").datanodes[index].replicas.get(&block).cloned();
     let Some(replica) = replica.filter(|_| fault != Fault::Refuse) else {
         send_message(socket, &response(Status::Error)).await?;
@@ -88,6 +94,9 @@ async fn read_block(state: &Shared, index: usize, socket: &mut Socket) -> io::Re
     while at < end {
         if matches!(fault, Fault::CloseReadAfter(n) if seqno as usize == n) {
             return Ok(false);
+        }
+        if matches!(fault, Fault::StallReadAfter(n) if seqno as usize == n) {
+            std::future::pending::<()>().await;
         }
         let mut data = replica.data[at..(at + READ_PACKET).min(end)].to_vec();
         let mut sums = Vec::new();
@@ -208,6 +217,7 @@ fn fails(state: &mut State, member: usize, last: bool) -> bool {
         Fault::FailWriteAfter(n) | Fault::SilentWriteAfter(n) => datanode.packets > n,
         Fault::FailLastPacket => last,
         Fault::None | Fault::Corrupt | Fault::Refuse | Fault::CloseReadAfter(_) | Fault::FailSync => false,
+        Fault::StallReadAfter(_) | Fault::SlowRead(_) => false,
     };
     if strikes && !matches!(datanode.fault, Fault::SilentWriteAfter(_)) {
         datanode.fault = Fault::Refuse;
@@ -319,7 +329,10 @@ impl DatanodeControl for Control {
         &self,
         request: Request<v1::ReplicaVisibleLengthRequest>,
     ) -> Result<Response<v1::ReplicaVisibleLengthResponse>, tonic::Status> {
-        if matches!(fault(&self.state, self.index), Fault::Refuse | Fault::SilentWriteAfter(_)) {
+        if matches!(
+            fault(&self.state, self.index),
+            Fault::Refuse | Fault::SilentWriteAfter(_) | Fault::StallReadAfter(_)
+        ) {
             std::future::pending::<()>().await;
         }
         let block = request.into_inner().block.unwrap_or_default();

@@ -12,6 +12,7 @@ mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use dfs_client::{ClientBuilder, DfsClient};
 use dfs_proto::v1::{Block, DatanodeInfo, DatanodeState, ReplicaLocation};
@@ -39,6 +40,11 @@ pub enum Fault {
     SilentWriteAfter(usize),
     /// Cannot put replicas on disk.
     FailSync,
+    /// Falls silent in a read after so many packets, as if it were stopped; with 0, before its response. Its control
+    /// service is silent, too.
+    StallReadAfter(usize),
+    /// Answers a read only after a while.
+    SlowRead(Duration),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -56,6 +62,8 @@ pub struct Datanode {
     pub fault: Fault,
     pub packets: usize,
     pub accepted: usize,
+    /// Read operations begun.
+    pub reads: usize,
     pub replicas: HashMap<u64, Replica>,
     /// Blocks that it was asked to put on disk.
     pub syncs: Vec<u64>,
@@ -120,6 +128,7 @@ impl Cluster {
                 fault: Fault::None,
                 packets: 0,
                 accepted: 0,
+                reads: 0,
                 replicas: HashMap::new(),
                 syncs: Vec::new(),
             });
@@ -137,7 +146,7 @@ impl Cluster {
             .namenode(self.namenode.to_string())
             .packet_bytes(16 << 10)
             .packets_in_flight(4)
-            .datanode_timeout(std::time::Duration::from_secs(5))
+            .datanode_timeout(Duration::from_secs(5))
     }
 
     pub async fn client(&self) -> DfsClient {
