@@ -8,6 +8,8 @@
 //! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
 //! at least one member, so the rounds end.
 
+use std::time::Instant;
+
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::v1::ReplicaLocation;
 
@@ -157,9 +159,15 @@ impl Streamer {
         block.established && wanted >= 3 && left < wanted && (left <= wanted / 2 || relied_on)
     }
 
-    /// Adds a member that first gets a copy of the replica. If none can be had, the pipeline goes on with fewer.
+    /// Adds a member that first gets a copy of the replica; one that failed before if there is no other. If none can be
+    /// had, the pipeline goes on with fewer.
     async fn add_member(&mut self, block: &mut OpenBlock) -> Result<(), DfsError> {
-        let found = self.target.additional_member(block.block, &block.members, self.excluded()).await?;
+        let excluded = self.excluded();
+        let mut found = self.target.additional_member(block.block, &block.members, excluded).await?;
+        if found.is_none() && self.exclusions.forgive(Instant::now()) {
+            let excluded = self.excluded();
+            found = self.target.additional_member(block.block, &block.members, excluded).await?;
+        }
         let Some(target) = found else { return Ok(()) };
         let replica = block.block;
         for source in &block.members {

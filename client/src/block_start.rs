@@ -1,8 +1,11 @@
 //! How a writer begins a block: allocation, pipeline set-up, and a new start elsewhere when that fails.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dfs_proto::ErrorKind;
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::v1::LocatedBlock;
 
 use crate::open_block::OpenBlock;
 use crate::pipeline::{Pipeline, PipelineSetup};
@@ -73,19 +76,31 @@ impl Streamer {
         Ok(())
     }
 
-    /// The block allocated with the file, or another one. If no datanode is left, those that failed get another chance.
+    /// The block allocated with the file, or another one. If too few datanodes are left, those that failed a while ago get
+    /// another chance; if none is left, all do.
     async fn new_block(&mut self) -> Result<OpenBlock, DfsError> {
         let located = match self.prepared.take() {
             Some(located) => located,
-            None => match self.target.add_block(self.previous.clone(), self.excluded()).await {
-                Err(error) if error.kind() == ErrorKind::NoUsableDatanode && !self.excluded.is_empty() => {
-                    self.excluded.clear();
-                    self.target.add_block(self.previous.clone(), Vec::new()).await?
-                }
-                result => result?,
-            },
+            None => self.add_block().await?,
         };
+        let block = OpenBlock::new(&self.target.path, located)?;
+        if block.members.len() >= self.target.replication || !self.exclusions.forgive(Instant::now()) {
+            return Ok(block);
+        }
+        // Asked again as long as the block is there, the namenode would answer the same members.
+        self.target.abandon_block(block.block).await?;
+        let located = self.add_block().await?;
         OpenBlock::new(&self.target.path, located)
+    }
+
+    async fn add_block(&mut self) -> Result<LocatedBlock, DfsError> {
+        let excluded = self.excluded();
+        match self.target.add_block(self.previous.clone(), excluded).await {
+            Err(error) if error.kind() == ErrorKind::NoUsableDatanode && self.exclusions.forgive_all() => {
+                self.target.add_block(self.previous.clone(), Vec::new()).await
+            }
+            result => result,
+        }
     }
 
     /// Packets to send behind the request: those of a new block that is small and whole.

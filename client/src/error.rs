@@ -68,6 +68,14 @@ pub enum DfsError {
         /// Its version.
         theirs: u32,
     },
+    /// What listens at the address has never answered the way a dfs namenode does.
+    #[error("{}", not_a_namenode(address, error))]
+    NotANamenode {
+        /// The address as given.
+        address: String,
+        /// What came instead of an answer.
+        error: RpcError,
+    },
     /// A server's answer lacks a part it must have.
     #[error("{subject}: the server's answer has no {field}")]
     Incomplete {
@@ -222,7 +230,7 @@ impl DfsError {
     /// The kind, by which callers decide.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Refused { error, .. } => error.kind,
+            Self::Refused { error, .. } | Self::NotANamenode { error, .. } => error.kind,
             Self::InvalidPath { .. } => ErrorKind::InvalidPath,
             Self::NameTooLong { .. } => ErrorKind::NameTooLong,
             Self::InvalidAddress { .. } | Self::InvalidSetting { .. } => ErrorKind::InvalidArgument,
@@ -254,6 +262,11 @@ fn refusal(subject: &str, error: &RpcError) -> String {
     } else {
         error.to_string()
     }
+}
+
+fn not_a_namenode(address: &str, error: &RpcError) -> String {
+    let text = format!("{address}: not a dfs namenode");
+    if error.reason.is_empty() { text } else { format!("{text}: {}", error.reason) }
 }
 
 fn last_fault(last: &Option<Box<ReplicaFault>>) -> String {

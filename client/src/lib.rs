@@ -67,6 +67,7 @@ mod connection;
 mod datanode;
 mod dfs_client;
 mod error;
+mod exclusions;
 mod file_checksum;
 mod file_reader;
 mod file_writer;

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,9 +30,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stub of the service over one connection.
 pub(crate) type Stub = ClientProtocolClient<Channel>;
 
+/// One address of the cluster's.
+struct Peer {
+    address: String,
+    stub: Stub,
+    /// It has answered as a namenode does: its failures are a namenode's.
+    proven: AtomicBool,
+}
+
 /// The namenodes and the identity that calls carry.
 pub(crate) struct Namenode {
-    stubs: Vec<(String, Stub)>,
+    peers: Vec<Peer>,
     current: AtomicUsize,
     user: String,
     client_id: Bytes,
@@ -46,12 +54,13 @@ pub(crate) struct Namenode {
 impl Namenode {
     /// Resolves the addresses; connections are made by the first call.
     pub(crate) async fn new(config: &ClientConfig, user: String, id: Uuid) -> Result<Self, DfsError> {
-        let mut stubs = Vec::with_capacity(config.namenodes.len());
+        let mut peers = Vec::with_capacity(config.namenodes.len());
         for address in &config.namenodes {
-            stubs.push((address.clone(), stub(address).await?));
+            let stub = stub(address).await?;
+            peers.push(Peer { address: address.clone(), stub, proven: AtomicBool::new(false) });
         }
         Ok(Self {
-            stubs,
+            peers,
             current: AtomicUsize::new(0),
             user,
             client_id: Bytes::copy_from_slice(id.as_bytes()),
@@ -69,7 +78,7 @@ impl Namenode {
 
     /// Address of the namenode in use.
     pub(crate) fn address(&self) -> &str {
-        &self.stubs[self.current.load(Ordering::Relaxed)].0
+        &self.peers[self.current.load(Ordering::Relaxed)].address
     }
 
     /// Identity of a new call.
@@ -109,17 +118,25 @@ impl Namenode {
         let mut backoff = Backoff::start(policy, started, seed);
         loop {
             let index = self.current.load(Ordering::Relaxed);
-            let (address, stub) = &self.stubs[index];
+            let Peer { address, stub, proven } = &self.peers[index];
             let attempt = send(stub.clone(), Request::new(request.clone()));
             let patience = self.rpc_timeout.min(backoff.remaining(Instant::now()));
             let error = match tokio::time::timeout(patience, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => {
+                    proven.store(true, Ordering::Relaxed);
+                    return Ok(answer.into_inner());
+                }
                 Ok(Err(status)) => {
                     let mut error = RpcError::from_status(&status);
                     if status.details().is_empty() {
                         // Not from a namenode of ours: the transport, or a server of another kind.
                         error.subject = format!("namenode {address}");
                         error.reason = innermost(&status);
+                        if !error.kind.is_retriable() && !proven.load(Ordering::Relaxed) {
+                            return Err(DfsError::NotANamenode { address: address.clone(), error });
+                        }
+                    } else {
+                        proven.store(true, Ordering::Relaxed);
                     }
                     error
                 }
@@ -131,7 +148,7 @@ impl Namenode {
                 return Err(DfsError::refused(subject, error));
             }
             if matches!(error.kind, ErrorKind::NotLeader | ErrorKind::Unavailable) {
-                let next = (index + 1) % self.stubs.len();
+                let next = (index + 1) % self.peers.len();
                 // A call that failed at the same time may have moved on already: then this changes nothing.
                 let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
             }

@@ -18,6 +18,7 @@ use dfs_proto::transfer::{PipelineAckProto, Status};
 use dfs_proto::v1::{CommittedBlock, LocatedBlock};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
 use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
@@ -26,9 +27,6 @@ use crate::{DfsError, FileStatus, TransferFault};
 
 /// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Datanodes remembered as bad; the oldest is forgotten first.
-const MAX_EXCLUDED: usize = 64;
 
 /// What the writer asks of the streamer.
 pub(crate) enum Command {
@@ -78,8 +76,8 @@ pub(crate) struct Streamer {
     pub(crate) prepared: Option<LocatedBlock>,
     /// The block before, finished.
     pub(crate) previous: Option<CommittedBlock>,
-    /// Datanodes (uuid) that failed.
-    pub(crate) excluded: VecDeque<String>,
+    /// Datanodes that failed.
+    pub(crate) exclusions: Exclusions,
     barrier: Option<(bool, oneshot::Sender<()>)>,
     /// An `hsync` was asked for: from then on blocks are on disk at their end.
     sync_ends: bool,
@@ -112,7 +110,7 @@ impl Streamer {
             commands,
             prepared,
             previous: None,
-            excluded: VecDeque::new(),
+            exclusions: Exclusions::default(),
             barrier: None,
             sync_ends: false,
             restarts: 0,
@@ -334,17 +332,11 @@ impl Streamer {
 
     /// Remembers a datanode as bad.
     pub(crate) fn exclude(&mut self, uuid: &str) {
-        if self.excluded.iter().any(|known| known == uuid) {
-            return;
-        }
-        if self.excluded.len() == MAX_EXCLUDED {
-            self.excluded.pop_front();
-        }
-        self.excluded.push_back(uuid.to_owned());
+        self.exclusions.add(uuid, Instant::now());
     }
 
-    /// Datanodes remembered as bad.
-    pub(crate) fn excluded(&self) -> Vec<String> {
-        self.excluded.iter().cloned().collect()
+    /// Datanodes to avoid.
+    pub(crate) fn excluded(&mut self) -> Vec<String> {
+        self.exclusions.uuids(Instant::now())
     }
 }

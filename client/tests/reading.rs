@@ -222,3 +222,19 @@ async fn a_cancelled_read_loses_nothing() {
     }
     assert!(content == pattern(0, LEN));
 }
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_called_that() {
+    let cluster = Cluster::start(1).await;
+    let datanode = cluster.state().datanodes[0].location.datanode.clone().expect("a datanode");
+    for port in [datanode.xfer_port, datanode.ipc_port] {
+        let address = format!("127.0.0.1:{port}");
+        let error = DfsClient::connect(address.clone()).await.expect_err("no namenode");
+        assert!(matches!(error, DfsError::NotANamenode { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("{address}: not a dfs namenode")) && !text.contains('\n'),
+            "{text}"
+        );
+    }
+}

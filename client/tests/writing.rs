@@ -216,6 +216,49 @@ async fn a_member_joins_when_half_are_gone() {
 }
 
 #[tokio::test]
+async fn a_datanode_that_came_back_is_used_when_there_are_too_few_others() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let mut writer = client.create("/f", CreateOptions::default()).await.expect("creates");
+    writer.write_all(&pattern(0, 20_000)).await.expect("writes");
+    writer.hflush().await.expect("flushes");
+    cluster.set_fault(0, Fault::FailWriteAfter(0));
+    writer.write_all(&pattern(20_000, 20_000)).await.expect("writes");
+    writer.hflush().await.expect("flushes");
+    cluster.set_fault(0, Fault::None);
+    let mut at = 40_000;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        assert!(Instant::now() < deadline, "the datanode is left out for good");
+        writer.write_all(&pattern(at, BLOCK)).await.expect("writes");
+        at += BLOCK;
+        writer.hflush().await.expect("flushes");
+        if cluster.state().files["/f"].blocks.last().is_some_and(|(_, members)| members.len() == 3) {
+            break;
+        }
+    }
+    writer.close().await.expect("closes");
+    assert!(cluster.stored("/f") == pattern(0, at));
+    assert_eq!(cluster.state().files["/f"].blocks[0].1, [1, 2], "before it came back");
+}
+
+#[tokio::test]
+async fn a_dead_datanode_that_the_namenode_still_offers_is_not_tried_for_every_block() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    cluster.set_fault(2, Fault::Refuse);
+    let started = Instant::now();
+    let mut writer = client.create("/f", CreateOptions::default()).await.expect("creates");
+    writer.write_bytes(pattern(0, 40 * BLOCK).into()).await.expect("writes");
+    writer.close().await.expect("closes");
+    assert!(cluster.stored("/f") == pattern(0, 40 * BLOCK));
+    // One block given back at the start, then two for each hold that ended: 500 ms, 1 s, ...
+    let given_back = cluster.state().calls.iter().filter(|call| **call == "abandon_block").count();
+    let holds = (started.elapsed().as_millis() / 500 + 1).ilog2() as usize;
+    assert!((1..=1 + 2 * holds).contains(&given_back), "{given_back} blocks given back");
+}
+
+#[tokio::test]
 async fn a_silent_member_is_found() {
     // By the timeout, and before it by asking all members.
     for patience in [Duration::from_millis(300), Duration::from_secs(600)] {
