@@ -51,6 +51,9 @@ pub struct NamenodeConfig {
     pub soft_lease_ms: u64,
     /// Age in ms of a lease after which the namenode closes the file. Default 20 min.
     pub hard_lease_ms: u64,
+    /// Bytes that stay free on the disk of `dir`: below, clients' changes are refused until there is room
+    /// again, so that the log is never cut off in the middle. Default 100 MiB (as HDFS).
+    pub reserved_bytes: u64,
     /// Bytes of memory for the store's pages. Default 96 MiB; at least 8 MiB.
     pub cache_bytes: usize,
 }
@@ -76,6 +79,7 @@ impl NamenodeConfig {
             dead_after_ms: 30_000,
             soft_lease_ms: 60_000,
             hard_lease_ms: 20 * 60 * 1000,
+            reserved_bytes: 100 << 20,
             cache_bytes: 96 << 20,
         }
     }

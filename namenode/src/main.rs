@@ -51,6 +51,9 @@ struct Args {
     /// Silence in milliseconds after which a datanode is dead.
     #[arg(long, default_value_t = 30_000)]
     dead_ms: u64,
+    /// Bytes that stay free on the disk of the directory; below, changes are refused.
+    #[arg(long, default_value_t = 100 << 20)]
+    reserved_bytes: u64,
     /// Bytes of memory for the store's pages.
     #[arg(long, default_value_t = 96 << 20)]
     cache_bytes: usize,
@@ -86,6 +89,7 @@ fn main() -> anyhow::Result<()> {
         heartbeat_interval_ms: args.heartbeat_ms,
         stale_after_ms: args.stale_ms,
         dead_after_ms: args.dead_ms,
+        reserved_bytes: args.reserved_bytes,
         cache_bytes: args.cache_bytes,
         ..NamenodeConfig::new(args.dir)
     };

@@ -6,6 +6,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dfs_proto::v1::NodeRef;
@@ -20,6 +21,9 @@ use crate::service::Context;
 /// Inodes, entries and blocks that one reclaim command frees: about 10 ms of apply time, so that a
 /// deleted tree of a million entries never makes others wait longer.
 const RECLAIM_BUDGET: u32 = 1_000;
+
+/// How often the room on the log's disk is looked at: at full speed the log grows by some MB in the time.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
@@ -49,6 +53,7 @@ const RECLAIM_RETRY: Duration = Duration::from_secs(1);
 /// Starts all loops on `tasks`.
 pub fn spawn_all(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
     tasks.spawn(tick(context.clone()));
+    tasks.spawn(watch_disk(context.clone()));
     tasks.spawn(expire_leases(context.clone()));
     tasks.spawn(reclaim(context.clone()));
     tasks.spawn(record_hints(context.clone()));
@@ -68,6 +73,33 @@ async fn tick(context: Arc<Context>) {
         }
         if context.soft.blocks().is_sweeping() {
             ticks.reset_after(SWEEP_PAUSE);
+        }
+    }
+}
+
+async fn watch_disk(context: Arc<Context>) {
+    let mut ticks = interval(DISK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        watch_disk_once(&context).await;
+    }
+}
+
+/// Looks whether the log's disk has the room that is to stay free. A disk that cannot be asked counts as
+/// having it: if it is broken, the next write tells.
+pub async fn watch_disk_once(context: &Arc<Context>) {
+    let dir = context.config.dir.clone();
+    let asked = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&dir)).await;
+    let Ok(Ok(stat)) = asked else { return };
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let full = free < context.config.reserved_bytes;
+    if context.disk_full.swap(full, Ordering::Relaxed) != full {
+        let reserved = context.config.reserved_bytes;
+        if full {
+            tracing::error!(free, reserved, "disk of the log is full: changes are refused");
+        } else {
+            tracing::info!(free, reserved, "disk of the log has room again");
         }
     }
 }

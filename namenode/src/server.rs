@@ -84,6 +84,7 @@ impl Namenode {
         let context = Arc::new(Context {
             groups: Arc::new(GroupMapping::new(config.static_groups.clone())),
             safe_mode: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
             config,
             superuser,
             cluster_id,
@@ -101,6 +102,7 @@ impl Namenode {
                 tracing::error!(%error, "HTTP service ended");
             }
         });
+        monitor::watch_disk_once(&context).await;
         monitor::spawn_all(&mut tasks, &context);
         tracing::info!(%rpc_addr, %http_addr, cluster_id = context.cluster_id, "namenode serves");
         Ok(Self { context, rpc_addr, http_addr, stop, tasks })

@@ -90,6 +90,8 @@ pub struct Context {
     pub groups: Arc<GroupMapping>,
     /// Safe mode, entered by an administrator: no changes by clients.
     pub safe_mode: AtomicBool,
+    /// The disk of the log has less room than the reserve: no changes by clients.
+    pub disk_full: AtomicBool,
 }
 
 /// Wall clock, ns since the epoch.
@@ -127,6 +129,10 @@ impl Context {
     pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
         if self.safe_mode.load(Ordering::Relaxed) {
             return Err(RpcError::new(ErrorKind::SafeMode, "", "an administrator has to leave it"));
+        }
+        if self.disk_full.load(Ordering::Relaxed) {
+            let reason = "the namenode's disk is full; nothing is changed until it has room";
+            return Err(RpcError::new(ErrorKind::NoSpace, "", reason));
         }
         let caller = self.caller(context.as_ref()).await?;
         let context = context.unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod append;
 mod bad_input;
+mod full_disk;
 mod hflush;
 mod identity;
 mod large_delete;
