@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dfs_proto::{BlockId, InodeId};
+use dfs_proto::{BlockId, GenerationStamp, InodeId};
 
 use super::block_map::BlockMap;
 use super::config::BlockManagementConfig;
@@ -13,6 +13,7 @@ use super::random::Random;
 use super::recent::RecentDeletions;
 use super::recovery::Recovery;
 use super::replica_set::Mark;
+use super::suspects::Suspects;
 use super::sweep::Sweep;
 
 /// Blocks whose hints in the namespace are out of date, remembered at most. Beyond that hints stay as
@@ -34,6 +35,7 @@ pub struct BlockManager {
     pub(super) removed: RecentDeletions<BlockId>,
     /// Replicas of blocks that still exist, deleted a moment ago.
     pub(super) deleted: RecentDeletions<(NodeIndex, BlockId)>,
+    pub(super) suspects: Suspects,
     pub(super) outdated_hints: BTreeSet<BlockId>,
     pub(super) sweep: Sweep,
     pub(super) startup: Startup,
@@ -68,6 +70,7 @@ impl BlockManager {
             overdue_recoveries: BTreeMap::new(),
             removed: RecentDeletions::default(),
             deleted: RecentDeletions::default(),
+            suspects: Suspects::default(),
             outdated_hints: BTreeSet::new(),
             sweep: Sweep::default(),
             startup: Startup::default(),
@@ -126,6 +129,20 @@ impl BlockManager {
         let mark = self.blocks.get_mut(id)?.replicas.remove(storage);
         self.uncount(storage, mark);
         mark
+    }
+
+    /// Whether a replica of the block is known on the datanode, whatever it is worth.
+    pub(super) fn has_replica_on(&self, id: BlockId, node: NodeIndex) -> bool {
+        self.blocks.get(id).is_some_and(|entry| {
+            entry.replicas.iter().any(|replica| self.datanodes.node_of(replica.storage()) == node)
+        })
+    }
+
+    /// The replica with this stamp is ordered to be deleted, or its datanode deleted it a moment ago.
+    pub(super) fn is_going(&self, id: BlockId, storage: StorageIndex, stamp: GenerationStamp) -> bool {
+        let node = self.datanodes.node_of(storage);
+        let ordered = self.datanodes.node(node).invalidates.stamp_of(id);
+        ordered.is_some_and(|up_to| up_to >= stamp) || self.deleted.contains((node, id))
     }
 
     fn count(&mut self, storage: StorageIndex, mark: Mark) {

@@ -4,6 +4,7 @@ use dfs_proto::{BlockId, GenerationStamp};
 use smallvec::SmallVec;
 
 use super::block_manager::BlockManager;
+use super::block_map::BlockEntry;
 use super::datanode_manager::StorageIndex;
 use super::replica_set::Mark;
 use crate::namesystem::{BlockState, Effect, StoredBlock};
@@ -33,6 +34,10 @@ impl BlockManager {
 
     /// A pipeline writes the block: what it had elsewhere is out of date.
     fn block_allocated(&mut self, now: u64, block: &StoredBlock, targets: &[String]) {
+        let closed = |entry: &BlockEntry| entry.state == BlockState::Complete && entry.stamp == block.stamp;
+        if self.blocks.get(block.id).is_some_and(closed) {
+            return self.block_reopened(now, block, targets);
+        }
         self.cancel_pending(block.id);
         self.end_recovery(block.id);
         let known = self.take_stored(block);
@@ -47,12 +52,53 @@ impl BlockManager {
         self.evaluate(now, block.id);
     }
 
+    /// An append begins. Its writer shall go on with the replicas that are good now: `hints` is only what
+    /// the namespace remembers, and may name replicas that were deleted since, are about to be, or are corrupt.
+    /// It counts where reports are still coming in, or nothing good is known.
+    fn block_reopened(&mut self, now: u64, block: &StoredBlock, hints: &[String]) {
+        self.cancel_pending(block.id);
+        self.end_recovery(block.id);
+        let mut members = 0;
+        for storage in self.take_stored(block) {
+            let mark = self.blocks.get(block.id).and_then(|entry| entry.replicas.mark_on(storage));
+            match mark {
+                Some(Mark::Good) if self.datanodes.usable(storage) => {
+                    self.attach(now, block.id, storage, Mark::Writing);
+                    members += 1;
+                }
+                Some(Mark::Good) => {
+                    self.attach(now, block.id, storage, Mark::Outdated);
+                }
+                Some(Mark::Writing | Mark::Corrupt | Mark::Outdated) | None => {}
+            }
+        }
+        if members == 0 || !self.startup.over {
+            for storage in self.usable_storages(hints) {
+                let known = self.has_replica_on(block.id, self.datanodes.node_of(storage));
+                if !known && !self.is_going(block.id, storage, block.stamp) {
+                    self.attach(now, block.id, storage, Mark::Writing);
+                }
+            }
+        }
+        self.evaluate(now, block.id);
+    }
+
     /// The content is settled, and these storages hold it.
     fn block_committed(&mut self, now: u64, block: &StoredBlock, storage_ids: &[String]) {
         self.cancel_pending(block.id);
         self.end_recovery(block.id);
+        let same_stamp = self.blocks.get(block.id).is_some_and(|entry| entry.stamp == block.stamp);
         let known = self.take_stored(block);
-        let holders = self.usable_storages(storage_ids);
+        let mut holders = self.usable_storages(storage_ids);
+        if same_stamp {
+            // An append that wrote nothing: what was corrupt or about to be deleted before still is.
+            holders.retain(|storage| {
+                let mark = self.blocks.get(block.id).and_then(|entry| entry.replicas.mark_on(*storage));
+                let node = self.datanodes.node_of(*storage);
+                let going = self.datanodes.node(node).invalidates.stamp_of(block.id);
+                mark != Some(Mark::Corrupt) && going.is_none_or(|up_to| up_to < block.stamp)
+            });
+        }
         for storage in known {
             if holders.contains(&storage) {
                 continue;
@@ -86,6 +132,7 @@ impl BlockManager {
         self.cancel_pending(id);
         self.end_recovery(id);
         self.outdated_hints.remove(&id);
+        self.suspects.forget(id);
         self.set_level(id, None);
         let Some(entry) = self.blocks.remove(id) else { return };
         for replica in entry.replicas.iter() {

@@ -10,7 +10,7 @@ use super::datanode_manager::{Liveness, StorageIndex};
 use super::random::Random;
 use super::replica_set::Mark;
 use super::topology;
-use crate::namesystem::{BlockState, StoredBlock};
+use crate::namesystem::StoredBlock;
 
 /// Answer to [`BlockManager::locate`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,13 +26,11 @@ pub struct Located {
 impl BlockManager {
     /// Where a block can be read: nearest to the reader first, in random order among equally near ones,
     /// stale datanodes last. Replicas that the namespace only remembers (hints) are named while reports
-    /// are coming in after a start, for blocks under construction, and when no replica is known.
+    /// are coming in after a start, and when no replica is known, unless they are ordered to be deleted.
     pub fn locate(&self, block: &StoredBlock, reader_ip: Option<IpAddr>, seed: u64) -> Located {
         let mut found: SmallVec<[StorageIndex; 4]> = SmallVec::new();
         let mut bad: SmallVec<[StorageIndex; 4]> = SmallVec::new();
-        let mut state = block.state;
         if let Some(entry) = self.blocks.get(block.id) {
-            state = entry.state;
             for replica in entry.replicas.iter() {
                 let storage = replica.storage();
                 match replica.mark() {
@@ -45,11 +43,12 @@ impl BlockManager {
         let corrupt = found.is_empty() && !bad.is_empty();
         if corrupt {
             found.clone_from(&bad);
-        } else if !self.startup.over || state != BlockState::Complete || found.is_empty() {
+        } else if !self.startup.over || found.is_empty() {
             for id in &block.hints {
                 if let Some(storage) = self.datanodes.find_storage(id)
                     && !found.contains(&storage)
                     && !bad.contains(&storage)
+                    && !self.is_going(block.id, storage, block.stamp)
                 {
                     found.push(storage);
                 }

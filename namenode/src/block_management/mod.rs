@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`block_map`](self) entries and [`replica_set`](self), then `block_manager` (the state and
 //! its primitive changes), `liveness` (registration, heartbeats, tick), `effects`, `report`, `redundancy`
-//! (what a block needs), `repair` (planning copies), `placement`, `locate`, `recovery`.
+//! (what a block needs), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`.
 //!
 //! Invariants, checked by `BlockManager::check_invariants` in tests:
 //! 1. A block has at most one replica on a datanode, and a replica only on a storage that is known.
@@ -19,6 +19,9 @@
 //! 3. Replica counts of storages, loads of datanodes and the queues agree with the block map.
 //! 4. A good replica is never ordered to be deleted while no more than the wanted number of good
 //!    replicas on datanodes that are not stale are known.
+//! 5. A corrupt replica is ordered to be deleted only after another one was verified or nothing else turned
+//!    out bad for some time (`suspects`), and while a block has one, no good replica goes.
+//! 6. A replica that is ordered to be deleted is no location: not for readers, appends, copies or recovery.
 //!
 //! [`StoredBlock::hints`]: crate::namesystem::StoredBlock::hints
 
@@ -44,6 +47,7 @@ mod replica_set;
 mod report;
 mod report_slice;
 mod stats;
+mod suspects;
 mod sweep;
 mod topology;
 

@@ -40,13 +40,23 @@ impl BlockManager {
     ) {
         self.cancel_pending(block.id);
         let replicas = self.take_stored(block);
-        let mut storages: SmallVec<[StorageIndex; 4]> =
+        let remembered: SmallVec<[StorageIndex; 4]> =
             storage_ids.iter().filter_map(|id| self.datanodes.find_storage(id)).collect();
+        let mark_on = |storage| self.blocks.get(block.id).and_then(|entry| entry.replicas.mark_on(storage));
+        let mut storages = remembered.clone();
+        storages.retain(|storage| match mark_on(*storage) {
+            Some(Mark::Good | Mark::Writing) => true,
+            Some(Mark::Corrupt) => false,
+            Some(Mark::Outdated) | None => !self.is_going(block.id, *storage, block.stamp),
+        });
         for storage in replicas {
-            let mark = self.blocks.get(block.id).and_then(|entry| entry.replicas.mark_on(storage));
-            if matches!(mark, Some(Mark::Good | Mark::Writing)) && !storages.contains(&storage) {
+            if matches!(mark_on(storage), Some(Mark::Good | Mark::Writing)) && !storages.contains(&storage) {
                 storages.push(storage);
             }
+        }
+        if storages.is_empty() {
+            // Nothing else is left: the datanodes say whether anything is there.
+            storages = remembered;
         }
         let attempt = self.recoveries.get(&block.id).map_or(0, |before| before.attempt + 1);
         self.end_recovery(block.id);

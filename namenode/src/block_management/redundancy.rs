@@ -62,6 +62,10 @@ impl BlockManager {
             self.set_level(id, None);
             return;
         }
+        if self.suspects.contains(id) && self.tally(entry).good.is_empty() {
+            self.recall_condemned(now, id);
+        }
+        let Some(entry) = self.blocks.get(id) else { return };
         let tally = self.tally(entry);
         let (good, wanted, entry_level) = (tally.good.len(), usize::from(entry.replication), entry.level);
         if good == 0 || good >= wanted && !self.is_misplaced(entry) {
@@ -74,9 +78,14 @@ impl BlockManager {
         }
         self.set_level(id, level);
         if good > wanted {
-            self.trim_excess(now, id, &tally);
+            if self.suspects.contains(id) {
+                // Any of the good ones may turn out bad; the corrupt ones are dealt with first.
+                self.set_level(id, Some(Level::Excess));
+            } else {
+                self.trim_excess(now, id, &tally);
+            }
         }
-        self.drop_bad(id, &tally);
+        self.drop_bad(now, id, &tally);
         self.wait_to_drop(id);
     }
 
@@ -93,9 +102,11 @@ impl BlockManager {
 
     /// A block that lacks nothing but still has a replica to delete is looked at again.
     fn wait_to_drop(&mut self, id: BlockId) {
-        let Some(entry) = self.blocks.get(id).filter(|entry| entry.level.is_none()) else { return };
-        let tally = self.tally(entry);
-        if !tally.corrupt.is_empty() || !tally.outdated.is_empty() {
+        let Some(entry) = self.blocks.get(id) else { return };
+        let (tally, level) = (self.tally(entry), entry.level);
+        let corrupt = !tally.corrupt.is_empty();
+        let unconfirmed = self.settle_suspect(id, corrupt);
+        if level.is_none() && (corrupt || unconfirmed || !tally.outdated.is_empty()) {
             self.set_level(id, Some(Level::Excess));
         }
     }
@@ -188,7 +199,7 @@ impl BlockManager {
     }
 
     /// Deletes replicas that are worth nothing, once enough good ones exist.
-    pub(super) fn drop_bad(&mut self, id: BlockId, tally: &Tally) {
+    pub(super) fn drop_bad(&mut self, now: u64, id: BlockId, tally: &Tally) {
         let Some(entry) = self.blocks.get(id) else { return };
         let (stamp, wanted) = (entry.stamp, usize::from(entry.replication));
         if tally.fresh >= 1 {
@@ -204,9 +215,7 @@ impl BlockManager {
         let nodes = self.datanodes.live().len();
         let enough = wanted.min(nodes.saturating_sub(tally.corrupt.len())).max(1);
         if tally.fresh >= enough {
-            for storage in &tally.corrupt {
-                self.invalidate(id, *storage, stamp);
-            }
+            self.condemn_corrupt(now, id, tally);
         }
     }
 

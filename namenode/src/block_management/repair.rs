@@ -48,7 +48,7 @@ impl BlockManager {
         let (wanted, bytes) = (usize::from(entry.replication), entry.length);
         // Datanodes that were stale when the block was judged may have come back, so that a corrupt
         // replica can now make room.
-        self.drop_bad(id, &tally);
+        self.drop_bad(now, id, &tally);
         let count = match level {
             Level::Misplaced => 1,
             _ => wanted.saturating_sub(tally.good.len()).min(TARGETS_MAX),

@@ -83,7 +83,9 @@ impl BlockManager {
         }
         self.deleted.forget((node, id));
         let replica = ReportedReplica { id, stamp, length, state };
-        self.take_replica(now, storage, &replica, stored);
+        if self.take_replica(now, storage, &replica, stored) {
+            self.copy_verified(now, id, storage);
+        }
     }
 
     /// A reader or a datanode found a replica corrupt.
@@ -105,7 +107,7 @@ impl BlockManager {
         let Some(entry) = self.blocks.get(id) else { return };
         let deleting = self.datanodes.node(node).invalidates.stamp_of(id).is_some();
         if block.stamp() == entry.stamp && !deleting {
-            self.attach(now, id, storage, Mark::Corrupt);
+            self.found_corrupt(now, id, storage);
             self.evaluate(now, id);
         }
     }
@@ -244,18 +246,19 @@ impl BlockManager {
         known.or(stored.map(|block| block.state)) == Some(BlockState::Complete)
     }
 
+    /// Answers whether this is a copy that was ordered.
     fn take_replica(
         &mut self,
         now: u64,
         storage: StorageIndex,
         replica: &ReportedReplica,
         stored: Option<&StoredBlock>,
-    ) {
+    ) -> bool {
         let id = replica.id;
         let node = self.datanodes.node_of(storage);
         if let Some(deleting) = self.datanodes.node(node).invalidates.stamp_of(id) {
             if replica.stamp <= deleting {
-                return;
+                return false;
             }
             self.datanodes.node_mut(node).invalidates.forget(id);
         }
@@ -263,20 +266,20 @@ impl BlockManager {
             if replica.state != ReplicaState::Temporary {
                 self.order_deletion(id, node, replica.stamp);
             }
-            return;
+            return false;
         }
-        let Some(entry) = self.blocks.get(id) else { return };
+        let Some(entry) = self.blocks.get(id) else { return false };
         let known = entry.replicas.mark_on(storage);
         let mark = if entry.state == BlockState::Complete {
             judge_complete(replica, entry.stamp, entry.length)
         } else {
             judge_open(replica, entry.stamp, known)
         };
-        let Some(mark) = mark else { return };
-        if known == Some(Mark::Corrupt) && mark == Mark::Good {
+        let Some(mark) = mark else { return false };
+        if known == Some(Mark::Corrupt) && matches!(mark, Mark::Good | Mark::Writing) {
             // It is still there, and still corrupt: the news of its arrival may be late. A new replica
             // takes its place only after its deletion was ordered, and then it is not known any more.
-            return;
+            return false;
         }
         if mark == Mark::Good {
             let finalizations = &mut self.datanodes.node_mut(node).finalizations;
@@ -286,7 +289,9 @@ impl BlockManager {
             }
         }
         let arrived = mark == Mark::Good && self.settle_pending(id, node);
-        if known != Some(mark) {
+        if mark == Mark::Corrupt {
+            self.found_corrupt(now, id, storage);
+        } else if known != Some(mark) {
             self.attach(now, id, storage, mark);
         }
         if mark == Mark::Good && (arrived || self.differs_from_hints(storage, stored)) {
@@ -295,6 +300,7 @@ impl BlockManager {
         if known != Some(mark) || arrived {
             self.evaluate(now, id);
         }
+        arrived
     }
 
     fn differs_from_hints(&self, storage: StorageIndex, stored: Option<&StoredBlock>) -> bool {

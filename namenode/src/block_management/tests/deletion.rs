@@ -132,7 +132,8 @@ fn deletions_are_called_off_when_the_kept_replica_turns_out_bad() {
     assert!(matches!(commands[..], [(node, Command::BlockReport(_))] if node == 1 - kept), "{commands:?}");
     world.full_report(1 - kept, &[finalized(&block)]);
     assert_eq!(world.holders(block.id), [1 - kept]);
-    assert_eq!(deletions(&world.second(&[0, 1])), [(kept, block.id.get(), block.stamp.get())]);
+    assert_eq!(deletions(&world.seconds(9, &[0, 1])), []);
+    assert_eq!(deletions(&world.seconds(3, &[0, 1])), [(kept, block.id.get(), block.stamp.get())]);
 }
 
 #[test]

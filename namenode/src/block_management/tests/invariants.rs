@@ -26,8 +26,9 @@ impl BlockManager {
                     *replicas.entry(storage).or_insert(0) += 1;
                 }
                 let deleting = self.datanodes.node(node).invalidates.stamp_of(entry.id);
-                if replica.mark() == Mark::Good && deleting.is_some_and(|stamp| stamp >= entry.stamp) {
-                    panic!("{}: a replica that is being deleted counts as good", entry.id);
+                let counts = matches!(replica.mark(), Mark::Good | Mark::Writing);
+                if counts && deleting.is_some_and(|stamp| stamp >= entry.stamp) {
+                    panic!("{}: a replica that is being deleted counts as {:?}", entry.id, replica.mark());
                 }
             }
             let queues: Vec<usize> = entry.level.iter().map(|level| *level as usize).collect();

@@ -1,7 +1,9 @@
 //! Tests of block management: tables of events and the commands they lead to, and a simulated cluster.
 
+mod corruption;
 mod deletion;
 mod invariants;
+mod leaving;
 mod memory;
 mod placement;
 mod reading;

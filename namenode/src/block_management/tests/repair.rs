@@ -1,4 +1,4 @@
-//! Dead datanodes, failed volumes, corrupt replicas: what is copied where.
+//! Dead datanodes, failed volumes, lost replicas: what is copied where.
 
 use dfs_proto::v1::{self, ReplicaEvent};
 
@@ -120,59 +120,6 @@ fn a_failed_volume_takes_only_its_own_replicas_with_it() {
     assert_eq!(copies[0].1, block.id.get());
     assert!([vec![0], vec![3]].contains(&copies[0].2));
     assert_eq!(world.holders(there.id), [0, 1, 2]);
-}
-
-#[test]
-fn a_corrupt_replica_is_deleted_after_it_was_replaced() {
-    let mut world = World::cluster(4);
-    let block = world.write(3, &[0, 1, 2]);
-    world.bad(1, &block);
-    let located = world.located(block.id);
-    assert_eq!((nodes_of(&located.locations), located.corrupt_replicas), (vec![0, 2], 1));
-    let commands = world.seconds(2, &[0, 1, 2, 3]);
-    assert_eq!(deletions(&commands), []);
-    let copies = transfers(&commands);
-    assert_eq!(copies.len(), 1);
-    assert_eq!(copies[0].2, [3]);
-    world.received(3, &block);
-    assert_eq!(deletions(&world.seconds(1, &[0, 1, 2, 3])), [(1, block.id.get(), block.stamp.get())]);
-    assert_eq!(world.located(block.id).corrupt_replicas, 0);
-}
-
-#[test]
-fn on_a_small_cluster_the_corrupt_replica_makes_room_for_the_good_one() {
-    let mut world = World::cluster(3);
-    let block = world.write(3, &[0, 1, 2]);
-    world.bad(1, &block);
-    let commands = world.seconds(2, &[0, 1, 2]);
-    assert_eq!(deletions(&commands), [(1, block.id.get(), block.stamp.get())]);
-    // No copy to datanode 1 before it has confirmed the deletion.
-    assert_eq!(transfers(&commands), []);
-    world.deleted(1, block.to_proto());
-    let copies = transfers(&world.seconds(2, &[0, 1, 2]));
-    assert_eq!(copies.len(), 1);
-    assert_eq!(copies[0].2, [1]);
-    world.received(1, &block);
-    assert_eq!(world.holders(block.id), [0, 1, 2]);
-}
-
-#[test]
-fn the_last_replicas_are_kept_even_if_all_are_corrupt() {
-    let mut world = World::cluster(3);
-    let block = world.write(2, &[0, 1]);
-    world.bad(0, &block);
-    world.bad(1, &block);
-    let commands = world.seconds(5, &[0, 1, 2]);
-    // With one corrupt and one good one, the first could be copied over; both bad, nothing is touched.
-    let deleted = deletions(&commands);
-    assert!(deleted.is_empty(), "{deleted:?}");
-    let located = world.located(block.id);
-    assert!(located.corrupt);
-    assert_eq!(nodes_of(&located.locations), [0, 1]);
-    assert_eq!(world.manager.stats(world.now).corrupt_blocks, 1);
-    // A full report does not turn a corrupt replica into a good one.
-    world.full_report(0, &[finalized(&block)]);
-    assert!(world.located(block.id).corrupt);
 }
 
 #[test]
