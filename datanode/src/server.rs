@@ -1,8 +1,8 @@
 //! A whole datanode: volumes, ports, threads and tasks.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dfs_proto::MAX_RPC_BYTES;
@@ -10,7 +10,7 @@ use dfs_proto::v1::DatanodeInfo;
 use dfs_proto::v1::datanode_control_server::DatanodeControlServer;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tonic::transport::Server;
 
 use crate::config::DatanodeConfig;
@@ -22,6 +22,7 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, reports};
+use crate::sync::lock;
 use crate::transfer::Shared;
 use crate::transfer::buffers::ScratchPool;
 use crate::transfer::peers::PeerPool;
@@ -58,6 +59,7 @@ pub struct Datanode {
     transfer: Arc<TransferServer>,
     workers: Vec<Arc<Workers>>,
     tasks: Vec<JoinHandle<()>>,
+    recoveries: Arc<Mutex<JoinSet<()>>>,
     ipc_addr: SocketAddr,
     http_addr: SocketAddr,
     registration: watch::Receiver<Registration>,
@@ -114,6 +116,7 @@ impl Datanode {
             info,
         })?;
         let registration = link.registration();
+        let recoveries = Arc::clone(&link.recoveries);
         let (refused, refusal) = watch::channel(None);
         let control =
             ControlService::new(dataset, changes, Arc::clone(&disk_workers), Arc::clone(&sync_workers));
@@ -128,7 +131,7 @@ impl Datanode {
             }),
         ];
         let workers = vec![disk_workers, sync_workers, copy_workers, delete_workers];
-        Ok(Self { shared, transfer, workers, tasks, ipc_addr, http_addr, registration, refusal })
+        Ok(Self { shared, transfer, workers, tasks, recoveries, ipc_addr, http_addr, registration, refusal })
     }
 
     /// Identity of the datanode.
@@ -182,6 +185,8 @@ impl Datanode {
             // It was cancelled.
             let _ = task.await;
         }
+        let mut recoveries = std::mem::take(&mut *lock(&self.recoveries));
+        recoveries.shutdown().await;
         let transfer = Arc::clone(&self.transfer);
         let workers = self.workers.clone();
         let stopped = spawn_blocking(move || {
@@ -198,6 +203,7 @@ impl Datanode {
 impl Drop for Datanode {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+        lock(&self.recoveries).abort_all();
         self.transfer.close();
         self.workers.iter().for_each(|w| w.close());
     }

@@ -2,7 +2,6 @@
 //! fit is dropped, because the namenode orders again what does not happen.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, TransferCommand};
@@ -10,6 +9,7 @@ use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, Trans
 use super::NamenodeLink;
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
+use crate::sync::lock;
 use crate::transfer::{copy, to_transfer_info};
 
 /// Block recoveries at once. Each is a handful of calls.
@@ -96,16 +96,16 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
 }
 
 fn recover(link: &NamenodeLink, order: RecoverBlockCommand) {
-    if link.recoveries.fetch_add(1, Ordering::AcqRel) >= MAX_RECOVERIES {
-        link.recoveries.fetch_sub(1, Ordering::AcqRel);
+    let mut recoveries = lock(&link.recoveries);
+    while recoveries.try_join_next().is_some() {}
+    if recoveries.len() >= MAX_RECOVERIES {
         tracing::info!("too many block recoveries at once");
         return;
     }
     let link = link.clone();
-    tokio::spawn(async move {
+    recoveries.spawn(async move {
         if let Err(error) = super::recovery::run(&link, &order).await {
             tracing::warn!(%error, "block recovery failed");
         }
-        link.recoveries.fetch_sub(1, Ordering::AcqRel);
     });
 }

@@ -10,14 +10,14 @@ pub mod heartbeat;
 pub mod recovery;
 pub mod reports;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dfs_proto::v1::DatanodeInfo;
 use dfs_proto::v1::datanode_protocol_client::DatanodeProtocolClient;
 use dfs_proto::{MAX_RPC_BYTES, RpcError};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 use self::changes::ChangeQueue;
@@ -60,8 +60,8 @@ pub struct NamenodeLink {
     pub copy_workers: Arc<Workers>,
     /// Deletions.
     pub delete_workers: Arc<Workers>,
-    /// Block recoveries in progress.
-    pub recoveries: Arc<AtomicUsize>,
+    /// Block recoveries in progress; who stops the datanode ends them, because they hold its volumes.
+    pub recoveries: Arc<Mutex<JoinSet<()>>>,
     channel: Channel,
     namenode: Arc<str>,
     info: watch::Sender<DatanodeInfo>,
@@ -96,7 +96,7 @@ impl NamenodeLink {
             disk_workers: parts.disk_workers,
             copy_workers: parts.copy_workers,
             delete_workers: parts.delete_workers,
-            recoveries: Arc::new(AtomicUsize::new(0)),
+            recoveries: Arc::default(),
             channel,
             namenode: namenode.into(),
             info: watch::Sender::new(parts.info),
