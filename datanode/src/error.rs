@@ -152,7 +152,7 @@ pub enum DatanodeError {
         length: u64,
     },
     /// No volume has room.
-    #[error("{id}: no volume has {needed} bytes left")]
+    #[error("{id}: no volume has room for {needed} more bytes")]
     NoSpace {
         /// Block.
         id: BlockId,

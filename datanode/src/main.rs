@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dfs-datanode: {error:#}");
+            eprintln!("dfs-datanode: {}", dfs_proto::error::one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -2,11 +2,16 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
 use dfs_namenode::{Namenode, NamenodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What is logged unless RUST_LOG says otherwise. openraft's timer warns of a second shutdown whenever it is dropped
+/// after the first.
+const LOG_FILTER: &str = "info,openraft=warn,openraft::core::tick=error";
 
 /// Keeps the namespace of a dfs cluster and the places of its blocks.
 #[derive(Debug, Parser)]
@@ -66,14 +71,23 @@ fn user_and_group(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-namenode: {}", dfs_proto::error::one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_FILTER)),
         )
         .init();
     let config = NamenodeConfig {
@@ -93,9 +107,13 @@ fn main() -> anyhow::Result<()> {
         cache_bytes: args.cache_bytes,
         ..NamenodeConfig::new(args.dir)
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("namenode").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("namenode")
+        .build()
+        .context("cannot start the async runtime")?;
     runtime.block_on(async {
-        let namenode = Namenode::start(config).await.context("namenode does not start")?;
+        let namenode = Namenode::start(config).await?;
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             _ = term.recv() => {}

@@ -180,6 +180,22 @@ impl fmt::Display for RpcError {
 
 impl std::error::Error for RpcError {}
 
+/// An error and its causes as one line for people. A cause that the text names already is not said again, and
+/// line ends become spaces.
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +218,29 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Unavailable);
         assert!(error.kind.is_retriable());
         assert_eq!(error.reason, "connection refused");
+    }
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    #[test]
+    fn an_error_and_its_causes_are_one_line() {
+        let disk = Layer("No space left", None);
+        let file = Layer("f: No space left", Some(Box::new(disk)));
+        let outer = Layer("cannot\n  start", Some(Box::new(file)));
+        assert_eq!(one_line(&outer), "cannot start: f: No space left");
     }
 
     #[test]

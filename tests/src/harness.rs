@@ -22,7 +22,8 @@ static LOGGING: Once = Once::new();
 /// Shows log lines of level WARN and above of the servers in a failed test's output; `RUST_LOG` says otherwise.
 fn start_logging() {
     LOGGING.call_once(|| {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+        let filter = EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| EnvFilter::new("warn,openraft::core::tick=error"));
         // A second subscriber in the process would only mean that logs are shown already.
         let _ =
             tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_test_writer().try_init();

@@ -8,7 +8,8 @@ use crate::error::DatanodeError;
 use crate::replica::{BlockRef, Replica, TransitionError};
 
 impl Dataset {
-    /// Deletes a replica with at most the stamp of `asked`, stopping its writer.
+    /// Deletes a replica with at most the stamp of `asked`, stopping its writer. One that is not here counts as
+    /// deleted: the namenode is told, so that it does not ask again.
     pub fn invalidate(&self, asked: BlockRef) -> Result<(), DatanodeError> {
         let check = |replica: &Replica, _| {
             if replica.block().stamp > asked.stamp {
@@ -16,11 +17,21 @@ impl Dataset {
             }
             Ok(())
         };
-        self.exclusively(asked, check, |open, state| {
+        let outcome = self.exclusively(asked, check, |open, state| {
             let (block, length) = (state.replica.block(), state.replica.length());
             self.remove_files(open, state)?;
             self.changed(ReplicaEvent::Deleted, block, length, &open.volume);
             Ok(())
-        })
+        });
+        match outcome {
+            Err(DatanodeError::ReplicaNotFound { .. }) => {
+                // Any storage in service can speak for the datanode.
+                if let Some(volume) = self.volumes.iter().find(|volume| !volume.is_failed()) {
+                    self.changed(ReplicaEvent::Deleted, asked, 0, volume);
+                }
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 }

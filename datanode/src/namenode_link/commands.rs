@@ -49,8 +49,8 @@ pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
 fn delete(dataset: &crate::dataset::Dataset, block: BlockRef) {
     match dataset.invalidate(block) {
         Ok(()) => {}
-        // Gone already, or a newer incarnation that the order did not mean.
-        Err(DatanodeError::ReplicaNotFound { .. } | DatanodeError::Transition(_)) => {
+        // A newer incarnation, which the order did not mean.
+        Err(DatanodeError::Transition(_)) => {
             tracing::debug!(%block, "nothing to delete");
         }
         Err(error) => tracing::warn!(%block, %error, "replica cannot be deleted"),

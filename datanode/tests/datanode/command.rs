@@ -24,7 +24,8 @@ async fn replicas_are_deleted_up_to_the_stamp_ordered() {
     }
     let mut writing = Pipeline::create(&[node], open);
     writing.flush(0, &[1; 100]);
-    let blocks = vec![named(old), named(Block::new(2, 4)), named(open), named(Block::new(99, 1))];
+    let absent = Block::new(99, 1);
+    let blocks = vec![named(old), named(Block::new(2, 4)), named(open), named(absent)];
     cluster.namenode.order(node.uuid(), Command::Invalidate(InvalidateCommand { blocks }));
     for block in [old, open] {
         eventually("deleted", || cluster.namenode.heard(node.uuid(), ReplicaEvent::Deleted, block)).await;
@@ -32,6 +33,8 @@ async fn replicas_are_deleted_up_to_the_stamp_ordered() {
         assert!(cluster.find(0, &block.meta_name()).is_none());
         assert_eq!(wire::read(node, block, 0, 1), Err(Status::Error));
     }
+    let confirmed = || cluster.namenode.heard(node.uuid(), ReplicaEvent::Deleted, absent);
+    eventually("confirmed what was never here", confirmed).await;
     assert!(writing.try_ack().is_err(), "its writer was stopped");
     assert_eq!(wire::read(node, kept, 0, 2000).expect("read"), pattern(2, 2000));
 }

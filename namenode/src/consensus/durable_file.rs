@@ -31,7 +31,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<File, ConsensusError> {
 
 /// Makes the names in the directory of `path` durable.
 pub fn sync_parent(path: &Path) -> Result<(), ConsensusError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    // The parent of a relative path of one part is written as nothing.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| ConsensusError::io(dir, "sync", error))
 }
 

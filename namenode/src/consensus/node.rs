@@ -10,6 +10,7 @@ use prost::Message;
 use redb::Database;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::acks::Acks;
@@ -53,6 +54,8 @@ struct Inner {
     synced: watch::Receiver<u64>,
     applied: watch::Receiver<Option<LogId>>,
     health: Health,
+    /// Has openraft purge the log behind checkpoints.
+    purging: Mutex<Option<JoinHandle<()>>>,
     /// Each closes when a thread ends.
     threads: Mutex<Vec<oneshot::Receiver<()>>>,
 }
@@ -168,7 +171,7 @@ impl Consensus {
 
         let (proposals, queue) = mpsc::channel(batcher::PROPOSALS_MAX);
         tokio::spawn(batcher::run(raft.clone(), queue));
-        tokio::spawn(state_machine::purge_behind_checkpoints(raft.clone(), checkpointed));
+        let purging = tokio::spawn(state_machine::purge_behind_checkpoints(raft.clone(), checkpointed));
         tokio::spawn(tick(apply_requests.downgrade(), config.checkpoint_interval / 4));
 
         let inner = Inner {
@@ -180,6 +183,7 @@ impl Consensus {
             synced,
             applied,
             health,
+            purging: Mutex::new(Some(purging)),
             threads: Mutex::new(threads),
         };
         let consensus = Self { inner: Arc::new(inner) };
@@ -326,6 +330,13 @@ impl Consensus {
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         if threads.is_empty() {
             return;
+        }
+        // A checkpoint made while openraft stops would be told to nobody.
+        let purging = self.inner.purging.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(purging) = purging {
+            purging.abort();
+            // Cancelled, which is what was asked for.
+            let _ = purging.await;
         }
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");

@@ -180,7 +180,7 @@ pub enum NamesystemError {
         path: String,
     },
     /// Permission bits forbid it.
-    #[error("{path}: user {user} needs {needed} permission on inode {inode}")]
+    #[error("{path}: user {user} needs {needed} permission on {refuser}")]
     AccessDenied {
         /// Path.
         path: String,
@@ -188,8 +188,8 @@ pub enum NamesystemError {
         user: String,
         /// Permission bits missed, such as `-wx`.
         needed: super::permission::Access,
-        /// Number of the inode that refused.
-        inode: u64,
+        /// Path of the node that refused: the one asked for, a directory on the way, or one below.
+        refuser: String,
     },
     /// Only the owner, a group member or the superuser may.
     #[error("{path}: not permitted to user {user}")]
@@ -329,8 +329,8 @@ impl NamesystemError {
             | Self::NotYetReplicated { .. }
             | Self::NoUsableDatanode { .. }
             | Self::TooLarge { .. } => String::new(),
-            Self::AccessDenied { user, needed, inode, .. } => {
-                format!("user {user} needs {needed} on inode {inode}")
+            Self::AccessDenied { user, needed, refuser, .. } => {
+                format!("user {user} needs {needed} on {refuser}")
             }
             Self::NotPermitted { user, .. } => format!("user {user}"),
             Self::InvalidArgument { reason, .. } => reason.to_string(),

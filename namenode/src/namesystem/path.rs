@@ -60,6 +60,16 @@ impl<'a> Path<'a> {
         &self.names
     }
 
+    /// The path of the node after the first `count` names, for error messages.
+    pub(super) fn subject_after(&self, count: usize) -> String {
+        let mut text = if self.base == InodeId::ROOT { String::new() } else { self.base.to_string() };
+        for name in self.names.iter().take(count) {
+            text.push('/');
+            text.push_str(&String::from_utf8_lossy(name));
+        }
+        if text.is_empty() { "/".to_owned() } else { text }
+    }
+
     /// The path for error messages: as written, with a `/` in front; below another base than the root,
     /// with that in front.
     pub(super) fn subject(&self) -> String {
@@ -146,5 +156,16 @@ mod tests {
             let node = node(base, raw);
             assert_eq!(Path::parse(Some(&node)).expect("valid").subject(), subject);
         }
+    }
+
+    #[test]
+    fn directories_on_the_way_have_subjects_too() {
+        let absolute = node(1, b"/a/b/c");
+        let path = Path::parse(Some(&absolute)).expect("valid");
+        let subjects: Vec<String> = (0..=3).map(|count| path.subject_after(count)).collect();
+        assert_eq!(subjects, ["/", "/a", "/a/b", "/a/b/c"]);
+        let below = node(17, b"a");
+        let path = Path::parse(Some(&below)).expect("valid");
+        assert_eq!([path.subject_after(0), path.subject_after(1)], ["inode 17", "inode 17/a"]);
     }
 }

@@ -8,7 +8,7 @@ use super::error::{InvalidReason, NamesystemError};
 use super::inode::Inode;
 use super::path::Path;
 use super::permission::Access;
-use super::resolve;
+use super::resolve::{self, Spot};
 use super::rows::Rows;
 use super::snapshot::Snapshot;
 use super::stored_block::{BlockState, StoredBlock};
@@ -38,7 +38,7 @@ impl Snapshot {
         if !inode.is_directory() {
             return Ok((vec![inode.status(Bytes::new())], false));
         }
-        resolve::check_access(Some(caller), &inode, Access::READ_EXECUTE, &path)?;
+        resolve::check_access(Some(caller), &inode, Access::READ_EXECUTE, &path, Spot::Node)?;
         let limit = if limit == 0 { LIST_LIMIT_MAX } else { limit.min(LIST_LIMIT_MAX) };
         let mut page = Vec::new();
         for row in self.entries_after(inode.id, start_after)? {
@@ -59,7 +59,7 @@ impl Snapshot {
     ) -> Result<v1::FileStatus, NamesystemError> {
         let path = Path::parse(Some(node))?;
         let inode = self.file(caller, &path)?;
-        resolve::check_access(Some(caller), &inode, Access::READ, &path)?;
+        resolve::check_access(Some(caller), &inode, Access::READ, &path, Spot::Node)?;
         Ok(inode.status(Bytes::new()))
     }
 
@@ -129,7 +129,9 @@ impl Snapshot {
         while let Some(id) = directories.pop() {
             summary.directory_count += 1;
             if !resolve::unchecked(Some(caller)) {
-                resolve::check_access(Some(caller), &self.existing_inode(id)?, Access::READ_EXECUTE, &path)?;
+                let spot = if id == root.id { Spot::Node } else { Spot::Below };
+                let directory = self.existing_inode(id)?;
+                resolve::check_access(Some(caller), &directory, Access::READ_EXECUTE, &path, spot)?;
             }
             for row in self.entries_after(id, b"")? {
                 let (_, entry) = row?;
@@ -163,7 +165,7 @@ impl Snapshot {
             return Ok(());
         };
         let child = self.existing_inode(child.inode)?;
-        resolve::check_remove(Some(caller), &place.directory, &child, &path)?;
+        resolve::check_remove(Some(caller), &place.directory, &child, &path, Spot::Directory)?;
         if !child.is_directory() || !self.has_entries(child.id)? {
             return Ok(());
         }
@@ -173,19 +175,21 @@ impl Snapshot {
         if resolve::unchecked(Some(caller)) {
             return Ok(());
         }
+        let root = child.id;
         let mut directories = vec![child];
         while let Some(directory) = directories.pop() {
             let sticky = directory.mode & super::permission::STICKY != 0;
+            let spot = if directory.id == root { Spot::Node } else { Spot::Below };
             let mut checked = false;
             for row in self.entries_after(directory.id, b"")? {
                 let (_, entry) = row?;
                 if !checked {
-                    resolve::check_access(Some(caller), &directory, Access::ALL, &path)?;
+                    resolve::check_access(Some(caller), &directory, Access::ALL, &path, spot)?;
                     checked = true;
                 }
                 if entry.kind == FileType::Directory || sticky {
                     let inode = self.existing_inode(entry.inode)?;
-                    resolve::check_remove(Some(caller), &directory, &inode, &path)?;
+                    resolve::check_remove(Some(caller), &directory, &inode, &path, spot)?;
                     if inode.is_directory() {
                         directories.push(inode);
                     }

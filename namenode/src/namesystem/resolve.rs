@@ -34,6 +34,31 @@ pub(super) struct Place<'a> {
     pub(super) child: Option<Entry>,
 }
 
+/// Where on a path the node is whose permissions are checked.
+#[derive(Clone, Copy)]
+pub(super) enum Spot {
+    /// The node that the whole path names.
+    Node,
+    /// The directory of the path's last name.
+    Directory,
+    /// What the path leads to before its last names, so many.
+    Before(usize),
+    /// Some directory below the node that the path names.
+    Below,
+}
+
+impl Spot {
+    fn subject(self, path: &Path<'_>) -> String {
+        let count = path.names().len();
+        match self {
+            Self::Node => path.subject(),
+            Self::Directory => path.subject_after(count.saturating_sub(1)),
+            Self::Before(names) => path.subject_after(count.saturating_sub(names)),
+            Self::Below => format!("a directory below {}", path.subject()),
+        }
+    }
+}
+
 /// Whether anything has to be checked for this caller; the namenode itself has no caller.
 pub(super) fn unchecked(caller: Option<&log::Caller>) -> bool {
     caller.is_none_or(|c| c.superuser)
@@ -50,7 +75,7 @@ pub(super) fn walk<'p, 'a>(
     for (at, name) in names.iter().enumerate() {
         // An entry's type was seen below; a base is whatever the caller holds, except for the root.
         if !unchecked(caller) || (at == 0 && directory != InodeId::ROOT) {
-            enter(rows, caller, directory, path)?;
+            enter(rows, caller, directory, path, Spot::Before(names.len() - at))?;
         }
         let entry = rows.entry(directory, name)?;
         let last = at + 1 == names.len();
@@ -73,6 +98,7 @@ fn enter(
     caller: Option<&log::Caller>,
     id: InodeId,
     path: &Path<'_>,
+    spot: Spot,
 ) -> Result<(), NamesystemError> {
     let Some(raw) = rows.get(Table::Inodes, &keys::inode(id))? else {
         return Err(NamesystemError::NotFound { path: path.subject() });
@@ -87,7 +113,7 @@ fn enter(
     if let Some(caller) = caller
         && !permission::permits(caller, view.mode(), view.owner()?, view.group()?, Access::EXECUTE)
     {
-        return Err(denied(caller, id, Access::EXECUTE, path));
+        return Err(denied(caller, Access::EXECUTE, path, spot));
     }
     Ok(())
 }
@@ -140,30 +166,32 @@ pub(super) fn directory(rows: &impl Rows, id: InodeId, path: &Path<'_>) -> Resul
     }
 }
 
-/// Checks permission bits on a node.
+/// Checks permission bits on a node, which is at `spot` of the path.
 pub(super) fn check_access(
     caller: Option<&log::Caller>,
     inode: &Inode,
     access: Access,
     path: &Path<'_>,
+    spot: Spot,
 ) -> Result<(), NamesystemError> {
     match caller {
         Some(caller) if !permission::permits(caller, inode.mode, &inode.owner, &inode.group, access) => {
-            Err(denied(caller, inode.id, access, path))
+            Err(denied(caller, access, path, spot))
         }
         _ => Ok(()),
     }
 }
 
 /// Checks that the caller may remove or replace the entry of `child` in `directory`: write and search
-/// permission, and in a sticky directory ownership of either.
+/// permission, and in a sticky directory ownership of either. `spot` is the directory's.
 pub(super) fn check_remove(
     caller: Option<&log::Caller>,
     directory: &Inode,
     child: &Inode,
     path: &Path<'_>,
+    spot: Spot,
 ) -> Result<(), NamesystemError> {
-    check_access(caller, directory, Access::WRITE_EXECUTE, path)?;
+    check_access(caller, directory, Access::WRITE_EXECUTE, path, spot)?;
     match caller {
         Some(caller)
             if !caller.superuser
@@ -191,11 +219,11 @@ pub(super) fn check_owner(
     }
 }
 
-fn denied(caller: &log::Caller, inode: InodeId, needed: Access, path: &Path<'_>) -> NamesystemError {
+fn denied(caller: &log::Caller, needed: Access, path: &Path<'_>, spot: Spot) -> NamesystemError {
     NamesystemError::AccessDenied {
         path: path.subject(),
         user: caller.user.clone(),
         needed,
-        inode: inode.get(),
+        refuser: spot.subject(path),
     }
 }

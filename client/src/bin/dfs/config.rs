@@ -38,12 +38,14 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// Not TOML, or with keys that do not exist.
-    #[error("{path}: {source}")]
+    #[error("{path}, line {line}: {reason}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Where, counted from 1.
+        line: usize,
+        /// Why.
+        reason: String,
     },
 }
 
@@ -53,14 +55,25 @@ impl FileConfig {
         for path in candidates() {
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
-                    return toml::from_str(&text)
-                        .map_err(|source| ConfigError::Parse { path, source: Box::new(source) });
+                    return Self::parse(&text).map_err(|(line, reason)| ConfigError::Parse {
+                        path,
+                        line,
+                        reason,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(ConfigError::Read { path, source }),
             }
         }
         Ok(Self::default())
+    }
+
+    /// A refusal is a line of `text` and the reason.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text);
+            (before.matches('\n').count() + 1, error.message().to_owned())
+        })
     }
 }
 
@@ -82,8 +95,9 @@ mod tests {
 
     #[test]
     fn keys_are_optional_and_unknown_ones_refused() {
-        let config: FileConfig = toml::from_str("namenode = \"nn:1\"").unwrap();
+        let config = FileConfig::parse("namenode = \"nn:1\"").unwrap();
         assert_eq!(config, FileConfig { namenode: Some("nn:1".into()), user: None });
-        assert!(toml::from_str::<FileConfig>("namenod = \"nn:1\"").is_err());
+        let (line, reason) = FileConfig::parse("user = \"ann\"\nnamenod = \"nn:1\"").unwrap_err();
+        assert_eq!((line, reason.lines().count()), (2, 1), "{reason}");
     }
 }

@@ -9,6 +9,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+use dfs_proto::error::one_line;
+
 /// The operation failed.
 pub const FAILED: u8 = 1;
 /// The command line makes no sense.
@@ -56,6 +59,20 @@ pub fn message(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints why a command line does not parse, or the help that it asks for. A value that cannot be used is told in one
+/// line; where the form is wrong, the usage helps.
+pub fn bad_usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidUtf8) {
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        message(format_args!("dfs: {}", line.strip_prefix("error: ").unwrap_or(line)));
+        return ExitCode::from(BAD_USAGE);
+    }
+    // Nobody is left to be told that nobody listens.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS }
+}
+
 /// Turns the outcome of a verb into the exit code, printing its error if there is one.
 pub fn finish(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     let error = match outcome {
@@ -66,9 +83,9 @@ pub fn finish(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.is::<UsageError>() {
-        message(format_args!("{error}\nTry 'dfs --help'."));
+        message(format_args!("{error} (see 'dfs --help')"));
         return ExitCode::from(BAD_USAGE);
     }
-    message(format_args!("{error:#}"));
+    message(format_args!("{}", one_line(error.as_ref())));
     ExitCode::from(FAILED)
 }

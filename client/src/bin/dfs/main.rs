@@ -37,7 +37,10 @@ use session::Threads::{One, PerCore};
 
 fn main() -> ExitCode {
     let args = argv::normalise(std::env::args_os().collect());
-    exit::finish(run(Cli::parse_from(args)))
+    match Cli::try_parse_from(args) {
+        Ok(cli) => exit::finish(run(cli)),
+        Err(error) => exit::bad_usage(&error),
+    }
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

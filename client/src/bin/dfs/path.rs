@@ -4,7 +4,7 @@
 //! back to the user is spelled as he wrote it. Trailing slashes are dropped; everything else (`..`,
 //! empty names) is left for the namenode to refuse.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
@@ -15,11 +15,8 @@ pub const COPYING_SUFFIX: &str = "._COPYING_";
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Paths of the namespace are text.
-    #[error("`{}': path is not valid UTF-8", .path.to_string_lossy())]
-    NotUtf8 {
-        /// The argument.
-        path: OsString,
-    },
+    #[error("path is not valid UTF-8")]
+    NotUtf8,
     /// An empty argument names nothing.
     #[error("path is empty")]
     Empty,
@@ -35,7 +32,7 @@ impl RemoteArg {
         match arg.to_str() {
             Some("") => Err(PathError::Empty),
             Some(text) => Ok(Self(text.to_owned())),
-            None => Err(PathError::NotUtf8 { path: arg.to_owned() }),
+            None => Err(PathError::NotUtf8),
         }
     }
 
@@ -145,7 +142,7 @@ mod tests {
     fn text_only() {
         use std::os::unix::ffi::OsStrExt;
         let bad = OsStr::from_bytes(b"/a\xff");
-        assert_eq!(RemoteArg::from_os(bad), Err(PathError::NotUtf8 { path: bad.to_owned() }));
+        assert_eq!(RemoteArg::from_os(bad), Err(PathError::NotUtf8));
         assert_eq!(RemoteArg::from_os(OsStr::new("")), Err(PathError::Empty));
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dfs_client::DfsClient;
+use dfs_client::{DfsClient, DfsError};
 
 use crate::exit::{self, OutputError, UsageError};
 use crate::globals::Globals;
@@ -26,7 +26,10 @@ pub struct Session {
 impl Session {
     /// Connects for `verb`.
     pub async fn connect(globals: &Globals, verb: &'static str) -> anyhow::Result<Self> {
-        let client = globals.connect().await.map_err(|error| anyhow::anyhow!("{verb}: {error}"))?;
+        let client = globals.connect().await.map_err(|error| match error {
+            DfsError::InvalidAddress { .. } => UsageError { verb, problem: error.to_string() }.into(),
+            error => anyhow::anyhow!("{verb}: {error}"),
+        })?;
         Ok(Self { client, verb, failed: AtomicBool::new(false) })
     }
 
@@ -35,20 +38,23 @@ impl Session {
         RemotePath::resolve(self.client.user(), arg.as_str())
     }
 
-    /// Prints an error about `path`: ``ls: `/x': No such file or directory``. Of a temporary name the user
-    /// need not know.
+    /// Prints an error about `path`: ``ls: `/x': No such file or directory``.
     pub fn fail(&self, path: &RemotePath, error: &dyn std::error::Error) {
         let text = error.to_string();
-        let cause = text
-            .strip_prefix(&path.absolute)
-            .map(|rest| rest.strip_prefix(COPYING_SUFFIX).unwrap_or(rest))
-            .and_then(|rest| rest.strip_prefix(": "));
-        self.fail_about(&path.shown, cause.unwrap_or(&text));
+        self.fail_about(&path.shown, cause(&text, path).unwrap_or(&text));
     }
 
-    /// Prints an error about anything that has a name.
+    /// Prints an error of an operation on two paths, about the one that the error names: `second`, or else
+    /// `first`.
+    pub fn fail_either(&self, first: &RemotePath, second: &RemotePath, error: &dyn std::error::Error) {
+        let named = cause(&error.to_string(), second).is_some();
+        self.fail(if named { second } else { first }, error);
+    }
+
+    /// Prints an error about anything that has a name. The user need not know the names of what is being copied.
     pub fn fail_about(&self, subject: &str, cause: &str) {
         self.failed.store(true, Ordering::Relaxed);
+        let subject = subject.replace(COPYING_SUFFIX, "");
         exit::message(format_args!("{}: `{subject}': {cause}", self.verb));
     }
 
@@ -61,6 +67,12 @@ impl Session {
     pub fn exit_code(&self) -> ExitCode {
         if self.failed.load(Ordering::Relaxed) { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS }
     }
+}
+
+/// What follows the path in the text of an error about it.
+fn cause<'t>(text: &'t str, path: &RemotePath) -> Option<&'t str> {
+    let rest = text.strip_prefix(&path.absolute)?;
+    rest.strip_prefix(COPYING_SUFFIX).unwrap_or(rest).strip_prefix(": ")
 }
 
 /// How many threads a verb's runtime gets.
@@ -114,4 +126,18 @@ pub fn block_on<T>(threads: Threads, future: impl Future<Output = anyhow::Result
     let outcome = runtime.block_on(future);
     runtime.shutdown_background();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_follows_the_path_that_the_error_names() {
+        let path = RemotePath::resolve("ann", "/a");
+        assert_eq!(cause("/a: File exists", &path), Some("File exists"));
+        assert_eq!(cause("/a._COPYING_: File exists", &path), Some("File exists"));
+        assert_eq!(cause("/a/b: File exists", &path), None);
+        assert_eq!(cause("/ab: File exists", &path), None);
+    }
 }

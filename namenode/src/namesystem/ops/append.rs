@@ -7,7 +7,7 @@ use crate::namesystem::effect::Effect;
 use crate::namesystem::error::NamesystemError;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::stored_block::BlockState;
 use crate::namesystem::tables::Tables;
@@ -23,7 +23,7 @@ pub(super) fn run(
     check::holder(&op.holder)?;
     let mut file = resolve::node(tables, context.caller, &path)?;
     check::regular(&file, &path)?;
-    resolve::check_access(context.caller, &file, Access::WRITE, &path)?;
+    resolve::check_access(context.caller, &file, Access::WRITE, &path, Spot::Node)?;
     check::closed(&file, &path)?;
     let partial = tables.last_block(file.id)?.filter(|last| last.length < file.block_size);
 

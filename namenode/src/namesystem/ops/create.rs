@@ -10,7 +10,7 @@ use crate::namesystem::error::NamesystemError;
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::tables::Tables;
 
@@ -48,7 +48,13 @@ pub(super) fn run(
         }
         None => None,
     };
-    resolve::check_access(context.caller, &directory, Access::WRITE_EXECUTE, &path)?;
+    resolve::check_access(
+        context.caller,
+        &directory,
+        Access::WRITE_EXECUTE,
+        &path,
+        Spot::Before(walk.rest.len()),
+    )?;
     mkdir::check_creator(context)?;
 
     let mut directory = mkdir::make_parents(tables, context, directory, parents, None)?;
@@ -99,6 +105,6 @@ fn check_replace(
         return Err(NamesystemError::AlreadyExists { path: path.subject() });
     }
     check::regular(existing, path)?;
-    resolve::check_access(context.caller, existing, Access::WRITE, path)?;
-    resolve::check_remove(context.caller, directory, existing, path)
+    resolve::check_access(context.caller, existing, Access::WRITE, path, Spot::Node)?;
+    resolve::check_remove(context.caller, directory, existing, path, Spot::Directory)
 }

@@ -10,7 +10,7 @@ use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::keys;
 use crate::namesystem::path::Path;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::tables::{Table, Tables};
 
@@ -35,7 +35,7 @@ pub(super) fn run(
         return Ok(Reply::Deleted(false));
     };
     let inode = tables.existing_inode(entry.inode)?;
-    resolve::check_remove(context.caller, &place.directory, &inode, &path)?;
+    resolve::check_remove(context.caller, &place.directory, &inode, &path, Spot::Directory)?;
     if inode.is_directory() && !op.recursive && tables.has_entries(inode.id)? {
         return Err(NamesystemError::DirectoryNotEmpty { path: path.subject() });
     }

@@ -10,7 +10,7 @@ use crate::namesystem::error::{NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::tables::Tables;
 
@@ -36,7 +36,13 @@ pub(super) fn run(
         return Err(NamesystemError::NotFound { path: path.subject() });
     }
     let directory = resolve::directory(tables, walk.directory, &path)?;
-    resolve::check_access(context.caller, &directory, Access::WRITE_EXECUTE, &path)?;
+    resolve::check_access(
+        context.caller,
+        &directory,
+        Access::WRITE_EXECUTE,
+        &path,
+        Spot::Before(walk.rest.len()),
+    )?;
     check_creator(context)?;
 
     let parent_mode = (mode & 0o777) | OWNER_WRITE_EXECUTE;

@@ -10,7 +10,7 @@ use crate::namesystem::effect::Effect;
 use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::stored_block::BlockState;
 use crate::namesystem::tables::Tables;
@@ -25,7 +25,7 @@ pub(super) fn recover_lease(
     let path = Path::parse(op.node.as_ref())?;
     let mut file = resolve::node(tables, context.caller, &path)?;
     check::regular(&file, &path)?;
-    resolve::check_access(context.caller, &file, Access::WRITE, &path)?;
+    resolve::check_access(context.caller, &file, Access::WRITE, &path, Spot::Node)?;
     let closed = log::LeaseRecovery { closed: true, inode: file.id.get(), ..Default::default() };
     if file.holder.is_none() {
         return Ok(Reply::Recovery(closed));

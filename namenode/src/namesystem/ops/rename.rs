@@ -9,7 +9,7 @@ use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::tables::Tables;
 
@@ -28,10 +28,10 @@ pub(super) fn run(
         return Err(NamesystemError::NotFound { path: src_path.subject() });
     };
     let mut moved = tables.existing_inode(src_entry.inode)?;
-    resolve::check_remove(context.caller, &src.directory, &moved, &src_path)?;
+    resolve::check_remove(context.caller, &src.directory, &moved, &src_path, Spot::Directory)?;
     let dst = resolve::place(tables, context.caller, &dst_path)?
         .ok_or_else(|| NamesystemError::AlreadyExists { path: dst_path.subject() })?;
-    resolve::check_access(context.caller, &dst.directory, Access::WRITE_EXECUTE, &dst_path)?;
+    resolve::check_access(context.caller, &dst.directory, Access::WRITE_EXECUTE, &dst_path, Spot::Directory)?;
     if dst.child.is_some_and(|entry| entry.inode == moved.id) {
         return Ok(Reply::Empty(Default::default()));
     }
@@ -81,7 +81,7 @@ fn check_replace(
     if !op.overwrite {
         return Err(NamesystemError::AlreadyExists { path: path.subject() });
     }
-    resolve::check_remove(context.caller, directory, existing, path)?;
+    resolve::check_remove(context.caller, directory, existing, path, Spot::Directory)?;
     match (moved.is_directory(), existing.is_directory()) {
         (true, false) => Err(NamesystemError::NotADirectory { path: path.subject() }),
         (false, true) => Err(NamesystemError::IsADirectory { path: path.subject() }),

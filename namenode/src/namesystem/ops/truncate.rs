@@ -6,7 +6,7 @@ use crate::namesystem::apply::Context;
 use crate::namesystem::error::{InvalidReason, NamesystemError};
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
-use crate::namesystem::resolve;
+use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::rows::Rows;
 use crate::namesystem::tables::Tables;
 
@@ -21,7 +21,7 @@ pub(super) fn run(
     check::holder(&op.holder)?;
     let mut file = resolve::node(tables, context.caller, &path)?;
     check::regular(&file, &path)?;
-    resolve::check_access(context.caller, &file, Access::WRITE, &path)?;
+    resolve::check_access(context.caller, &file, Access::WRITE, &path, Spot::Node)?;
     check::closed(&file, &path)?;
     if op.length > file.size {
         return Err(check::invalid(path.subject(), InvalidReason::LongerThanFile));

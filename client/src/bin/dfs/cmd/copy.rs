@@ -1,6 +1,6 @@
 //! `dfs put`, `get` and `cp`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,8 +80,7 @@ pub async fn put(session: &Arc<Session>, args: &PutArgs) -> anyhow::Result<()> {
     let (sources, target) = match args.paths.as_slice() {
         [source] => (std::slice::from_ref(source), RemoteArg::home()),
         [sources @ .., target] => {
-            let target = RemoteArg::from_os(target)
-                .map_err(|error| UsageError { verb: "put", problem: error.to_string() })?;
+            let target = remote(target, "put")?;
             (sources, target)
         }
         [] => return Err(UsageError { verb: "put", problem: "no path given".to_owned() }.into()),
@@ -91,7 +90,14 @@ pub async fn put(session: &Arc<Session>, args: &PutArgs) -> anyhow::Result<()> {
         .map(|source| if source == STANDARD { Item::Stdin } else { Item::Local(PathBuf::from(source)) })
         .collect();
     let transfer = Transfer::new(session, args.flags.options(Some(&args.new_files)))?;
-    store_plan::copy(&transfer, items, session.resolve(&target)).await
+    store_plan::copy(&transfer, items, session.resolve(&target)).await;
+    Ok(())
+}
+
+/// An argument that is a path of the namespace.
+fn remote(arg: &OsStr, verb: &'static str) -> Result<RemoteArg, UsageError> {
+    RemoteArg::from_os(arg)
+        .map_err(|error| UsageError { verb, problem: format!("`{}': {error}", arg.to_string_lossy()) })
 }
 
 /// `dfs get`.
@@ -111,11 +117,7 @@ pub async fn get(session: &Arc<Session>, out: &mut Out, args: &GetArgs) -> anyho
         [sources @ .., target] => (sources, PathBuf::from(target)),
         [] => return Err(UsageError { verb: "get", problem: "no path given".to_owned() }.into()),
     };
-    let sources = sources
-        .iter()
-        .map(|source| RemoteArg::from_os(source))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| UsageError { verb: "get", problem: error.to_string() })?;
+    let sources = sources.iter().map(|source| remote(source, "get")).collect::<Result<Vec<_>, _>>()?;
     if target.as_os_str() == STANDARD {
         return content::print_all(session, out, &sources).await;
     }
@@ -151,5 +153,6 @@ pub async fn cp(session: &Arc<Session>, args: &CpArgs) -> anyhow::Result<()> {
     }
     let items = nodes.into_iter().map(|node| Item::Remote(Box::new(node))).collect();
     let transfer = Transfer::new(session, args.flags.options(Some(&args.new_files)))?;
-    store_plan::copy(&transfer, items, session.resolve(target)).await
+    store_plan::copy(&transfer, items, session.resolve(target)).await;
+    Ok(())
 }

@@ -80,7 +80,7 @@ async fn check(session: &Session, out: &mut Out, args: &FsckArgs, root: RemotePa
     } else {
         fsck.walk(out, root.clone()).await?;
     }
-    totals.healthy = totals.missing_blocks == 0 && totals.corrupt_blocks == 0;
+    totals.healthy = totals.missing_blocks == 0 && totals.corrupt_blocks == 0 && totals.errors == 0;
     if !totals.healthy {
         session.set_failed();
     }

@@ -90,7 +90,7 @@ pub fn live_replicas(block: &LocatedBlock) -> usize {
 pub struct Totals {
     /// Root of the check.
     pub path: String,
-    /// No block is missing or corrupt.
+    /// Everything was looked at, and no block is missing or corrupt.
     pub healthy: bool,
     /// Bytes of all files.
     pub size: u64,
@@ -181,8 +181,16 @@ impl Totals {
         }
         out.line(format_args!("FSCK ended after {ms} milliseconds"))?;
         out.line(format_args!(""))?;
-        let verdict = if self.healthy { "HEALTHY" } else { "CORRUPT" };
-        out.line(format_args!("The filesystem under path '{}' is {verdict}", root.shown))
+        out.line(format_args!("The filesystem under path '{}' is {}", root.shown, self.verdict()))
+    }
+
+    /// What could not be looked at is neither healthy nor corrupt.
+    fn verdict(&self) -> &'static str {
+        match self {
+            Self { healthy: true, .. } => "HEALTHY",
+            Self { missing_blocks: 0, corrupt_blocks: 0, .. } => "NOT FULLY CHECKED",
+            Self { .. } => "CORRUPT",
+        }
     }
 }
 
@@ -196,7 +204,7 @@ fn total_lines(t: &Totals) -> Vec<String> {
     let average_replication = if judged == 0 { 0.0 } else { t.live_replicas as f64 / judged as f64 };
     vec![
         String::new(),
-        format!("Status: {}", if t.healthy { "HEALTHY" } else { "CORRUPT" }),
+        format!("Status: {}", t.verdict()),
         format!(" Number of data-nodes:\t{}", t.datanodes),
         format!(" Number of racks:\t\t{}", t.racks),
         format!(" Total dirs:\t\t\t{}", t.directories),

@@ -148,7 +148,13 @@ pub async fn mv(session: &Session, args: &MvArgs) -> anyhow::Result<()> {
     };
     let target = session.resolve(target);
     let sources = namespace::paths(session, sources).await;
-    let into = stat_if_exists(&session.client, &target).await?.is_some_and(|status| status.is_dir());
+    let into = match stat_if_exists(&session.client, &target).await {
+        Ok(existing) => existing.is_some_and(|status| status.is_dir()),
+        Err(error) => {
+            session.fail(&target, &error);
+            return Ok(());
+        }
+    };
     if sources.len() > 1 && !into {
         session.fail_about(&target.shown, ErrorKind::NotADirectory.text());
         return Ok(());
@@ -157,11 +163,7 @@ pub async fn mv(session: &Session, args: &MvArgs) -> anyhow::Result<()> {
         let target = if into { target.child(source.name()) } else { target.clone() };
         let options = RenameOptions { overwrite: false };
         if let Err(error) = session.client.rename(&source.absolute, &target.absolute, options).await {
-            let about = match error.kind() {
-                ErrorKind::AlreadyExists => &target,
-                _ => &source,
-            };
-            session.fail(about, &error);
+            session.fail_either(&source, &target, &error);
         }
     }
     Ok(())

@@ -102,6 +102,11 @@ impl Transfer {
         }
     }
 
+    /// Reports an error of a copy within the namespace, see [`Session::fail_either`].
+    pub fn fail_either(&self, first: &RemotePath, second: &RemotePath, error: &DfsError) {
+        self.progress.suspend(|| self.session.fail_either(first, second, error));
+    }
+
     /// Remembers that not everything was done if a signal came, and removes the bar.
     pub fn finish(&self) {
         if self.interrupt.happened() {

@@ -93,7 +93,7 @@ pub async fn work(transfer: &Arc<Transfer>, jobs: mpsc::Receiver<Job>) {
                 Job::File(job) => {
                     transfer.progress.begin(job.target.name());
                     if let Err(error) = store(&transfer, &job).await {
-                        transfer.fail(&about(&job, &error), &error);
+                        fail(&transfer, &job, &error);
                     }
                 }
             }
@@ -102,14 +102,14 @@ pub async fn work(transfer: &Arc<Transfer>, jobs: mpsc::Receiver<Job>) {
     .await;
 }
 
-/// Whose fault it is: local errors are the source's.
-fn about(job: &FileJob, error: &CopyError) -> RemotePath {
+/// Tells the error under the name of whose fault it is: local errors are the source's.
+fn fail(transfer: &Transfer, job: &FileJob, error: &CopyError) {
     match (error, &job.source) {
         (CopyError::Local(_), Source::Local(path)) => {
-            let shown = path.display().to_string();
-            RemotePath { absolute: shown.clone(), shown }
+            transfer.fail_about(&path.display().to_string(), &error.to_string());
         }
-        _ => job.target.clone(),
+        (CopyError::Remote(error), Source::Remote(path)) => transfer.fail_either(&job.target, path, error),
+        _ => transfer.fail(&job.target, error),
     }
 }
 
@@ -219,8 +219,13 @@ async fn remove(transfer: &Transfer, path: &RemotePath, recursive: bool) {
     let deleted = transfer.session.client.delete(&path.absolute, recursive);
     match tokio::time::timeout(CLEAN_UP_DEADLINE, deleted).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => transfer.fail_about(&path.shown, &format!("not removed: {error}")),
-        Err(_) => transfer.fail_about(&path.shown, "not removed: the namenode does not answer"),
+        Ok(Err(error)) => {
+            transfer.fail_about(&path.shown, &format!("{} not removed: {error}", path.absolute))
+        }
+        Err(_) => {
+            let cause = format!("{} not removed: the namenode does not answer", path.absolute);
+            transfer.fail_about(&path.shown, &cause);
+        }
     }
 }
 

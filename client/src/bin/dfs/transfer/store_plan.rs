@@ -61,19 +61,24 @@ impl Item {
 }
 
 /// Copies `items` to `target`.
-pub async fn copy(transfer: &Arc<Transfer>, items: Vec<Item>, target: RemotePath) -> anyhow::Result<()> {
-    let existing = stat_if_exists(&transfer.session.client, &target).await?;
+pub async fn copy(transfer: &Arc<Transfer>, items: Vec<Item>, target: RemotePath) {
+    let existing = match stat_if_exists(&transfer.session.client, &target).await {
+        Ok(existing) => existing,
+        Err(error) => {
+            transfer.fail(&target, &error.into());
+            return;
+        }
+    };
     if items.len() > 1 && !existing.as_ref().is_some_and(FileStatus::is_dir) {
         let kind = if existing.is_some() { ErrorKind::NotADirectory } else { ErrorKind::NotFound };
         transfer.fail_about(&target.shown, kind.text());
-        return Ok(());
+        return;
     }
     let (sender, receiver) = store::queue();
     let planner = Planner { transfer: Arc::clone(transfer), sender, names: Arc::default() };
     let (trees, ()) = tokio::join!(planner.plan(items, target, existing), store::work(transfer, receiver));
     store::finish(transfer, trees).await;
     transfer.finish();
-    Ok(())
 }
 
 struct Planner {
