@@ -10,7 +10,7 @@ use super::error::ConsensusError;
 
 /// Name of the lock file. It stays behind; only the lock on it counts, which the kernel releases when
 /// the process ends, however it ends.
-const FILE_NAME: &str = "LOCK";
+pub const FILE_NAME: &str = "LOCK";
 
 /// Held as long as the directory is in use.
 #[derive(Debug)]

@@ -53,3 +53,14 @@ pub fn remove(path: &Path) -> Result<(), ConsensusError> {
         Err(error) => Err(ConsensusError::io(path, "delete", error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_of_one_part_lies_in_the_current_directory() {
+        sync_parent(Path::new("Cargo.toml")).expect("the current directory");
+        assert!(sync_parent(Path::new("/no/such/directory")).is_err());
+    }
+}

@@ -1,5 +1,6 @@
 //! What can go wrong in consensus.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -13,6 +14,14 @@ pub enum ConsensusError {
     Locked {
         /// The lock file.
         path: PathBuf,
+    },
+    /// The directory is not a namenode's and not empty: formatting it would mix two things.
+    #[error("{}: not empty and not a namenode's directory: it holds {}", dir.display(), name.display())]
+    ForeignDirectory {
+        /// The directory.
+        dir: PathBuf,
+        /// Something in it.
+        name: OsString,
     },
     /// A file could not be read, written or synced.
     #[error("{}: cannot {action}: {source}", path.display())]

@@ -34,7 +34,7 @@ use super::segmented_log::{Recovered, SegmentedLog};
 use super::state_machine::{self, StateMachine};
 use super::state_store::{Position, StateStore};
 use super::threads::spawn;
-use super::vote_file::VoteFile;
+use super::vote_file::{self, VoteFile};
 use crate::log;
 use crate::log::raft_protocol_server::RaftProtocolServer;
 
@@ -73,6 +73,7 @@ struct Opened {
 
 fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
     durable_file::make_dir(&config.dir)?;
+    vote_file::check_directory(&config.dir)?;
     let lock = Arc::new(DirLock::take(&config.dir)?);
     let (votes, vote) = VoteFile::open(&config.dir, config.node_id)?;
     let (store, position) = StateStore::open(&config.dir, config.cache_bytes)?;

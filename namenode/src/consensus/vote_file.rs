@@ -18,6 +18,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::dir_lock;
 use super::durable_file;
 use super::error::{ConsensusError, Damage};
 use super::raft_types::Vote;
@@ -26,6 +27,28 @@ use super::record::{u32_at, u64_at};
 const MAGIC: &[u8; 8] = b"dfs-vote";
 const LAYOUT: u32 = 1;
 const BYTES: usize = 48;
+
+/// Name of the vote file.
+const FILE_NAME: &str = "vote";
+
+/// What may be in a directory that has no vote yet: traces of a first start that did not get so far, and what a new
+/// file system brings.
+const BEFORE_THE_VOTE: [&str; 3] = [dir_lock::FILE_NAME, "vote.tmp", "lost+found"];
+
+/// Refuses a directory that is neither empty nor has a vote: it is somebody else's, or has lost its vote.
+pub fn check_directory(dir: &Path) -> Result<(), ConsensusError> {
+    let failed = |error| ConsensusError::io(dir, "read", error);
+    if dir.join(FILE_NAME).exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if !BEFORE_THE_VOTE.iter().any(|known| name == *known) {
+            return Err(ConsensusError::ForeignDirectory { dir: dir.to_owned(), name });
+        }
+    }
+    Ok(())
+}
 
 /// The vote file of a directory.
 #[derive(Debug)]
@@ -38,7 +61,7 @@ impl VoteFile {
     /// Opens the vote file of `dir` and reads the vote. A new file is made for `node_id`; the file of
     /// another node is refused, since two nodes with one id would vote twice.
     pub fn open(dir: &Path, node_id: u64) -> Result<(Self, Vote), ConsensusError> {
-        let file = Self { path: dir.join("vote"), node_id };
+        let file = Self { path: dir.join(FILE_NAME), node_id };
         match fs::read(&file.path) {
             Ok(bytes) => {
                 let damaged = |reason| ConsensusError::Damaged { path: file.path.clone(), offset: 0, reason };

@@ -92,6 +92,18 @@ async fn a_second_namenode_on_the_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_with_other_files_is_left_alone() {
+    let dir = dir();
+    fs::create_dir(dir.path().join("lost+found")).expect("created");
+    fs::write(dir.path().join("thesis.txt"), "precious").expect("written");
+    let refused = Consensus::start(small(dir.path(), 1), ignore_effects()).await;
+    assert!(matches!(refused, Err(ConsensusError::ForeignDirectory { name, .. }) if name == "thesis.txt"));
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2, "nothing was made");
+    fs::remove_file(dir.path().join("thesis.txt")).expect("removed");
+    start(small(dir.path(), 1)).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clean_restart_finds_everything_and_the_retry_cache_too() {
     let dir = dir();
     let consensus = start(small(dir.path(), 1)).await;

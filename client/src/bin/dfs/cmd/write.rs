@@ -1,7 +1,6 @@
 //! `dfs append` and `truncate`: changing the end of files.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,12 +67,11 @@ async fn open(source: &OsString) -> std::io::Result<Feed> {
     if source == "-" {
         return Feed::stdin();
     }
-    let file = File::open(source)?;
-    let metadata = file.metadata()?;
+    let metadata = std::fs::metadata(source)?;
     if metadata.is_dir() {
         return Err(std::io::Error::from_raw_os_error(libc::EISDIR));
     }
-    Feed::local(file, metadata.len()).await
+    Feed::local(source.into(), metadata.len()).await
 }
 
 async fn open_target(session: &Session, target: &RemotePath) -> Result<FileWriter, dfs_client::DfsError> {

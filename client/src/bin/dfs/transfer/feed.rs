@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use dfs_client::FileReader;
@@ -25,13 +26,14 @@ pub enum Feed {
 }
 
 impl Feed {
-    /// Bytes of a local file of `size` bytes as far as known.
-    pub async fn local(file: File, size: u64) -> io::Result<Self> {
+    /// Bytes of a local file of `size` bytes as far as known. A pipe, which has no size, is opened where waiting for
+    /// its writer keeps nobody from being interrupted.
+    pub async fn local(path: PathBuf, size: u64) -> io::Result<Self> {
         if size > BUFFER_BYTES as u64 {
-            return Self::thread(file);
+            return Self::thread(File::open(path)?);
         }
         let read = tokio::task::spawn_blocking(move || {
-            let mut file = file;
+            let mut file = File::open(path)?;
             let first = read_buffer(&mut file)?;
             Ok::<_, io::Error>((first, file))
         });
@@ -104,7 +106,7 @@ mod tests {
             let content: Vec<u8> = (0..length).map(|at: usize| (at % 251) as u8).collect();
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&content).unwrap();
-            let feed = Feed::local(file.reopen().unwrap(), announced).await.unwrap();
+            let feed = Feed::local(file.path().to_owned(), announced).await.unwrap();
             assert!(all_of(feed).await == content, "{length} bytes announced as {announced}");
         }
     }

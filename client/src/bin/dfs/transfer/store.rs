@@ -1,6 +1,5 @@
 //! Writing files and directories into the namespace, for `put` and `cp`.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,7 +142,7 @@ async fn store(transfer: &Transfer, job: &FileJob) -> Result<(), CopyError> {
 
 async fn open(transfer: &Transfer, source: &Source, size: u64) -> Result<Feed, CopyError> {
     match source {
-        Source::Local(path) => Ok(Feed::local(File::open(path)?, size).await?),
+        Source::Local(path) => Ok(Feed::local(path.clone(), size).await?),
         Source::Stdin => Ok(Feed::stdin()?),
         Source::Remote(path) => {
             Ok(Feed::Remote(Box::new(transfer.session.client.open(&path.absolute).await?)))
