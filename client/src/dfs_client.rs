@@ -58,21 +58,6 @@ impl std::fmt::Debug for DfsClient {
     }
 }
 
-/// A namenode answers the first call, or says in our own terms why not. Whatever else comes is most likely the answer
-/// of another server.
-fn doubt_the_server(error: DfsError) -> DfsError {
-    match error {
-        DfsError::Refused { subject, mut error }
-            if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Internal) =>
-        {
-            let detail = if error.reason.is_empty() { String::new() } else { format!(" ({})", error.reason) };
-            error.reason = format!("is this the gRPC port of a dfs namenode?{detail}");
-            DfsError::Refused { subject, error }
-        }
-        error => error,
-    }
-}
-
 impl DfsClient {
     /// Connects to the namenode at `host:port` with default settings.
     pub async fn connect(namenode: impl Into<String>) -> Result<Self, DfsError> {
@@ -94,8 +79,7 @@ impl DfsClient {
             .call_with(policy, "", request, |mut stub, request| async move {
                 stub.get_server_defaults(request).await
             })
-            .await
-            .map_err(doubt_the_server)?;
+            .await?;
         if defaults.protocol_version != CLIENT_PROTOCOL_VERSION {
             return Err(DfsError::VersionMismatch {
                 address: namenode.address().to_owned(),
