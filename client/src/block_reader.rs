@@ -1,9 +1,12 @@
 //! Reads a range of one replica.
 //!
-//! Owned by one task. Invariants: no byte is handed out before its checksum was verified; packets arrive without gaps, and start on
+//! Owned by one task. Data is read in pieces of at most [`READ_PIECE_BYTES`], whatever the size of the packets: a piece is
+//! still in the core's cache when it is verified and when the caller looks at it, and the next one goes into the same
+//! memory. Invariants: no byte is handed out before its checksum was verified; packets arrive without gaps, and start on
 //! checksum chunk boundaries; a connection goes back to the cache only after the last packet came and the read
 //! status was sent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,10 +20,12 @@ use dfs_proto::transfer::{
 
 use crate::TransferFault;
 use crate::buffer_pool::BufferPool;
-use crate::connection::DataConnection;
+use crate::connection::{BUFFER_BYTES, DataConnection};
 
-/// Bytes read between two verifications: they are verified while they are still in the core's cache.
-const VERIFY_STEP_BYTES: usize = 256 << 10;
+/// Bytes read, verified and handed out at once. Buffers that rotate through more than a core's second-level cache, 1 to
+/// 2 MiB, cost a trip to memory for each byte; with this size a reader whose caller holds a piece or two fits well. Smaller
+/// pieces would cost more system calls.
+pub(crate) const READ_PIECE_BYTES: usize = 256 << 10;
 
 /// A range of a block.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +44,28 @@ pub(crate) struct BlockReader {
     next: u64,
     /// End of the range, in the block.
     end: u64,
-    /// Offset at which the next packet must start.
-    packet_start: u64,
+    /// Place in the block of the next byte on the connection.
+    at: u64,
+    /// Data bytes of the packet at hand that were not read yet.
+    left: usize,
     /// Checksums of the packet at hand; reused.
     sums: Vec<u8>,
+    /// Where those of the next byte begin.
+    sums_at: usize,
+    /// Bytes of lengths, header and checksums expected in front of the next packet's data.
+    expected_head: usize,
+}
+
+/// What is read next.
+struct Piece {
+    /// Its data bytes.
+    len: usize,
+    /// How many of them lie before the next byte wanted.
+    lead: usize,
+    /// How many from there on are wanted.
+    wanted: usize,
+    /// Its checksums.
+    sums: Range<usize>,
 }
 
 impl BlockReader {
@@ -81,8 +104,17 @@ impl BlockReader {
             return Err(TransferFault::Unexpected { field: "chunk offset" });
         }
         let end = range.offset + range.len;
-        let packet_start = info.chunk_offset;
-        Ok(Self { connection, checksum, next: range.offset, end, packet_start, sums: Vec::new() })
+        Ok(Self {
+            connection,
+            checksum,
+            next: range.offset,
+            end,
+            at: info.chunk_offset,
+            left: 0,
+            sums: Vec::new(),
+            sums_at: 0,
+            expected_head: BUFFER_BYTES,
+        })
     }
 
     /// Offset in the block of the next byte.
@@ -95,18 +127,18 @@ impl BlockReader {
         self.next >= self.end
     }
 
-    /// The next verified bytes, up to a packet; `None` at the end of the range.
+    /// The next verified bytes, up to a piece; `None` at the end of the range. The buffer of `pool` is the only memory that
+    /// they take.
     pub(crate) async fn next_bytes(
         &mut self,
         pool: &Arc<BufferPool>,
     ) -> Result<Option<Bytes>, TransferFault> {
         while self.next < self.end {
-            let (header, lead, wanted) = self.next_packet().await?;
-            let mut buffer = pool.take(header.data_len as usize);
-            read_verified(&mut self.connection, &mut buffer, &self.sums, self.checksum).await?;
-            self.next += wanted as u64;
-            if wanted > 0 {
-                return Ok(Some(buffer.freeze().slice(lead..lead + wanted)));
+            let piece = self.next_piece().await?;
+            let mut buffer = pool.take(piece.len);
+            self.read_piece(&piece, &mut buffer).await?;
+            if piece.wanted > 0 {
+                return Ok(Some(buffer.freeze().slice(piece.lead..piece.lead + piece.wanted)));
             }
         }
         Ok(None)
@@ -120,60 +152,90 @@ impl BlockReader {
     ) -> Result<(), TransferFault> {
         let mut filled = 0;
         while filled < into.len() {
-            let (header, lead, wanted) = self.next_packet().await?;
+            let piece = self.next_piece().await?;
             let free = &mut into[filled..];
-            let len = header.data_len as usize;
-            if wanted > free.len() {
+            if piece.wanted > free.len() {
                 return Err(TransferFault::Unexpected { field: "packet length" });
             }
-            if lead == 0 && len <= free.len() {
-                read_verified(&mut self.connection, &mut free[..len], &self.sums, self.checksum).await?;
+            if piece.lead == 0 && piece.len <= free.len() {
+                self.read_piece(&piece, &mut free[..piece.len]).await?;
             } else {
-                // The packet has bytes around the range: to the chunk boundaries, as a rule.
-                let mut buffer = pool.take(len);
-                read_verified(&mut self.connection, &mut buffer, &self.sums, self.checksum).await?;
-                free[..wanted].copy_from_slice(&buffer[lead..lead + wanted]);
+                // The piece has bytes around the range: to the chunk boundaries, as a rule.
+                let mut buffer = pool.take(piece.len);
+                self.read_piece(&piece, &mut buffer).await?;
+                free[..piece.wanted].copy_from_slice(&buffer[piece.lead..piece.lead + piece.wanted]);
             }
-            self.next += wanted as u64;
-            filled += wanted;
+            filled += piece.wanted;
         }
         Ok(())
     }
 
-    /// Reads header and checksums of the next packet. Tells how many of its data bytes lie before the next byte
-    /// wanted, and how many from there on are wanted.
-    async fn next_packet(&mut self) -> Result<(PacketHeader, usize, usize), TransferFault> {
-        let raw = self.connection.read_array::<PACKET_LENGTHS_BYTES>().await?;
-        let lengths = PacketLengths::decode(raw)?;
-        let raw_header = self.connection.read_buffered(lengths.header_len).await?;
-        let (header, sums_len) = lengths.decode_header(raw_header)?;
-        let len = u64::from(header.data_len);
-        if len == 0 || header.offset_in_block != self.packet_start {
+    /// What comes next: a part of the packet at hand, or of the next one, whose header and checksums are read then.
+    async fn next_piece(&mut self) -> Result<Piece, TransferFault> {
+        if self.left == 0 {
+            self.next_packet().await?;
+        }
+        let chunk = self.checksum.bytes_per_checksum();
+        let len = self.left.min((READ_PIECE_BYTES / chunk).max(1) * chunk);
+        let lead = (self.next - self.at).min(len as u64);
+        let wanted = (self.at + len as u64).min(self.end).saturating_sub(self.at + lead);
+        let sums = self.sums_at..self.sums_at + self.checksum.checksums_len(len);
+        Ok(Piece { len, lead: lead as usize, wanted: wanted as usize, sums })
+    }
+
+    /// Reads and verifies a piece into `into`, which has its length.
+    async fn read_piece(&mut self, piece: &Piece, into: &mut [u8]) -> Result<(), TransferFault> {
+        read_verified(&mut self.connection, into, &self.sums[piece.sums.clone()], self.checksum).await?;
+        self.at += piece.len as u64;
+        self.left -= piece.len;
+        self.sums_at = piece.sums.end;
+        self.next += piece.wanted as u64;
+        Ok(())
+    }
+
+    /// Reads header and checksums of the next packet.
+    async fn next_packet(&mut self) -> Result<(), TransferFault> {
+        let (header, sums_len, head_len) = self.packet_header(self.expected_head).await?;
+        let len = header.data_len as usize;
+        if len == 0 || header.offset_in_block != self.at {
             return Err(TransferFault::Unexpected { field: "packet offset" });
         }
-        if sums_len != self.checksum.checksums_len(header.data_len as usize) {
+        if sums_len != self.checksum.checksums_len(len) {
             return Err(TransferFault::Unexpected { field: "checksum length" });
         }
-        self.sums.resize(sums_len, 0);
-        self.connection.read_exact(&mut self.sums).await?;
-        let packet_end = self.packet_start + len;
-        let lead = (self.next - self.packet_start).min(len);
-        let wanted = packet_end.min(self.end).saturating_sub(self.packet_start + lead);
+        let packet_end = self.at + len as u64;
         let at_boundary = packet_end.is_multiple_of(self.checksum.bytes_per_checksum() as u64);
         if !at_boundary && packet_end < self.end {
             return Err(TransferFault::Unexpected { field: "packet length" });
         }
-        self.packet_start = packet_end;
-        Ok((header, lead as usize, wanted as usize))
+        self.sums.resize(sums_len, 0);
+        self.connection.read_exact(&mut self.sums).await?;
+        (self.left, self.sums_at) = (len, 0);
+        // Small packets come in one call with their data; the data of large ones is not copied.
+        self.expected_head =
+            if len > BUFFER_BYTES { (head_len + sums_len).min(BUFFER_BYTES) } else { BUFFER_BYTES };
+        Ok(())
+    }
+
+    /// Reads lengths and header of a packet; with them come the bytes of its checksums, and its own length.
+    async fn packet_header(
+        &mut self,
+        expected: usize,
+    ) -> Result<(PacketHeader, usize, usize), TransferFault> {
+        let raw = self.connection.read_array::<PACKET_LENGTHS_BYTES>(expected).await?;
+        let lengths = PacketLengths::decode(raw)?;
+        let raw_header = self.connection.read_buffered(lengths.header_len, lengths.header_len).await?;
+        let (header, sums_len) = lengths.decode_header(raw_header)?;
+        Ok((header, sums_len, PACKET_LENGTHS_BYTES + lengths.header_len))
     }
 
     /// Ends a read whose range was read whole: takes the empty last packet, sends the read status, and returns the
     /// connection for the next operation.
     pub(crate) async fn finish(mut self) -> Result<DataConnection, TransferFault> {
-        let raw = self.connection.read_array::<PACKET_LENGTHS_BYTES>().await?;
-        let lengths = PacketLengths::decode(raw)?;
-        let raw_header = self.connection.read_buffered(lengths.header_len).await?;
-        let (header, _) = lengths.decode_header(raw_header)?;
+        if self.left > 0 {
+            return Err(TransferFault::Unexpected { field: "data behind the range" });
+        }
+        let (header, ..) = self.packet_header(BUFFER_BYTES).await?;
         if header.data_len != 0 || !header.last_packet_in_block {
             return Err(TransferFault::Unexpected { field: "last packet" });
         }
@@ -195,8 +257,7 @@ async fn read_verified(
     let chunk = checksum.bytes_per_checksum();
     let (mut filled, mut verified) = (0, 0);
     while filled < into.len() {
-        let step = (filled + VERIFY_STEP_BYTES).min(into.len());
-        filled += connection.read_some(&mut into[filled..step]).await?;
+        filled += connection.read_some(&mut into[filled..]).await?;
         let complete = if filled == into.len() { filled } else { filled - filled % chunk };
         if complete > verified {
             let first = verified / chunk;
@@ -210,3 +271,6 @@ async fn read_verified(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

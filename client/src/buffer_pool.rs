@@ -1,4 +1,4 @@
-//! Reused packet buffers.
+//! Reused buffers of packets and of pieces read. The one returned last is used first: it is the warmest.
 //!
 //! Invariants: a buffer is either idle in the pool or owned by exactly one [`PooledBuffer`]; at most [`MAX_IDLE_BUFFERS`] are idle.
 //! A buffer keeps its length and old content, so that neither zeroing nor page faults are paid again.
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Idle buffers kept: what one reader and one writer with default settings use at once. More would
+/// Idle buffers kept: what one writer with default settings uses at once, and what several readers do. More would
 /// only hold memory after a burst.
 const MAX_IDLE_BUFFERS: usize = 16;
 

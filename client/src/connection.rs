@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::TransferFault;
 
 /// Buffer for responses, acks, packet headers and small data: a 4 KiB file fits with all its framing.
-const BUFFER_BYTES: usize = 16 << 10;
+pub(crate) const BUFFER_BYTES: usize = 16 << 10;
 
 /// One connection.
 pub(crate) struct DataConnection {
@@ -96,7 +96,7 @@ impl DataConnection {
             if let Some(found) = decode_length(&self.buffer[self.start..self.end])? {
                 break found;
             }
-            self.fill_more().await?;
+            self.fill_more(BUFFER_BYTES).await?;
         };
         self.start += prefix;
         if length > BUFFER_BYTES {
@@ -105,35 +105,45 @@ impl DataConnection {
             return decode(&raw);
         }
         while self.end - self.start < length {
-            self.fill_more().await?;
+            self.fill_more(BUFFER_BYTES).await?;
         }
         let raw = &self.buffer[self.start..self.start + length];
         self.start += length;
         decode(raw)
     }
 
-    /// The next `N` bytes.
-    pub(crate) async fn read_array<const N: usize>(&mut self) -> Result<[u8; N], TransferFault> {
+    /// The next `N` bytes; see [`Self::read_buffered`].
+    pub(crate) async fn read_array<const N: usize>(
+        &mut self,
+        expected: usize,
+    ) -> Result<[u8; N], TransferFault> {
         const { assert!(N <= BUFFER_BYTES) }
-        let raw = self.read_buffered(N).await?;
+        let raw = self.read_buffered(N, expected).await?;
         let mut array = [0; N];
         array.copy_from_slice(raw);
         Ok(array)
     }
 
-    /// The next `len` bytes, at most [`BUFFER_BYTES`], as they lie in the buffer.
-    pub(crate) async fn read_buffered(&mut self, len: usize) -> Result<&[u8], TransferFault> {
+    /// The next `len` bytes, at most [`BUFFER_BYTES`], as they lie in the buffer. If they have to be waited for, up to
+    /// `expected` bytes are read at once: as many as shall go through the buffer, since what follows them is
+    /// better read straight into its destination.
+    pub(crate) async fn read_buffered(
+        &mut self,
+        len: usize,
+        expected: usize,
+    ) -> Result<&[u8], TransferFault> {
         while self.end - self.start < len {
-            self.fill_more().await?;
+            self.fill_more(expected.max(len) - (self.end - self.start)).await?;
         }
         self.start += len;
         Ok(&self.buffer[self.start - len..self.start])
     }
 
-    /// Reads more into the buffer, once. Cancelling it loses nothing.
-    async fn fill_more(&mut self) -> Result<(), TransferFault> {
+    /// Reads up to `most` more bytes into the buffer, once. Cancelling it loses nothing.
+    async fn fill_more(&mut self, most: usize) -> Result<(), TransferFault> {
         self.make_room();
-        let free = &mut self.buffer[self.end..];
+        let until = self.end.saturating_add(most).min(BUFFER_BYTES);
+        let free = &mut self.buffer[self.end..until];
         let n =
             timeout(self.patience, self.stream.read(free)).await.map_err(|_| TransferFault::Timeout)??;
         if n == 0 {
@@ -191,4 +201,29 @@ impl DataConnection {
 
 fn decode<M: Message + Default>(raw: &[u8]) -> Result<M, TransferFault> {
     Ok(M::decode(raw).map_err(dfs_proto::data_transfer::TransferError::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn no_more_goes_through_the_buffer_than_was_expected() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let second = Duration::from_secs(20);
+        let address = listener.local_addr().expect("address");
+        let mut connection = DataConnection::connect(address, second, second).await.expect("connects");
+        let (mut peer, _) = listener.accept().await.expect("accepts");
+        let sent: Vec<u8> = (0..200).collect();
+        peer.write_all(&sent).await.expect("sent");
+        connection.socket().readable().await.expect("arrives");
+        assert_eq!(connection.read_array::<6>(20).await.expect("read")[..], sent[..6]);
+        assert_eq!(connection.end - connection.start, 14);
+        assert_eq!(connection.read_buffered(30, 20).await.expect("read"), &sent[6..36]);
+        assert_eq!(connection.end - connection.start, 0, "the rest waits for its destination");
+        let mut rest = [0; 164];
+        connection.read_exact(&mut rest).await.expect("read");
+        assert_eq!(rest[..], sent[36..]);
+    }
 }

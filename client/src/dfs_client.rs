@@ -9,6 +9,7 @@ use dfs_proto::v1::{
 use dfs_proto::{CLIENT_PROTOCOL_VERSION, ErrorKind};
 use uuid::Uuid;
 
+use crate::block_reader::READ_PIECE_BYTES;
 use crate::buffer_pool::BufferPool;
 use crate::config::{ClientBuilder, ClientConfig};
 use crate::lease_renewer::LeaseRenewer;
@@ -43,8 +44,10 @@ pub(crate) struct Inner {
     pub peers: PeerCache,
     /// Datanodes to ask last.
     pub slow: SlowNodes,
-    /// Packet buffers of all readers and writers.
+    /// Packet buffers of all writers.
     pub buffers: Arc<BufferPool>,
+    /// Buffers of all readers.
+    pub read_buffers: Arc<BufferPool>,
     /// Lease renewal of all writers.
     pub leases: LeaseRenewer,
 }
@@ -89,9 +92,10 @@ impl DfsClient {
         }
         let holder = format!("dfs_client_{}", id.simple());
         let buffers = BufferPool::new(config.packet_bytes);
+        let read_buffers = BufferPool::new(READ_PIECE_BYTES);
         let peers = PeerCache::default();
         let (leases, slow) = (LeaseRenewer::default(), SlowNodes::default());
-        let inner = Inner { config, namenode, defaults, holder, peers, slow, buffers, leases };
+        let inner = Inner { config, namenode, defaults, holder, peers, slow, buffers, read_buffers, leases };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -36,7 +36,7 @@ const MAX_SKIP_BYTES: u64 = 256 << 10;
 /// second while another one has the block is left alone for a minute; only the last one is waited for as long as
 /// [`datanode_timeout`](crate::ClientBuilder::datanode_timeout) says.
 ///
-/// Memory: at most one packet (as a rule 1 MiB) and the kernel's socket buffer.
+/// Memory: 256 KiB and what the caller holds, and the kernel's socket buffer.
 pub struct FileReader {
     map: Arc<BlockMap>,
     status: FileStatus,
@@ -104,8 +104,9 @@ impl FileReader {
         self.position = position;
     }
 
-    /// Reads the next bytes without copying them: up to a packet of verified data, `None` at the end of the
-    /// file. If the call is cancelled, the position has not moved.
+    /// Reads the next bytes without copying them: up to 256 KiB of verified data, `None` at the end of the file. Drop them
+    /// before the next call if you can: then the next bytes go into the same memory, which is still in the processor's
+    /// cache. If the call is cancelled, the position has not moved.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DfsError> {
         if self.polled.is_some() {
             std::future::poll_fn(|cx| self.poll_fetch(cx)).await?;
@@ -135,7 +136,7 @@ impl FileReader {
             let block_end =
                 open.choice.block.offset + open.choice.block.block.as_ref().map_or(0, |b| b.length);
             let part = usize::try_from(block_end - at).unwrap_or(usize::MAX).min(wanted - done);
-            let pool = &self.map.client().buffers;
+            let pool = &self.map.client().read_buffers;
             match open.reader.fill(&mut buf[done..done + part], pool).await {
                 Ok(()) => {
                     self.map.finish(open).await;
@@ -203,7 +204,7 @@ impl Sequence {
                     self.map.open_replica(self.next, wanted, &mut attempts).await?
                 }
             };
-            match open.reader.next_bytes(&self.map.client().buffers).await {
+            match open.reader.next_bytes(&self.map.client().read_buffers).await {
                 Ok(Some(mut bytes)) => {
                     let from = open.choice.block.offset + open.reader.position() - bytes.len() as u64;
                     let skip = usize::try_from(self.next - from).unwrap_or(usize::MAX);

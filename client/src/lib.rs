@@ -43,7 +43,7 @@
 //! * No byte is handed out by a reader before its checksum was verified. A replica that is corrupt is reported,
 //!   and another one is read.
 //! * A writer survives the loss of all but one of its datanodes, and has others added when too few are left.
-//! * Whatever the size of a file, a reader holds about one packet and a writer the packets in flight.
+//! * Whatever the size of a file, a reader holds 256 KiB and a writer the packets in flight.
 //!
 //! # Settings
 //!
