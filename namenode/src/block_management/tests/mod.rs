@@ -4,7 +4,6 @@ mod corruption;
 mod deletion;
 mod invariants;
 mod leaving;
-mod memory;
 mod placement;
 mod reading;
 mod recovery;
