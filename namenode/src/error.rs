@@ -53,9 +53,6 @@ pub enum NamenodeError {
     /// The first command of a new cluster was not accepted in time.
     #[error("the namespace cannot be initialised: {0}")]
     Initialise(dfs_proto::RpcError),
-    /// The metrics recorder cannot be installed.
-    #[error("metrics: {0}")]
-    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     /// The store has no identity though it was initialised.
     #[error("the namespace in {} has no cluster id", dir.display())]
     NoIdentity {

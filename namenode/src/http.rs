@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics::gauge;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 
 use crate::service::Context;
@@ -16,15 +16,15 @@ use crate::service::Context;
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// The process's metrics, installed at the first call.
-pub fn recorder() -> Result<PrometheusHandle, BuildError> {
+pub fn recorder() -> PrometheusHandle {
     if let Some(handle) = RECORDER.get() {
-        return Ok(handle.clone());
+        return handle.clone();
     }
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = RECORDER.get_or_init(|| recorder.handle()).clone();
     // A datanode of the same process may have installed its own: then ours records nothing.
     let _ = metrics::set_global_recorder(recorder);
-    Ok(handle)
+    handle
 }
 
 /// Routes of the HTTP port.

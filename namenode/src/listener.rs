@@ -1,7 +1,6 @@
 //! Accepts gRPC connections, at most so many at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,11 +18,6 @@ const CONNECTIONS_MAX: usize = 10_000;
 pub struct Connection {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
-}
-
-/// Binds `addr`.
-pub async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await
 }
 
 /// Connections as they come. Failures to accept (no descriptors left, aborted handshakes) are passed

@@ -94,7 +94,7 @@ impl Namenode {
         });
         let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
         serve_rpc(&mut tasks, &context, rpc, stopped(&stop));
-        let app = http::router(context.clone(), http::recorder()?);
+        let app = http::router(context.clone(), http::recorder());
         let http_stopped = stopped(&stop);
         tasks.spawn(async move {
             let serving = axum::serve(http, app).with_graceful_shutdown(http_stopped);
@@ -138,7 +138,7 @@ impl Namenode {
 
 async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), NamenodeError> {
     let listen = |source| NamenodeError::Listen { addr, source };
-    let socket = listener::bind(addr).await.map_err(listen)?;
+    let socket = TcpListener::bind(addr).await.map_err(listen)?;
     let addr = socket.local_addr().map_err(listen)?;
     Ok((socket, addr))
 }
