@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use dfs_proto::transfer::{DatanodeIdProto, DatanodeInfoProto, ExtendedBlockProto};
+use dfs_proto::transfer::ExtendedBlockProto;
 use dfs_proto::v1::datanode_control_client::DatanodeControlClient;
-use dfs_proto::v1::{self, Block, DatanodeInfo, ReplicaLocation};
+use dfs_proto::v1::{self, Block, ReplicaLocation};
 use dfs_proto::{ErrorKind, RpcError};
 use tonic::transport::Channel;
 
@@ -38,21 +38,6 @@ pub(crate) fn address(location: &ReplicaLocation) -> Result<SocketAddr, Transfer
 
 fn socket_name(ip: &str, port: u32) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
-}
-
-/// The data transfer protocol's form of a datanode.
-pub(crate) fn to_transfer(info: &DatanodeInfo) -> DatanodeInfoProto {
-    DatanodeInfoProto {
-        id: DatanodeIdProto {
-            ip_addr: info.ip.clone(),
-            host_name: info.hostname.clone(),
-            datanode_uuid: info.uuid.clone(),
-            xfer_port: info.xfer_port,
-            info_port: info.http_port,
-            ipc_port: info.ipc_port,
-        },
-        location: Some(info.rack.clone()),
-    }
 }
 
 /// The data transfer protocol's form of a block.
@@ -115,6 +100,7 @@ pub(crate) async fn sync_replica(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dfs_proto::v1::DatanodeInfo;
 
     fn location(ip: &str, xfer_port: u32) -> ReplicaLocation {
         let datanode = Some(DatanodeInfo { ip: ip.into(), xfer_port, ..Default::default() });

@@ -193,7 +193,7 @@ impl PipelineSetup<'_> {
                 base_header: BaseHeaderProto { block, token: None },
                 client_name: self.client.holder.clone(),
             },
-            targets: rest.iter().filter_map(|l| l.datanode.as_ref()).map(datanode::to_transfer).collect(),
+            targets: rest.iter().filter_map(|l| l.datanode.as_ref()).map(Into::into).collect(),
             source: None,
             stage: self.stage.into(),
             pipeline_size: self.members.len() as u32,
@@ -239,7 +239,7 @@ pub(crate) async fn transfer(
             base_header: BaseHeaderProto { block, token: None },
             client_name: client.holder.clone(),
         },
-        targets: target.datanode.iter().map(datanode::to_transfer).collect(),
+        targets: target.datanode.iter().map(Into::into).collect(),
         target_storage_ids: vec![target.storage_id.clone()],
     };
     connection.send(&encode_op(Op::TransferBlock, &request)).await?;

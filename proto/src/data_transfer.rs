@@ -9,6 +9,9 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use prost::Message;
 
+use crate::transfer::{DatanodeIdProto, DatanodeInfoProto};
+use crate::v1::DatanodeInfo;
+
 /// Version of HDFS's data transfer protocol that we speak.
 pub const DATA_TRANSFER_VERSION: u16 = 28;
 
@@ -83,6 +86,22 @@ pub fn encode_op(op: Op, header: &impl Message) -> Vec<u8> {
 pub fn encode_delimited(message: &impl Message, out: &mut Vec<u8>) {
     prost::encode_length_delimiter(message.encoded_len(), out).expect("a Vec grows");
     message.encode_raw(out);
+}
+
+impl From<&DatanodeInfo> for DatanodeInfoProto {
+    fn from(info: &DatanodeInfo) -> Self {
+        Self {
+            id: DatanodeIdProto {
+                ip_addr: info.ip.clone(),
+                host_name: info.hostname.clone(),
+                datanode_uuid: info.uuid.clone(),
+                xfer_port: info.xfer_port,
+                info_port: info.http_port,
+                ipc_port: info.ipc_port,
+            },
+            location: Some(info.rack.clone()),
+        }
+    }
 }
 
 /// Checks version and op code.

@@ -10,7 +10,7 @@ use super::NamenodeLink;
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
 use crate::sync::lock;
-use crate::transfer::{copy, to_transfer_info};
+use crate::transfer::copy;
 
 /// Block recoveries at once. Each is a handful of calls.
 const MAX_RECOVERIES: usize = 64;
@@ -82,7 +82,7 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
                 continue;
             };
             let storage = Some(target.storage_id.clone()).filter(|s| !s.is_empty());
-            match copy::copy_replica(&shared, block, &to_transfer_info(datanode), storage, "") {
+            match copy::copy_replica(&shared, block, &datanode.into(), storage, "") {
                 Ok(()) => tracing::debug!(%block, target = datanode.uuid, "replica copied"),
                 Err(error) => {
                     tracing::warn!(%block, target = datanode.uuid, %error, "replica cannot be copied");

@@ -19,10 +19,7 @@ pub mod write_op;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use dfs_proto::transfer::{
-    BaseHeaderProto, BlockOpResponseProto, DatanodeIdProto, DatanodeInfoProto, ExtendedBlockProto,
-};
-use dfs_proto::v1::DatanodeInfo;
+use dfs_proto::transfer::{BaseHeaderProto, BlockOpResponseProto, ExtendedBlockProto};
 
 use self::buffers::ScratchPool;
 use self::peers::PeerPool;
@@ -69,21 +66,6 @@ impl Shared {
             },
             token: None,
         }
-    }
-}
-
-/// The data transfer form of a datanode's address.
-pub fn to_transfer_info(info: &DatanodeInfo) -> DatanodeInfoProto {
-    DatanodeInfoProto {
-        id: DatanodeIdProto {
-            ip_addr: info.ip.clone(),
-            host_name: info.hostname.clone(),
-            datanode_uuid: info.uuid.clone(),
-            xfer_port: info.xfer_port,
-            info_port: info.http_port,
-            ipc_port: info.ipc_port,
-        },
-        location: Some(info.rack.clone()),
     }
 }
 
