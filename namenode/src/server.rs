@@ -175,11 +175,13 @@ fn recall(soft: &SoftState, consensus: &Consensus) -> Result<(), NamenodeError> 
     let snapshot = Snapshot::open(&consensus.database())?;
     let now = soft.now_ms();
     for (info, storage_ids) in snapshot.datanodes()? {
-        soft.blocks().load_datanode(info, &storage_ids);
+        soft.blocks().recall_datanode(info, &storage_ids);
     }
     for (holder, _) in snapshot.leases()? {
         soft.leases().added(now, &holder);
     }
+    // A new cluster has nobody to wait for: its start is over before the first datanode registers.
+    soft.blocks().tick(now);
     Ok(())
 }
 

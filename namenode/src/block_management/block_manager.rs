@@ -52,7 +52,8 @@ pub(super) struct Startup {
     pub(super) began: Option<u64>,
     /// All known datanodes have reported, or the grace is over: redundancy is judged from now on.
     pub(super) over: bool,
-    /// Datanodes were known from the namespace: this is a restart.
+    /// Datanodes were known before this namenode started: this is a restart. Those that are recorded
+    /// before the first tick, when a new cluster starts, do not make it one.
     pub(super) restarted: bool,
 }
 

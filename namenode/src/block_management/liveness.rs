@@ -14,9 +14,17 @@ const TRANSFERS_PER_HEARTBEAT: usize = 1_000;
 const FINALIZATIONS_PER_HEARTBEAT: usize = 1_000;
 
 impl BlockManager {
-    /// A datanode is known from the namespace, after a restart or because another leader recorded it.
-    /// It can be named in locations; it counts for nothing before it registers.
-    pub fn load_datanode(&mut self, info: v1::DatanodeInfo, storage_ids: &[String]) {
+    /// A datanode is known from the namespace as it was before this namenode started: an earlier leader
+    /// served it, whose orders may still be on their way. To be called before anything registers.
+    pub fn recall_datanode(&mut self, info: v1::DatanodeInfo, storage_ids: &[String]) {
+        self.startup.restarted = true;
+        self.load_datanode(info, storage_ids);
+    }
+
+    /// The namespace names a datanode: recalled after a start, or recorded a moment ago, here because it
+    /// is about to register or by another leader. It can be named in locations; it counts for nothing
+    /// before it registers.
+    pub(super) fn load_datanode(&mut self, info: v1::DatanodeInfo, storage_ids: &[String]) {
         if self.datanodes.find_node(&info.uuid).is_some_and(|node| self.datanodes.node(node).serves()) {
             // The effect of its own registration, which brought the same facts.
             return;
@@ -24,9 +32,6 @@ impl BlockManager {
         let Some(node) = self.datanodes.intern_node(info) else { return };
         for id in storage_ids {
             self.adopt_storage(node, id);
-        }
-        if !self.startup.over && self.datanodes.node(node).liveness == Liveness::Expected {
-            self.startup.restarted = true;
         }
     }
 

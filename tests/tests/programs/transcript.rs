@@ -36,7 +36,7 @@ fn transcript(readme: &str) -> Result<Vec<Entry>> {
 const SEPARATOR: char = '\u{1e}';
 
 /// A line with everything left open that differs from run to run: words with digits in them, paths of this
-/// machine, and the name of who runs the test.
+/// machine, the name of who runs the test, and how many dots a command printed while it waited.
 fn shape(line: &str, users: &[String]) -> String {
     let open = |word: &str| {
         word.contains(|c: char| c.is_ascii_digit())
@@ -46,7 +46,11 @@ fn shape(line: &str, users: &[String]) -> String {
     // Consecutive open words are one: a size is "512" or "1.5 K", a time one word or two.
     let mut words: Vec<&str> = Vec::new();
     for word in line.split_ascii_whitespace() {
-        let word = if open(word) { "#" } else { word };
+        let word = match word {
+            _ if open(word) => "#",
+            _ if word.bytes().all(|byte| byte == b'.') => "...",
+            _ => word,
+        };
         if word != "#" || words.last() != Some(&"#") {
             words.push(word);
         }

@@ -106,8 +106,10 @@ impl World {
         }
     }
 
+    /// As the service does it: the namespace records what it does not know yet, then it registers.
     fn register(&mut self, node: usize) {
         let info = self.info(node);
+        self.effect(Effect::DatanodeRecorded { info: info.clone(), storage_ids: storages(&[node]) });
         self.manager.register(self.now, info, &[volume(&storage(node), 100 * GIB, 0)], "test");
     }
 

@@ -8,7 +8,7 @@ fn restarted(world: &World, nodes: usize) -> World {
     after.next = world.next;
     for node in 0..nodes {
         let info = after.info(node);
-        after.effect(Effect::DatanodeRecorded { info, storage_ids: storages(&[node]) });
+        after.manager.recall_datanode(info, &storages(&[node]));
     }
     after.manager.tick(after.now);
     after
@@ -81,6 +81,21 @@ fn excess_is_not_trimmed_while_an_earlier_leaders_orders_may_be_under_way() {
     assert_eq!(deletions(&world.seconds(28, &[0, 1, 2, 3])), []);
     assert!(!world.manager.is_starting());
     assert_eq!(deletions(&world.seconds(5, &[0, 1, 2, 3])).len(), 1);
+}
+
+#[test]
+fn a_new_cluster_trims_excess_at_once() {
+    let mut world = World::new();
+    // All of them register before the namenode's clock ticks for the first time.
+    for node in 0..3 {
+        world.register(node);
+        world.full_report(node, &[]);
+    }
+    world.manager.tick(world.now);
+    let block = world.write(3, &[0, 1, 2]);
+    world.set_replication(block.id, 2);
+    assert_eq!(world.holders(block.id).len(), 2);
+    assert_eq!(deletions(&world.seconds(1, &[0, 1, 2])).len(), 1);
 }
 
 #[test]

@@ -226,7 +226,7 @@ impl Simulation {
         self.world.manager = BlockManager::new(config);
         for node in 0..NODES {
             let info = self.world.info(node);
-            self.world.effect(Effect::DatanodeRecorded { info, storage_ids: storages(&[node]) });
+            self.world.manager.recall_datanode(info, &storages(&[node]));
         }
     }
 
