@@ -301,9 +301,11 @@ impl From<DfsError> for io::Error {
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             ErrorKind::Unavailable => io::ErrorKind::HostUnreachable,
             ErrorKind::TooLarge => io::ErrorKind::FileTooLarge,
+            ErrorKind::TooManyLinks => io::ErrorKind::TooManyLinks,
             ErrorKind::VersionMismatch
             | ErrorKind::WrongCluster
             | ErrorKind::NotRegistered
+            | ErrorKind::NoAttribute
             | ErrorKind::Internal
             | ErrorKind::Unspecified => io::ErrorKind::Other,
         };

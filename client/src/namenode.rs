@@ -87,6 +87,8 @@ impl Namenode {
             user: self.user.clone(),
             client_id: self.client_id.clone(),
             call_id: self.next_call.fetch_add(1, Ordering::Relaxed),
+            groups: Vec::new(),
+            relaxed: false,
         })
     }
 

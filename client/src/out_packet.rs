@@ -42,6 +42,7 @@ impl OutPacket {
             last_packet_in_block: last,
             data_len: data.len() as u32,
             sync_block: sync,
+            zero_len: 0,
         };
         header.encode(sums_len, &mut head);
         checksum.append_checksums(&data, &mut head);
@@ -62,6 +63,7 @@ pub(crate) fn heartbeat() -> Bytes {
         last_packet_in_block: false,
         data_len: 0,
         sync_block: false,
+        zero_len: 0,
     };
     let mut out = Vec::with_capacity(HEADER_ROOM);
     header.encode(0, &mut out);

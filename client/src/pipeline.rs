@@ -204,6 +204,7 @@ impl PipelineSetup<'_> {
             caching_strategy: None,
             storage_id: Some(head.storage_id.clone()),
             target_storage_ids: rest.iter().map(|l| l.storage_id.clone()).collect(),
+            random_access: None,
         }
     }
 

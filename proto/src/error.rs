@@ -33,6 +33,8 @@
 //! | NotLeader                    | UNAVAILABLE         | EAGAIN       | yes, at another namenode   |
 //! | Unavailable                  | UNAVAILABLE         | EIO          | yes                        |
 //! | TooLarge                     | OUT_OF_RANGE        | EFBIG        | no                         |
+//! | NoAttribute                  | NOT_FOUND           | ENODATA      | no                         |
+//! | TooManyLinks                 | FAILED_PRECONDITION | EMLINK       | no                         |
 //! | Internal, Unspecified        | INTERNAL            | EIO          | no                         |
 
 use std::fmt;
@@ -47,7 +49,7 @@ impl ErrorKind {
     /// The gRPC code that carries this kind.
     pub const fn code(self) -> Code {
         match self {
-            Self::NotFound => Code::NotFound,
+            Self::NotFound | Self::NoAttribute => Code::NotFound,
             Self::AlreadyExists => Code::AlreadyExists,
             Self::NotADirectory
             | Self::IsADirectory
@@ -56,7 +58,8 @@ impl ErrorKind {
             | Self::VersionMismatch
             | Self::SafeMode
             | Self::WrongCluster
-            | Self::NotRegistered => Code::FailedPrecondition,
+            | Self::NotRegistered
+            | Self::TooManyLinks => Code::FailedPrecondition,
             Self::InvalidPath | Self::NameTooLong | Self::InvalidArgument => Code::InvalidArgument,
             Self::AccessDenied | Self::NotPermitted => Code::PermissionDenied,
             Self::LeaseExpired | Self::StaleGenerationStamp => Code::Aborted,
@@ -107,6 +110,8 @@ impl ErrorKind {
             Self::NotLeader => "This namenode is not the leader",
             Self::Unavailable => "Server unavailable",
             Self::TooLarge => "Too large",
+            Self::NoAttribute => "No data available",
+            Self::TooManyLinks => "Too many links",
             Self::Internal | Self::Unspecified => "Internal error",
         }
     }

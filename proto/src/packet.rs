@@ -8,6 +8,10 @@
 //! | 6 + HLEN  | C         | checksums | 4 bytes a chunk, big-endian; C = PLEN - 4 - header.data_len |
 //! | 6+HLEN+C  | data_len  | data      | starts on a chunk boundary, except in an append's first     |
 //!
+//! In a pipeline with random access, data may start and end anywhere in the block; there is one checksum for each chunk
+//! that it touches, over those bytes of the chunk that the packet carries. A packet without data and with `zero_len`
+//! set makes a range of the block zeros.
+//!
 //! PLEN counts itself but neither HLEN nor the header: HDFS's rule. The block ends with a packet
 //! that has no data and `last_packet_in_block` set. Writers that continue a block in the middle of a chunk
 //! send the rest of that chunk alone in the first packet, with a checksum over the whole chunk's content
@@ -23,7 +27,7 @@ pub const PACKET_LENGTHS_BYTES: usize = 6;
 /// Size of PLEN itself, counted in PLEN.
 const PLEN_BYTES: usize = 4;
 
-/// Longest header accepted. Ours has 25 to 27 bytes, and unknown fields of later versions fit too.
+/// Longest header accepted. Ours has 25 to 36 bytes, and unknown fields of later versions fit too.
 pub const MAX_PACKET_HEADER_BYTES: usize = 256;
 
 /// Longest checksums plus data accepted in one packet, HDFS's limit.
@@ -45,6 +49,8 @@ pub struct PacketHeader {
     pub data_len: u32,
     /// Sync to disk before acknowledging.
     pub sync_block: bool,
+    /// Bytes from the offset that become zeros; only in a packet without data, and only with random access.
+    pub zero_len: u64,
 }
 
 /// The two lengths at the start of a packet.
@@ -106,6 +112,8 @@ impl PacketLengths {
             last_packet_in_block: proto.last_packet_in_block,
             data_len: u32::try_from(proto.data_len).map_err(|_| PacketError::Field("data_len"))?,
             sync_block: proto.sync_block.unwrap_or(false),
+            zero_len: u64::try_from(proto.zero_len.unwrap_or(0))
+                .map_err(|_| PacketError::Field("zero_len"))?,
         };
         let checksums_len = self
             .payload_len
@@ -130,6 +138,7 @@ impl PacketHeader {
             last_packet_in_block: self.last_packet_in_block,
             data_len: self.data_len as i32,
             sync_block: self.sync_block.then_some(true),
+            zero_len: (self.zero_len > 0).then_some(self.zero_len as i64),
         };
         out.extend_from_slice(&((PLEN_BYTES + payload) as u32).to_be_bytes());
         out.extend_from_slice(&(proto.encoded_len() as u16).to_be_bytes());
@@ -150,6 +159,7 @@ mod tests {
             last_packet_in_block: false,
             data_len: 512,
             sync_block: true,
+            zero_len: 0,
         };
         let mut out = Vec::new();
         header.encode(4, &mut out);
@@ -167,6 +177,33 @@ mod tests {
         let lengths = PacketLengths::decode(out[..6].try_into().expect("six bytes")).expect("valid");
         assert_eq!(lengths, PacketLengths { payload_len: 516, header_len: 27 });
         assert_eq!(lengths.decode_header(&out[6..]), Ok((header, 4)));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_zero_packet() {
+        let header = PacketHeader {
+            offset_in_block: 0x1000,
+            seqno: 4,
+            last_packet_in_block: false,
+            data_len: 0,
+            sync_block: false,
+            zero_len: 0x2000,
+        };
+        let mut out = Vec::new();
+        header.encode(0, &mut out);
+        #[rustfmt::skip]
+        let expected = [
+            0, 0, 0, 4,                            // PLEN: nothing but itself
+            0, 36,                                 // HLEN
+            0x09, 0, 0x10, 0, 0, 0, 0, 0, 0,       // offset_in_block, sfixed64
+            0x11, 4, 0, 0, 0, 0, 0, 0, 0,          // seqno, sfixed64
+            0x18, 0,                               // last_packet_in_block
+            0x25, 0, 0, 0, 0,                      // data_len, sfixed32
+            0xc1, 0x3e, 0, 0x20, 0, 0, 0, 0, 0, 0, // zero_len, sfixed64
+        ];
+        assert_eq!(out, expected);
+        let lengths = PacketLengths::decode(out[..6].try_into().expect("six bytes")).expect("valid");
+        assert_eq!(lengths.decode_header(&out[6..]), Ok((header, 0)));
     }
 
     #[test]

@@ -492,5 +492,10 @@ pub fn node(path: &str) -> NodeRef {
 
 /// Call number `call_id` of a client that every test of a bare call shares.
 pub fn context_of(user: &str, call_id: u64) -> CallContext {
-    CallContext { user: user.to_owned(), client_id: b"tests-bare-calls".to_vec().into(), call_id }
+    CallContext {
+        user: user.to_owned(),
+        client_id: b"tests-bare-calls".to_vec().into(),
+        call_id,
+        ..Default::default()
+    }
 }

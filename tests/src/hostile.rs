@@ -155,6 +155,7 @@ fn cut_packet() -> Vec<u8> {
         last_packet_in_block: false,
         data_len: (MAX_PACKET_PAYLOAD_BYTES - 4) as u32,
         sync_block: false,
+        zero_len: 0,
     };
     let mut out = Vec::new();
     header.encode(4, &mut out);

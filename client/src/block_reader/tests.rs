@@ -35,6 +35,7 @@ fn response(flip: Option<usize>) -> Vec<u8> {
             last_packet_in_block: piece.is_empty(),
             data_len: piece.len() as u32,
             sync_block: false,
+            zero_len: 0,
         };
         header.encode(checksum.checksums_len(piece.len()), &mut out);
         checksum.append_checksums(piece, &mut out);

@@ -62,6 +62,7 @@ pub async fn send_packet(
         last_packet_in_block: last,
         data_len: data.len() as u32,
         sync_block: false,
+        zero_len: 0,
     };
     let mut out = Vec::new();
     header.encode(sums.len(), &mut out);

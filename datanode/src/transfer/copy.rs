@@ -92,6 +92,7 @@ fn copy(
         caching_strategy: None,
         storage_id,
         target_storage_ids: Vec::new(),
+        random_access: None,
     };
     let prologue = encode_op(Op::WriteBlock, &request);
     let mut connection = shared.peers.connect(addr)?;

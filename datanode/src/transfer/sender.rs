@@ -72,6 +72,7 @@ fn header(offset: u64, seqno: i64, data_len: u64, last: bool) -> PacketHeader {
         last_packet_in_block: last,
         data_len: data_len as u32,
         sync_block: false,
+        zero_len: 0,
     }
 }
 

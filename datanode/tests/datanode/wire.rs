@@ -165,6 +165,7 @@ impl Pipeline {
             last_packet_in_block: last,
             data_len: data.len() as u32,
             sync_block: sync,
+            zero_len: 0,
         };
         self.seqno += 1;
         let mut raw = Vec::new();

@@ -122,6 +122,8 @@ impl Inode {
             change: self.change,
             symlink: bytes::Bytes::copy_from_slice(&self.symlink),
             under_construction: self.holder.is_some(),
+            allocated: self.size,
+            has_xattrs: !self.xattrs.is_empty(),
         }
     }
 

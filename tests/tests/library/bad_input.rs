@@ -141,6 +141,7 @@ fn a_write_with_wrong_checksums_or_impossible_packets_does_not_hurt() -> Result<
                 last_packet_in_block: false,
                 data_len,
                 sync_block: false,
+                zero_len: 0,
             }
             .encode(sums, &mut out);
             out.extend(std::iter::repeat_n(0xab, sums));

@@ -60,6 +60,17 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::Reclaim(_)) => 29,
         Some(Op::RegisterDatanode(_)) => 30,
         Some(Op::UpdateHints(_)) => 31,
+        Some(Op::MakeNode(_)) => 32,
+        Some(Op::Link(_)) => 33,
+        Some(Op::Unlink(_)) => 34,
+        Some(Op::Move(_)) => 35,
+        Some(Op::SetAttributes(_)) => 36,
+        Some(Op::SetXattr(_)) => 37,
+        Some(Op::RemoveXattr(_)) => 38,
+        Some(Op::AcquireLease(_)) => 39,
+        Some(Op::WriteBlock(_)) => 40,
+        Some(Op::CommitBlocks(_)) => 41,
+        Some(Op::ReleaseOrphans(_)) => 42,
     }
 }
 
@@ -95,6 +106,17 @@ pub(super) fn run(
         Op::Reclaim(op) => delete::reclaim(tables, context, op),
         Op::RegisterDatanode(op) => datanodes::register(tables, context, op),
         Op::UpdateHints(op) => datanodes::update_hints(tables, context, op),
+        Op::MakeNode(_)
+        | Op::Link(_)
+        | Op::Unlink(_)
+        | Op::Move(_)
+        | Op::SetAttributes(_)
+        | Op::SetXattr(_)
+        | Op::RemoveXattr(_)
+        | Op::AcquireLease(_)
+        | Op::WriteBlock(_)
+        | Op::CommitBlocks(_)
+        | Op::ReleaseOrphans(_) => Err(check::invalid("", InvalidReason::Incomplete)),
     }
 }
 
