@@ -88,6 +88,7 @@ pub fn write_op(block: Block, stage: Stage, targets: &[SocketAddr]) -> OpWriteBl
         caching_strategy: None,
         storage_id: None,
         target_storage_ids: Vec::new(),
+        random_access: None,
     }
 }
 
