@@ -37,6 +37,8 @@ struct State {
     missing: HashSet<(u64, String)>,
     /// Replicas (block id, datanode uuid) with bad data.
     corrupt: HashSet<(u64, String)>,
+    /// Blocks (id) whose local files could not be read.
+    network_only: HashSet<u64>,
 }
 
 impl BlockMap {
@@ -139,6 +141,19 @@ impl BlockMap {
         } else {
             state.dead.insert(uuid);
         }
+    }
+
+    /// From now on the block is read from datanodes, not from files on this machine.
+    pub(crate) fn read_over_network(&self, block: &LocatedBlock) {
+        if let Some(id) = &block.block {
+            self.client.local.forget(id);
+            self.lock().network_only.insert(id.id);
+        }
+    }
+
+    /// Whether a block is read from datanodes only.
+    pub(crate) fn is_network_only(&self, block: &v1::Block) -> bool {
+        self.lock().network_only.contains(&block.id)
     }
 
     /// Asks for the block's locations again, and gives every replica that is not corrupt another chance.

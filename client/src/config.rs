@@ -40,6 +40,8 @@ pub(crate) struct ClientConfig {
     pub packet_bytes: usize,
     /// Packets of one writer that may be unacknowledged.
     pub packets_in_flight: usize,
+    /// Read replicas on this machine from their files.
+    pub local_reads: bool,
 }
 
 impl Default for ClientConfig {
@@ -57,6 +59,7 @@ impl Default for ClientConfig {
             lease_renewal: Duration::from_secs(30),
             packet_bytes: 1 << 20,
             packets_in_flight: 8,
+            local_reads: true,
         }
     }
 }
@@ -169,6 +172,13 @@ impl ClientBuilder {
     /// [`Self::packet_bytes`] this bounds the memory of a writer. Default 8.
     pub fn packets_in_flight(mut self, packets: usize) -> Self {
         self.config.packets_in_flight = packets;
+        self
+    }
+
+    /// Whether replicas on this machine are read from their files, with descriptors that the datanode hands out, instead of
+    /// over the network. Default true.
+    pub fn local_reads(mut self, enabled: bool) -> Self {
+        self.config.local_reads = enabled;
         self
     }
 

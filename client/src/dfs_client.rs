@@ -13,6 +13,7 @@ use crate::block_reader::READ_PIECE_BYTES;
 use crate::buffer_pool::BufferPool;
 use crate::config::{ClientBuilder, ClientConfig};
 use crate::lease_renewer::LeaseRenewer;
+use crate::local_replicas::LocalReplicas;
 use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
 use crate::peer_cache::PeerCache;
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub holder: String,
     /// Idle connections to datanodes.
     pub peers: PeerCache,
+    /// Replicas on this machine.
+    pub local: LocalReplicas,
     /// Datanodes to ask last.
     pub slow: SlowNodes,
     /// Packet buffers of all writers.
@@ -95,7 +98,9 @@ impl DfsClient {
         let read_buffers = BufferPool::new(READ_PIECE_BYTES);
         let peers = PeerCache::default();
         let (leases, slow) = (LeaseRenewer::default(), SlowNodes::default());
-        let inner = Inner { config, namenode, defaults, holder, peers, slow, buffers, read_buffers, leases };
+        let local = LocalReplicas::default();
+        let inner =
+            Inner { config, namenode, defaults, holder, peers, local, slow, buffers, read_buffers, leases };
         Ok(Self { inner: Arc::new(inner) })
     }
 

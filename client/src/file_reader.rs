@@ -147,7 +147,7 @@ impl FileReader {
                     // What came before the fault was verified: it need not be read again.
                     let good = open.reader.position() - (at - open.choice.block.offset);
                     done += usize::try_from(good).unwrap_or(part).min(part);
-                    self.map.give_up(&open.choice, fault, &mut attempts);
+                    self.map.give_up_read(&open, fault, &mut attempts);
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Sequence {
                     }
                 }
                 Ok(None) => self.put_back(open).await,
-                Err(fault) => self.map.give_up(&open.choice, fault, &mut attempts),
+                Err(fault) => self.map.give_up_read(&open, fault, &mut attempts),
             }
         }
         Ok(None)

@@ -9,12 +9,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dfs_proto::v1::{LocatedBlock, ReplicaLocation};
 
 use crate::block_map::BlockMap;
 use crate::block_reader::{BlockRange, BlockReader};
+use crate::buffer_pool::BufferPool;
 use crate::config::ClientConfig;
+use crate::connection::DataConnection;
 use crate::error::ReplicaFault;
+use crate::local_reader::LocalReader;
 use crate::{DfsError, TransferFault, datanode};
 
 /// Times that locations are asked for again when every known replica failed (HDFS's default).
@@ -50,8 +54,65 @@ pub(crate) struct Attempts {
 
 /// A read in progress from one replica.
 pub(crate) struct OpenReplica {
-    pub reader: BlockReader,
+    pub reader: ReplicaReader,
     pub choice: Choice,
+}
+
+/// Where the bytes come from.
+pub(crate) enum ReplicaReader {
+    /// The datanode sends them.
+    Network(Box<BlockReader>),
+    /// The replica's files are on this machine.
+    Local(LocalReader),
+}
+
+impl ReplicaReader {
+    /// Offset in the block of the next byte.
+    pub(crate) fn position(&self) -> u64 {
+        match self {
+            Self::Network(reader) => reader.position(),
+            Self::Local(reader) => reader.position(),
+        }
+    }
+
+    /// Whether the whole range was handed out.
+    pub(crate) fn is_done(&self) -> bool {
+        match self {
+            Self::Network(reader) => reader.is_done(),
+            Self::Local(reader) => reader.is_done(),
+        }
+    }
+
+    /// The next verified bytes, up to a piece; `None` at the end of the range.
+    pub(crate) async fn next_bytes(
+        &mut self,
+        pool: &Arc<BufferPool>,
+    ) -> Result<Option<Bytes>, TransferFault> {
+        match self {
+            Self::Network(reader) => reader.next_bytes(pool).await,
+            Self::Local(reader) => reader.next_bytes(pool).await,
+        }
+    }
+
+    /// Fills `into`, which is at most what is left of the range.
+    pub(crate) async fn fill(
+        &mut self,
+        into: &mut [u8],
+        pool: &Arc<BufferPool>,
+    ) -> Result<(), TransferFault> {
+        match self {
+            Self::Network(reader) => reader.fill(into, pool).await,
+            Self::Local(reader) => reader.fill(into, pool).await,
+        }
+    }
+
+    /// Ends a read whose range was read whole; the connection, if there is one, can be used again.
+    async fn finish(self) -> Result<Option<DataConnection>, TransferFault> {
+        match self {
+            Self::Network(reader) => reader.finish().await.map(Some),
+            Self::Local(_) => Ok(None),
+        }
+    }
 }
 
 impl BlockMap {
@@ -96,10 +157,23 @@ impl BlockMap {
         attempts.last = Some(ReplicaFault { datanode: datanode::name(&choice.location), fault });
     }
 
+    /// Takes a replica whose read failed out of the choice, or to its end; one that was read from its files is read over the
+    /// network next.
+    pub(crate) fn give_up_read(&self, open: &OpenReplica, fault: TransferFault, attempts: &mut Attempts) {
+        match &open.reader {
+            ReplicaReader::Network(_) => self.give_up(&open.choice, fault, attempts),
+            ReplicaReader::Local(_) => {
+                tracing::debug!(path = %self.path(), %fault, "local read failed, the network is next");
+                self.read_over_network(&open.choice.block);
+            }
+        }
+    }
+
     /// Ends a read whose range was read whole and keeps its connection.
     pub(crate) async fn finish(&self, open: OpenReplica) {
         match open.reader.finish().await {
-            Ok(connection) => self.client().peers.put(connection),
+            Ok(Some(connection)) => self.client().peers.put(connection),
+            Ok(None) => {}
             Err(fault) => {
                 // All bytes came and were verified: only the connection is lost.
                 tracing::debug!(path = %self.path(), datanode = %datanode::name(&open.choice.location), %fault,
@@ -108,9 +182,12 @@ impl BlockMap {
         }
     }
 
-    async fn open_at(&self, choice: &Choice, range: BlockRange) -> Result<BlockReader, TransferFault> {
+    async fn open_at(&self, choice: &Choice, range: BlockRange) -> Result<ReplicaReader, TransferFault> {
         let client = self.client();
         let config = &client.config;
+        if let Some(local) = self.open_local(choice, range).await {
+            return Ok(ReplicaReader::Local(local));
+        }
         let patience = patience(config, choice.hurried);
         let connect_timeout = config.datanode_connect_timeout.min(patience);
         let address = datanode::address(&choice.location)?;
@@ -122,9 +199,21 @@ impl BlockMap {
             match BlockReader::open(lease.connection, block, &client.holder, range).await {
                 // The datanode closed an idle connection just when it was used again.
                 Err(TransferFault::Io(_)) if lease.reused => fresh = true,
-                result => return result,
+                result => return result.map(|reader| ReplicaReader::Network(Box::new(reader))),
             }
         }
+    }
+
+    /// The chosen replica's files, if they are on this machine and settled.
+    async fn open_local(&self, choice: &Choice, range: BlockRange) -> Option<LocalReader> {
+        let client = self.client();
+        let id = choice.block.block?;
+        if !client.config.local_reads || choice.block.under_construction || self.is_network_only(&id) {
+            return None;
+        }
+        let named = datanode::extended(&client.defaults.block_pool_id, id);
+        let replica = client.local.get(datanode::uuid(&choice.location), &id, named).await?;
+        Some(LocalReader::new(replica, id.length, range))
     }
 
     async fn wait_for_replicas(

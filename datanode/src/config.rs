@@ -50,6 +50,9 @@ pub struct DatanodeConfig {
     /// Longest wait for a downstream member's acknowledgement, 10 ms to 10 min. Default 5 s; a second is
     /// added for each member after it, so that the member next to a dead one is the one to name it.
     pub peer_timeout: Duration,
+    /// Hand readers on the same machine descriptors of replica files, so that they read without the datanode's
+    /// help. Default true.
+    pub local_reads: bool,
 }
 
 /// Bounds of durations: longest accepted.
@@ -81,6 +84,7 @@ impl Default for DatanodeConfig {
             keepalive_timeout: Duration::from_secs(60),
             stream_timeout: Duration::from_secs(60),
             peer_timeout: Duration::from_secs(5),
+            local_reads: true,
         }
     }
 }

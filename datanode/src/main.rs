@@ -56,6 +56,9 @@ struct Options {
     /// Copies to other datanodes at once.
     #[arg(long, default_value_t = DatanodeConfig::default().max_transfers, value_name = "N")]
     max_transfers: usize,
+    /// Readers on this machine read over the network too, instead of from the replica files.
+    #[arg(long)]
+    no_local_reads: bool,
 }
 
 impl Options {
@@ -73,6 +76,7 @@ impl Options {
             reserved_bytes: self.reserved_bytes,
             max_xceivers: self.max_xceivers,
             max_transfers: self.max_transfers,
+            local_reads: !self.no_local_reads,
             ..DatanodeConfig::default()
         }
     }

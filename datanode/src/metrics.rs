@@ -13,6 +13,8 @@ pub struct Metrics {
     pub bytes_written: Counter,
     /// Read operations.
     pub reads: Counter,
+    /// Replicas whose files were handed to readers on the same machine.
+    pub local_reads: Counter,
     /// Write operations, copies included.
     pub writes: Counter,
     /// Operations that failed, disconnects aside.
@@ -47,6 +49,7 @@ impl Default for Metrics {
             bytes_read: metrics::counter!("dfs_datanode_bytes_read_total"),
             bytes_written: metrics::counter!("dfs_datanode_bytes_written_total"),
             reads: metrics::counter!("dfs_datanode_reads_total"),
+            local_reads: metrics::counter!("dfs_datanode_local_reads_total"),
             writes: metrics::counter!("dfs_datanode_writes_total"),
             failures: metrics::counter!("dfs_datanode_operation_failures_total"),
             foreign_streams: metrics::counter!("dfs_datanode_foreign_streams_total"),

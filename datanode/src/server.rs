@@ -25,6 +25,7 @@ use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, rep
 use crate::sync::lock;
 use crate::transfer::Shared;
 use crate::transfer::buffers::ScratchPool;
+use crate::transfer::local::LocalServer;
 use crate::transfer::peers::PeerPool;
 use crate::transfer::server::TransferServer;
 use crate::workers::Workers;
@@ -57,6 +58,7 @@ const GRPC_STREAMS: u32 = 128;
 pub struct Datanode {
     shared: Arc<Shared>,
     transfer: Arc<TransferServer>,
+    local: Option<LocalServer>,
     workers: Vec<Arc<Workers>>,
     tasks: Vec<JoinHandle<()>>,
     recoveries: Arc<Mutex<JoinSet<()>>>,
@@ -107,6 +109,7 @@ impl Datanode {
             transfers: AtomicUsize::new(0),
         });
         let transfer = Arc::new(TransferServer::start(xfer, Arc::clone(&shared))?);
+        let local = if shared.config.local_reads { start_local(&shared) } else { None };
         let link = NamenodeLink::new(LinkParts {
             shared: Arc::clone(&shared),
             changes: Arc::clone(&changes),
@@ -131,7 +134,18 @@ impl Datanode {
             }),
         ];
         let workers = vec![disk_workers, sync_workers, copy_workers, delete_workers];
-        Ok(Self { shared, transfer, workers, tasks, recoveries, ipc_addr, http_addr, registration, refusal })
+        Ok(Self {
+            shared,
+            transfer,
+            local,
+            workers,
+            tasks,
+            recoveries,
+            ipc_addr,
+            http_addr,
+            registration,
+            refusal,
+        })
     }
 
     /// Identity of the datanode.
@@ -185,6 +199,7 @@ impl Datanode {
             // It was cancelled.
             let _ = task.await;
         }
+        self.local.iter().for_each(LocalServer::close);
         let mut recoveries = std::mem::take(&mut *lock(&self.recoveries));
         recoveries.shutdown().await;
         let transfer = Arc::clone(&self.transfer);
@@ -205,7 +220,19 @@ impl Drop for Datanode {
         self.tasks.iter().for_each(JoinHandle::abort);
         lock(&self.recoveries).abort_all();
         self.transfer.close();
+        self.local.iter().for_each(LocalServer::close);
         self.workers.iter().for_each(|w| w.close());
+    }
+}
+
+/// Serves readers on this machine. They can do without, so a failure is only told.
+fn start_local(shared: &Arc<Shared>) -> Option<LocalServer> {
+    match LocalServer::start(shared.dataset.uuid(), Arc::clone(shared)) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            tracing::warn!(%error, "readers on this machine will read over the network");
+            None
+        }
     }
 }
 

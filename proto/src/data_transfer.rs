@@ -19,6 +19,19 @@ pub const DATA_TRANSFER_VERSION: u16 = 28;
 /// has about 100 KiB.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
+/// Version of the data and `.meta` file formats that short-circuit readers read by themselves (HDFS's
+/// number).
+pub const SHORT_CIRCUIT_VERSION: u32 = 1;
+
+/// Bytes before the first checksum of a `.meta` file in that version.
+pub const META_HEADER_BYTES: usize = 7;
+
+/// Name of the UNIX socket (abstract, so of this machine or container only) at which a datanode hands out
+/// descriptors of its replicas' files.
+pub fn local_socket_name(datanode_uuid: &str) -> String {
+    format!("dfs-datanode-{datanode_uuid}")
+}
+
 /// Version and op code.
 pub const OP_PREFIX_BYTES: usize = 3;
 
@@ -37,6 +50,8 @@ pub enum Op {
     BlockChecksum = 85,
     /// Copy a replica to other datanodes.
     TransferBlock = 86,
+    /// Descriptors of a replica's files, for a reader on the same machine.
+    RequestShortCircuitFds = 87,
 }
 
 /// A request or message that cannot be read.
@@ -68,6 +83,7 @@ impl TryFrom<u8> for Op {
             81 => Ok(Self::ReadBlock),
             85 => Ok(Self::BlockChecksum),
             86 => Ok(Self::TransferBlock),
+            87 => Ok(Self::RequestShortCircuitFds),
             other => Err(TransferError::UnknownOp(other)),
         }
     }

@@ -43,9 +43,17 @@ pub struct Builder {
     soft_lease_ms: u64,
     hard_lease_ms: u64,
     groups: Vec<(String, String)>,
+    local_reads: bool,
 }
 
 impl Builder {
+    /// Datanodes hand out descriptors of replica files, so that clients need not read over the network (off: most
+    /// tests are about the network).
+    pub const fn local_reads(mut self) -> Self {
+        self.local_reads = true;
+        self
+    }
+
     /// Number of datanodes (3).
     pub const fn datanodes(mut self, count: usize) -> Self {
         self.datanodes = count;
@@ -172,6 +180,7 @@ impl MiniCluster {
             soft_lease_ms: 60_000,
             hard_lease_ms: 20 * 60 * 1000,
             groups: Vec::new(),
+            local_reads: false,
         }
     }
 
@@ -324,6 +333,7 @@ impl MiniCluster {
             http_port: 0,
             rack: slot.rack.clone(),
             reserved_bytes: Some(0),
+            local_reads: self.settings.local_reads,
             ..DatanodeConfig::default()
         }
     }

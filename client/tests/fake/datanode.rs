@@ -47,7 +47,7 @@ async fn operation(state: &Shared, index: usize, socket: &mut Socket) -> io::Res
         Ok(Op::WriteBlock) => write_block(state, index, socket).await,
         Ok(Op::TransferBlock) => transfer(state, index, socket).await,
         Ok(Op::BlockChecksum) => checksum(state, index, socket).await,
-        Err(_) => Ok(false),
+        Ok(Op::RequestShortCircuitFds) | Err(_) => Ok(false),
     }
 }
 

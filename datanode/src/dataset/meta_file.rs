@@ -20,8 +20,7 @@ use std::os::unix::fs::FileExt;
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
 use dfs_proto::transfer::ChecksumProto;
 
-/// Bytes before the first checksum.
-pub const META_HEADER_BYTES: usize = 7;
+pub use dfs_proto::data_transfer::META_HEADER_BYTES;
 
 /// Version of the format.
 const META_VERSION: u16 = 1;

@@ -212,6 +212,11 @@ impl ReadHandle {
         &self.data
     }
 
+    /// The `.meta` file.
+    pub const fn meta(&self) -> &File {
+        &self.meta
+    }
+
     /// Reads exactly the bytes from `offset` on.
     pub fn read_data(&self, buf: &mut [u8], offset: u64) -> Result<(), DatanodeError> {
         let have = meta_file::read_up_to(&self.data, buf, offset).map_err(disk(&self.data_path))?;

@@ -1,13 +1,14 @@
 //! The data transfer protocol: blocking threads, one a connection, and the connections between datanodes.
 //!
 //! [`server`] accepts and dispatches; [`write_op`] and [`receiver`] are the write pipeline, [`read_op`] and
-//! [`sender`] the read path, [`copy`] sends replicas to other datanodes. Nothing here is async, and nothing
+//! [`sender`] the read path, [`local`] serves readers on the same machine, [`copy`] sends replicas to other datanodes. Nothing here is async, and nothing
 //! allocates a packet: pieces and heads are reused.
 
 pub mod acks;
 pub mod buffers;
 pub mod checksum_op;
 pub mod copy;
+pub mod local;
 pub mod net;
 pub mod peers;
 pub mod read_op;

@@ -222,6 +222,8 @@ impl Xceiver {
                     let request: OpTransferBlockProto = connection.read_message(within)?;
                     copy::transfer_block(shared, connection, &request)?;
                 }
+                // Descriptors do not travel over TCP.
+                Op::RequestShortCircuitFds => return Err(TransferError::UnknownOp(op as u8).into()),
             }
             idle = shared.config.keepalive_timeout;
         }

@@ -7,6 +7,7 @@ mod hflush;
 mod identity;
 mod large_delete;
 mod leases;
+mod local_reads;
 mod namespace;
 mod permissions;
 mod pipeline;

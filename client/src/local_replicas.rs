@@ -1,0 +1,240 @@
+//! Replicas on this machine: asks datanodes for the descriptors of their files and keeps those lately used.
+//!
+//! Invariants: at most [`MAX_REPLICAS`] replicas, with two descriptors each, are kept; a datanode that is not on this
+//! machine, or does not answer at once, is left alone for [`AWAY_FOR`]; a replica is known by block id and stamp, so one
+//! that was rewritten under another stamp is asked for anew.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_proto::checksum::Checksum;
+use dfs_proto::data_transfer::{
+    MAX_MESSAGE_BYTES, Op, SHORT_CIRCUIT_VERSION, TransferError, decode_length, encode_op, local_socket_name,
+};
+use dfs_proto::transfer::{
+    BaseHeaderProto, BlockOpResponseProto, ExtendedBlockProto, OpRequestShortCircuitAccessProto, Status,
+};
+use dfs_proto::v1::Block;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use prost::Message;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+
+use crate::TransferFault;
+use crate::local_replica::LocalReplica;
+
+/// Replicas kept: with two descriptors each, half of the 1,024 that a process has by default.
+const MAX_REPLICAS: usize = 256;
+
+/// Idle connections kept to one datanode: parallel openings beyond it connect anew.
+const MAX_CONNECTIONS: usize = 4;
+
+/// How long a datanode without a socket here, or without an answer, is not asked again.
+const AWAY_FOR: Duration = Duration::from_secs(60);
+
+/// Datanodes remembered as away; beyond it, the memory starts anew.
+const MAX_AWAY: usize = 4096;
+
+/// Longest wait for an answer: nothing but opening two files.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Bytes received at once: an answer fits.
+const RECEIVE_BYTES: usize = 512;
+
+/// Descriptors in an answer.
+const FILES: usize = 2;
+
+/// The replicas.
+#[derive(Debug, Default)]
+pub(crate) struct LocalReplicas {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By block id and stamp, with the time of the last use in ticks of `clock`.
+    replicas: HashMap<(u64, u64), (u64, Arc<LocalReplica>)>,
+    clock: u64,
+    /// By datanode (uuid).
+    idle: HashMap<String, Vec<UnixStream>>,
+    away: HashMap<String, Instant>,
+}
+
+impl LocalReplicas {
+    /// The replica of `block` if it is kept here already.
+    pub(crate) fn kept(&self, block: &Block) -> Option<Arc<LocalReplica>> {
+        let mut state = self.lock();
+        state.clock += 1;
+        let now = state.clock;
+        let (used, replica) = state.replicas.get_mut(&key(block))?;
+        *used = now;
+        Some(Arc::clone(replica))
+    }
+
+    /// The replica of a block on the datanode `uuid`, if that is on this machine and has it finalized.
+    pub(crate) async fn get(
+        &self,
+        uuid: &str,
+        block: &Block,
+        named: ExtendedBlockProto,
+    ) -> Option<Arc<LocalReplica>> {
+        if let Some(kept) = self.kept(block) {
+            return Some(kept);
+        }
+        if self.is_away(uuid) {
+            return None;
+        }
+        let asked = tokio::time::timeout(PATIENCE, self.ask(uuid, named)).await;
+        match asked.unwrap_or(Err(TransferFault::Timeout)) {
+            Ok(replica) => {
+                let replica = replica.map(Arc::new)?;
+                self.keep(block, &replica);
+                Some(replica)
+            }
+            Err(fault) => {
+                tracing::debug!(datanode = uuid, %fault, "no local reads");
+                self.note_away(uuid);
+                None
+            }
+        }
+    }
+
+    /// Takes a replica out: it could not be read.
+    pub(crate) fn forget(&self, block: &Block) {
+        self.lock().replicas.remove(&key(block));
+    }
+
+    /// `None`: the datanode does not have it, or not finalized.
+    async fn ask(
+        &self,
+        uuid: &str,
+        named: ExtendedBlockProto,
+    ) -> Result<Option<LocalReplica>, TransferFault> {
+        let header = BaseHeaderProto { block: named, token: None };
+        let request = OpRequestShortCircuitAccessProto { header, max_version: SHORT_CIRCUIT_VERSION };
+        let request = encode_op(Op::RequestShortCircuitFds, &request);
+        let idle = self.lock().idle.get_mut(uuid).and_then(Vec::pop);
+        let answered = match idle {
+            // The datanode closes what is idle for long: then once more on a new connection.
+            Some(stream) => exchange(stream, &request).await.ok(),
+            None => None,
+        };
+        let (stream, response, mut files) = match answered {
+            Some(answered) => answered,
+            None => exchange(connect(uuid)?, &request).await?,
+        };
+        {
+            let mut state = self.lock();
+            let idle = state.idle.entry(uuid.to_owned()).or_default();
+            if idle.len() < MAX_CONNECTIONS {
+                idle.push(stream);
+            }
+        }
+        if response.status() != Status::Success {
+            return Ok(None);
+        }
+        let info = response.read_op_checksum_info.ok_or(TransferFault::Unexpected { field: "response" })?;
+        let checksum = Checksum::from_proto(&info.checksum)?;
+        let (Some(meta), Some(data), None) = (files.pop(), files.pop(), files.pop()) else {
+            return Err(TransferFault::Unexpected { field: "descriptors" });
+        };
+        Ok(Some(LocalReplica::new(File::from(data), File::from(meta), checksum)))
+    }
+
+    fn keep(&self, block: &Block, replica: &Arc<LocalReplica>) {
+        let mut state = self.lock();
+        if state.replicas.len() >= MAX_REPLICAS {
+            let oldest = state.replicas.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            if let Some(oldest) = oldest {
+                state.replicas.remove(&oldest);
+            }
+        }
+        state.clock += 1;
+        let now = state.clock;
+        state.replicas.insert(key(block), (now, Arc::clone(replica)));
+    }
+
+    fn is_away(&self, uuid: &str) -> bool {
+        self.lock().away.get(uuid).is_some_and(|since| since.elapsed() < AWAY_FOR)
+    }
+
+    fn note_away(&self, uuid: &str) {
+        let mut state = self.lock();
+        if state.away.len() >= MAX_AWAY {
+            state.away.clear();
+        }
+        state.away.insert(uuid.to_owned(), Instant::now());
+        state.idle.remove(uuid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(block: &Block) -> (u64, u64) {
+    (block.id, block.generation_stamp)
+}
+
+/// Connects without waiting: a datanode that is not here, or too busy to accept, is read over the network.
+fn connect(uuid: &str) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // A name that starts with NUL is an abstract one.
+    socket.connect(&SockAddr::unix(format!("\0{}", local_socket_name(uuid)))?)?;
+    UnixStream::from_std(std::os::unix::net::UnixStream::from(OwnedFd::from(socket)))
+}
+
+/// Sends a request and receives its answer.
+async fn exchange(
+    mut stream: UnixStream,
+    request: &[u8],
+) -> Result<(UnixStream, BlockOpResponseProto, Vec<OwnedFd>), TransferFault> {
+    stream.write_all(request).await?;
+    let (mut bytes, mut files) = (Vec::new(), Vec::new());
+    loop {
+        if let Some((prefix, length)) = decode_length(&bytes)?
+            && bytes.len() >= prefix + length
+        {
+            let end = prefix + length;
+            let response =
+                BlockOpResponseProto::decode(&bytes[prefix..end]).map_err(TransferError::Decode)?;
+            let carriers = usize::from(response.status() == Status::Success);
+            match bytes.len() - end {
+                have if have == carriers => return Ok((stream, response, files)),
+                0 => {}
+                _ => return Err(TransferFault::Unexpected { field: "bytes behind the answer" }),
+            }
+        }
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(TransferFault::Unexpected { field: "length" });
+        }
+        let fd = stream.as_raw_fd();
+        stream.async_io(Interest::READABLE, || receive(fd, &mut bytes, &mut files)).await?;
+    }
+}
+
+/// One receive: appends bytes and descriptors.
+fn receive(fd: RawFd, bytes: &mut Vec<u8>, files: &mut Vec<OwnedFd>) -> io::Result<()> {
+    let mut buffer = [0; RECEIVE_BYTES];
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let mut control = nix::cmsg_space!([RawFd; FILES]);
+    let received = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let count = received.bytes;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
+            files.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    bytes.extend_from_slice(&buffer[..count]);
+    Ok(())
+}

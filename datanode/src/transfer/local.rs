@@ -1,0 +1,225 @@
+//! Hands out descriptors of replica files to readers on the same machine (HDFS calls it short-circuit reads):
+//! they read and verify by themselves, and the datanode's processor is not needed.
+//!
+//! The socket is an abstract UNIX socket named after the datanode's uuid, so a reader that reaches it shares this
+//! machine (and network namespace). One request is one op 87, answered by a `BlockOpResponseProto` and, on success, one
+//! byte that carries two read-only descriptors: data file, `.meta` file. The answer tells the checksum in
+//! `read_op_checksum_info`.
+//!
+//! Only finalized replicas are given out: of one being written, the last checksum is in memory. A replica that is reopened
+//! later keeps its files, so a reader may meet bytes that are being changed; its checksums tell, and it comes over the network
+//! then.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use dfs_proto::data_transfer::{
+    self, MAX_MESSAGE_BYTES, OP_PREFIX_BYTES, Op, SHORT_CIRCUIT_VERSION, TransferError, encode_delimited,
+    local_socket_name,
+};
+use dfs_proto::transfer::{
+    BlockOpResponseProto, OpRequestShortCircuitAccessProto, ReadOpChecksumInfoProto, Status,
+};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use prost::Message;
+
+use super::{Shared, failure};
+use crate::dataset::reader::ReadHandle;
+use crate::error::DatanodeError;
+use crate::sync::lock;
+
+/// Readers served at once: each has a thread, and a process needs one or two connections.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Stack of a connection's thread.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Longest idle time of a connection, and longest wait for a request's rest: readers connect again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pause after a failed accept, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The byte that carries the descriptors.
+const CARRIER: [u8; 1] = [0];
+
+/// The server.
+#[derive(Debug)]
+pub struct LocalServer {
+    state: Arc<LocalState>,
+    listener: UnixListener,
+}
+
+#[derive(Debug)]
+struct LocalState {
+    shared: Arc<Shared>,
+    open: Mutex<HashMap<u64, UnixStream>>,
+    next_id: AtomicU64,
+    stopping: AtomicBool,
+}
+
+impl LocalServer {
+    /// Serves the replicas of `shared` at the socket of the datanode `uuid`.
+    pub fn start(uuid: &str, shared: Arc<Shared>) -> Result<Self, DatanodeError> {
+        let address = SocketAddr::from_abstract_name(local_socket_name(uuid))?;
+        let listener = UnixListener::bind_addr(&address)?;
+        let state = Arc::new(LocalState {
+            shared,
+            open: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        });
+        let (accept_from, accept_state) = (listener.try_clone()?, Arc::clone(&state));
+        thread::Builder::new()
+            .name("local-accept".into())
+            .spawn(move || accept(&accept_from, &accept_state))
+            .map_err(DatanodeError::Thread)?;
+        Ok(Self { state, listener })
+    }
+
+    /// Stops accepting and cuts all readers off. Their threads end soon after.
+    pub fn close(&self) {
+        self.state.stopping.store(true, Ordering::Release);
+        // Wakes the accepting thread; an error means that it is awake already.
+        let _ = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        for socket in lock(&self.state.open).values() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for LocalServer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn accept(listener: &UnixListener, state: &Arc<LocalState>) {
+    loop {
+        let accepted = listener.accept();
+        if state.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let started = accepted.and_then(|(socket, _)| start(socket, state));
+        if let Err(error) = started {
+            tracing::warn!(%error, "cannot serve a local reader");
+            thread::sleep(ACCEPT_PAUSE);
+        }
+    }
+}
+
+fn start(socket: UnixStream, state: &Arc<LocalState>) -> io::Result<()> {
+    if lock(&state.open).len() >= MAX_CONNECTIONS {
+        state.shared.metrics.refused_connections.increment(1);
+        return Ok(());
+    }
+    socket.set_read_timeout(Some(IDLE_TIMEOUT))?;
+    socket.set_write_timeout(Some(IDLE_TIMEOUT))?;
+    let id = state.next_id.fetch_add(1, Ordering::Relaxed);
+    lock(&state.open).insert(id, socket.try_clone()?);
+    let reader = Reader { state: Arc::clone(state), id };
+    thread::Builder::new().name(format!("local-{id}")).stack_size(STACK_BYTES).spawn(move || {
+        if let Err(error) = reader.serve(socket) {
+            tracing::debug!(%error, "local reader's connection ended");
+        }
+    })?;
+    Ok(())
+}
+
+/// One connection's registration; dropping it takes it out.
+struct Reader {
+    state: Arc<LocalState>,
+    id: u64,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        lock(&self.state.open).remove(&self.id);
+    }
+}
+
+impl Reader {
+    /// Serves requests until the peer hangs up, is silent for too long or sends something else.
+    fn serve(&self, mut socket: UnixStream) -> Result<(), DatanodeError> {
+        let shared = &*self.state.shared;
+        loop {
+            let mut prefix = [0; OP_PREFIX_BYTES];
+            match socket.read_exact(&mut prefix) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                other => other?,
+            }
+            let op = data_transfer::decode_op_prefix(prefix)?;
+            if op != Op::RequestShortCircuitFds {
+                return Err(TransferError::UnknownOp(op as u8).into());
+            }
+            let request: OpRequestShortCircuitAccessProto = read_message(&mut socket)?;
+            match open(shared, &request) {
+                Ok(handle) => {
+                    let ready = BlockOpResponseProto {
+                        status: Status::Success.into(),
+                        short_circuit_access_version: Some(SHORT_CIRCUIT_VERSION),
+                        read_op_checksum_info: Some(ReadOpChecksumInfoProto {
+                            checksum: handle.checksum().to_proto(),
+                            chunk_offset: 0,
+                        }),
+                        ..Default::default()
+                    };
+                    send(&mut socket, &ready)?;
+                    send_files(&socket, &handle)?;
+                    shared.metrics.local_reads.increment(1);
+                }
+                Err(error) => send(&mut socket, &failure(&error, String::new()))?,
+            }
+        }
+    }
+}
+
+/// The replica, if it is finalized.
+fn open(shared: &Shared, request: &OpRequestShortCircuitAccessProto) -> Result<ReadHandle, DatanodeError> {
+    if request.max_version < SHORT_CIRCUIT_VERSION {
+        return Err(DatanodeError::Field("max_version"));
+    }
+    let block = shared.block_of(&request.header)?;
+    let handle = shared.dataset.open_read(block, 0)?;
+    if !handle.is_finalized() {
+        return Err(DatanodeError::ReplicaNotFound { block });
+    }
+    Ok(handle)
+}
+
+fn send(socket: &mut UnixStream, message: &BlockOpResponseProto) -> io::Result<()> {
+    let mut raw = Vec::with_capacity(64);
+    encode_delimited(message, &mut raw);
+    socket.write_all(&raw)
+}
+
+fn send_files(socket: &UnixStream, handle: &ReadHandle) -> io::Result<()> {
+    let files = [handle.data().as_raw_fd(), handle.meta().as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&files)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&CARRIER)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Reads a message with its length in front, byte by byte up to the length: requests are short.
+fn read_message<M: Message + Default>(socket: &mut UnixStream) -> Result<M, TransferError> {
+    let mut prefix = Vec::with_capacity(8);
+    let length = loop {
+        let mut byte = [0];
+        socket.read_exact(&mut byte)?;
+        prefix.push(byte[0]);
+        if let Some((_, length)) = data_transfer::decode_length(&prefix)? {
+            break length.min(MAX_MESSAGE_BYTES);
+        }
+    };
+    let mut raw = vec![0; length];
+    socket.read_exact(&mut raw)?;
+    Ok(M::decode(raw.as_slice())?)
+}
