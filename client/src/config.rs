@@ -20,6 +20,8 @@ pub(crate) struct ClientConfig {
     pub namenodes: Vec<String>,
     /// User name told to the namenode.
     pub user: Option<String>,
+    /// Lease holder; chosen at random if absent.
+    pub holder: Option<String>,
     /// Replication of new files; the cluster's default if absent.
     pub replication: Option<u16>,
     /// Block size of new files in bytes; the cluster's default if absent.
@@ -49,6 +51,7 @@ impl Default for ClientConfig {
         Self {
             namenodes: Vec::new(),
             user: None,
+            holder: None,
             replication: None,
             block_size: None,
             retry: RetryPolicy::default(),
@@ -65,6 +68,13 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
+    /// Without an address, the one of a namenode on this machine is used.
+    pub(crate) fn default_namenode(&mut self) {
+        if self.namenodes.is_empty() {
+            self.namenodes.push(format!("127.0.0.1:{}", ports::NAMENODE_RPC));
+        }
+    }
+
     /// Refuses settings out of range.
     pub(crate) fn validate(&self) -> Result<(), DfsError> {
         let refuse = |setting, value| Err(DfsError::InvalidSetting { setting, value });
@@ -184,9 +194,7 @@ impl ClientBuilder {
 
     /// Connects, checks the protocol version and fetches the cluster's defaults.
     pub async fn connect(mut self) -> Result<DfsClient, DfsError> {
-        if self.config.namenodes.is_empty() {
-            self.config.namenodes.push(format!("127.0.0.1:{}", ports::NAMENODE_RPC));
-        }
+        self.config.default_namenode();
         self.config.validate()?;
         DfsClient::connect_with(self.config).await
     }

@@ -93,7 +93,7 @@ impl DfsClient {
                 theirs: defaults.protocol_version,
             });
         }
-        let holder = format!("dfs_client_{}", id.simple());
+        let holder = config.holder.clone().unwrap_or_else(|| format!("dfs_client_{}", id.simple()));
         let buffers = BufferPool::new(config.packet_bytes);
         let read_buffers = BufferPool::new(READ_PIECE_BYTES);
         let peers = PeerCache::default();

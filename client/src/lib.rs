@@ -71,6 +71,7 @@ mod exclusions;
 mod file_checksum;
 mod file_reader;
 mod file_writer;
+pub mod fs;
 mod lease_renewer;
 mod local_reader;
 mod local_replica;

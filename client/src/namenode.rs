@@ -4,6 +4,7 @@
 //! first attempt; with several namenodes, one is used until it answers that it does not lead or
 //! cannot be reached, then the next.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dfs_proto::v1::CallContext;
 use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
+use dfs_proto::v1::file_system_protocol_client::FileSystemProtocolClient;
 use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -27,13 +29,17 @@ const WINDOW_BYTES: u32 = 4 << 20;
 /// Time to connect to one namenode before the next attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Stub of the service over one connection.
+/// Stub of the path clients' service.
 pub(crate) type Stub = ClientProtocolClient<Channel>;
+
+/// Stub of the mounts' service; shares the connection.
+pub(crate) type FilesStub = FileSystemProtocolClient<Channel>;
 
 /// One address of the cluster's.
 struct Peer {
     address: String,
     stub: Stub,
+    files: FilesStub,
     /// It has answered as a namenode does: its failures are a namenode's.
     proven: AtomicBool,
 }
@@ -56,8 +62,8 @@ impl Namenode {
     pub(crate) async fn new(config: &ClientConfig, user: String, id: Uuid) -> Result<Self, DfsError> {
         let mut peers = Vec::with_capacity(config.namenodes.len());
         for address in &config.namenodes {
-            let stub = stub(address).await?;
-            peers.push(Peer { address: address.clone(), stub, proven: AtomicBool::new(false) });
+            let (stub, files) = stubs(address).await?;
+            peers.push(Peer { address: address.clone(), stub, files, proven: AtomicBool::new(false) });
         }
         Ok(Self {
             peers,
@@ -83,17 +89,27 @@ impl Namenode {
 
     /// Identity of a new call.
     pub(crate) fn context(&self) -> Option<CallContext> {
-        Some(CallContext {
-            user: self.user.clone(),
+        Some(self.context_as(&self.user, &[], false))
+    }
+
+    /// Identity of a new call in the name of `user`; without groups the namenode looks them up.
+    pub(crate) fn context_as(&self, user: &str, groups: &[String], relaxed: bool) -> CallContext {
+        CallContext {
+            user: user.to_owned(),
             client_id: self.client_id.clone(),
             call_id: self.next_call.fetch_add(1, Ordering::Relaxed),
-            groups: Vec::new(),
-            relaxed: false,
-        })
+            groups: groups.to_vec(),
+            relaxed,
+        }
     }
 
     /// Makes a call about `subject`, retried as the policy of the client says.
-    pub(crate) async fn call<Q, A, F, R>(&self, subject: &str, request: Q, send: F) -> Result<A, DfsError>
+    pub(crate) async fn call<Q, A, F, R>(
+        &self,
+        subject: &(impl Display + ?Sized),
+        request: Q,
+        send: F,
+    ) -> Result<A, DfsError>
     where
         Q: Clone,
         F: Fn(Stub, Request<Q>) -> R,
@@ -106,7 +122,7 @@ impl Namenode {
     pub(crate) async fn call_with<Q, A, F, R>(
         &self,
         policy: RetryPolicy,
-        subject: &str,
+        subject: &(impl Display + ?Sized),
         request: Q,
         send: F,
     ) -> Result<A, DfsError>
@@ -115,13 +131,60 @@ impl Namenode {
         F: Fn(Stub, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
+        self.call_service(policy, subject, request, |peer, request| send(peer.stub.clone(), request)).await
+    }
+
+    /// Makes a call of the mounts' service, retried as the policy of the client says.
+    pub(crate) async fn call_files<Q, A, F, R>(
+        &self,
+        subject: &(impl Display + ?Sized),
+        request: Q,
+        send: F,
+    ) -> Result<A, DfsError>
+    where
+        Q: Clone,
+        F: Fn(FilesStub, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_files_with(self.retry, subject, request, send).await
+    }
+
+    /// Makes a call of the mounts' service with a retry policy of its own.
+    pub(crate) async fn call_files_with<Q, A, F, R>(
+        &self,
+        policy: RetryPolicy,
+        subject: &(impl Display + ?Sized),
+        request: Q,
+        send: F,
+    ) -> Result<A, DfsError>
+    where
+        Q: Clone,
+        F: Fn(FilesStub, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_service(policy, subject, request, |peer, request| send(peer.files.clone(), request)).await
+    }
+
+    async fn call_service<Q, A, F, R>(
+        &self,
+        policy: RetryPolicy,
+        subject: &(impl Display + ?Sized),
+        request: Q,
+        send: F,
+    ) -> Result<A, DfsError>
+    where
+        Q: Clone,
+        F: Fn(&Peer, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
         let started = Instant::now();
         let seed = self.next_call.load(Ordering::Relaxed) ^ self.seed;
         let mut backoff = Backoff::start(policy, started, seed);
         loop {
             let index = self.current.load(Ordering::Relaxed);
-            let Peer { address, stub, proven } = &self.peers[index];
-            let attempt = send(stub.clone(), Request::new(request.clone()));
+            let peer = &self.peers[index];
+            let Peer { address, proven, .. } = peer;
+            let attempt = send(peer, Request::new(request.clone()));
             let patience = self.rpc_timeout.min(backoff.remaining(Instant::now()));
             let error = match tokio::time::timeout(patience, attempt).await {
                 Ok(Ok(answer)) => {
@@ -147,7 +210,7 @@ impl Namenode {
                 }
             };
             if !error.kind.is_retriable() {
-                return Err(DfsError::refused(subject, error));
+                return Err(DfsError::refused(&subject.to_string(), error));
             }
             if matches!(error.kind, ErrorKind::NotLeader | ErrorKind::Unavailable) {
                 let next = (index + 1) % self.peers.len();
@@ -156,7 +219,7 @@ impl Namenode {
             }
             match backoff.next_delay(Instant::now()) {
                 Some(delay) => tokio::time::sleep(delay).await,
-                None => return Err(DfsError::refused(subject, error)),
+                None => return Err(DfsError::refused(&subject.to_string(), error)),
             }
         }
     }
@@ -171,8 +234,8 @@ fn innermost(status: &Status) -> String {
     if std::ptr::addr_eq(cause, status) { status.message().to_owned() } else { cause.to_string() }
 }
 
-/// Checks an address, resolves its host and makes a stub that connects when first used.
-async fn stub(address: &str) -> Result<Stub, DfsError> {
+/// Checks an address, resolves its host and makes stubs on one connection, which is made when first used.
+async fn stubs(address: &str) -> Result<(Stub, FilesStub), DfsError> {
     let invalid = || DfsError::InvalidAddress { address: address.to_owned() };
     let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
     if host.is_empty() || port.parse::<u16>().is_err() {
@@ -186,9 +249,13 @@ async fn stub(address: &str) -> Result<Stub, DfsError> {
         Err(source) => return Err(unknown(source)),
     }
     let channel = endpoint(address).ok_or_else(invalid)?.connect_lazy();
-    Ok(ClientProtocolClient::new(channel)
+    let stub = ClientProtocolClient::new(channel.clone())
         .max_decoding_message_size(MAX_RPC_BYTES)
-        .max_encoding_message_size(MAX_RPC_BYTES))
+        .max_encoding_message_size(MAX_RPC_BYTES);
+    let files = FileSystemProtocolClient::new(channel)
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES);
+    Ok((stub, files))
 }
 
 /// A gRPC endpoint at `host:port`.

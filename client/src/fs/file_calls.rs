@@ -1,0 +1,134 @@
+//! Calls about open files: what [`OpenFile`](super::OpenFile) asks the namenode.
+//!
+//! They are made in the name of the user who mounted; the session's lease is what entitles to them. `CommitBlocks`
+//! that closes, and `OpenFile` for writing, are never under way at the same time for one inode:
+//! who makes one of them holds the inode's [`LeaseTurn`](super::open_files::LeaseTurn).
+
+use dfs_proto::InodeId;
+use dfs_proto::v1::{self, FileStatus, LocatedBlocks};
+
+use super::file_system::FsInner;
+use super::namespace::node;
+use super::subject::Subject;
+use crate::DfsError;
+
+/// Blocks that an open answers: the namenode gives at most 1,000.
+pub(crate) const ALL_BYTES: u64 = u64::MAX;
+
+impl FsInner {
+    /// Makes block `index` of a file writable. `exclude`: datanodes (uuid) found bad.
+    pub(crate) async fn write_block(
+        &self,
+        inode: InodeId,
+        index: u64,
+        exclude: Vec<String>,
+    ) -> Result<v1::WriteBlockResponse, DfsError> {
+        let request = v1::WriteBlockRequest {
+            context: self.own_context(),
+            inode: inode.get(),
+            session: self.session().to_owned(),
+            index,
+            exclude,
+        };
+        let subject = Subject::Inode(inode);
+        self.client
+            .namenode
+            .call_files(&subject, request, |mut s, r| async move { s.write_block(r).await })
+            .await
+    }
+
+    /// Records what was written. `context`, `inode` and `session` of the request are filled in here.
+    pub(crate) async fn commit_blocks(
+        &self,
+        inode: InodeId,
+        request: v1::CommitBlocksRequest,
+    ) -> Result<FileStatus, DfsError> {
+        let request = v1::CommitBlocksRequest {
+            context: self.own_context(),
+            inode: inode.get(),
+            session: self.session().to_owned(),
+            ..request
+        };
+        let subject = Subject::Inode(inode);
+        self.client
+            .namenode
+            .call_files(&subject, request, |mut s, r| async move { s.commit_blocks(r).await })
+            .await
+    }
+
+    /// Takes the lease of a file that this session has open already, after it was given back.
+    pub(crate) async fn reopen(&self, inode: InodeId) -> Result<LocatedBlocks, DfsError> {
+        let request = v1::OpenFileRequest {
+            context: self.own_context(),
+            node: Some(node(inode)),
+            session: self.session().to_owned(),
+            write: true,
+            truncate: false,
+            offset: 0,
+            length: ALL_BYTES,
+            reopen: true,
+        };
+        self.open_call(inode, request).await
+    }
+
+    /// Opens a file.
+    pub(super) async fn open_call(
+        &self,
+        inode: InodeId,
+        request: v1::OpenFileRequest,
+    ) -> Result<LocatedBlocks, DfsError> {
+        let subject = Subject::Inode(inode);
+        self.client
+            .namenode
+            .call_files(&subject, request, |mut s, r| async move { s.open_file(r).await })
+            .await
+    }
+
+    /// Where the blocks are that overlap `length` bytes from `offset`.
+    pub(crate) async fn locate(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> Result<LocatedBlocks, DfsError> {
+        let request =
+            v1::OpenRequest { context: self.own_context(), node: Some(node(inode)), offset, length };
+        let subject = Subject::Inode(inode);
+        self.client.namenode.call(&subject, request, |mut s, r| async move { s.open(r).await }).await
+    }
+
+    /// Sets the size of a file whose lease this session holds.
+    pub(crate) async fn set_size(&self, inode: InodeId, size: u64) -> Result<FileStatus, DfsError> {
+        let request = v1::SetAttributesRequest {
+            context: self.own_context(),
+            node: Some(node(inode)),
+            size: Some(size),
+            session: self.session().to_owned(),
+            opened: true,
+            ..Default::default()
+        };
+        self.set_attributes(inode, request).await
+    }
+
+    pub(super) async fn set_attributes(
+        &self,
+        inode: InodeId,
+        request: v1::SetAttributesRequest,
+    ) -> Result<FileStatus, DfsError> {
+        let subject = Subject::Inode(inode);
+        self.client
+            .namenode
+            .call_files(&subject, request, |mut s, r| async move { s.set_attributes(r).await })
+            .await
+    }
+
+    /// Waits until every change answered before is on disk at the namenode.
+    pub(crate) async fn sync_namespace(&self) -> Result<(), DfsError> {
+        let request = v1::SyncNamespaceRequest { context: self.own_context() };
+        self.client
+            .namenode
+            .call_files("", request, |mut s, r| async move { s.sync_namespace(r).await })
+            .await
+            .map(drop)
+    }
+}

@@ -1,0 +1,36 @@
+//! The file system as a mount sees it: nodes named by inode, POSIX's rules, files written at any offset.
+//!
+//! [`FileSystem`] is a *session* at the namenode: it holds the leases of the files it writes, its locks, and unlinked files
+//! that are still open. [`OpenFile`] is an open file, one for each inode and session, shared by all its handles.
+//!
+//! Calls say in whose name they are made ([`Caller`]); nothing is cached here but what is open for writing, so that a
+//! caller decides itself how old its answers may be.
+//!
+//! While the namenode cannot be reached, calls wait and go on when it is back, up to [`FileSystemConfig::wait`]; then they
+//! fail with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). Dropping the future of a call gives it up: a change may
+//! have been made or not, but nothing stays behind that only the answer would have told of (locks, opens).
+
+mod attributes;
+mod caller;
+mod config;
+mod file_calls;
+mod file_system;
+mod lock_table;
+mod locks;
+mod namespace;
+mod open_file;
+mod open_files;
+mod releases;
+mod session;
+mod subject;
+
+pub use attributes::{NewNode, OpenOptions, SetAttributes, SetTime};
+pub use caller::Caller;
+pub use config::FileSystemConfig;
+pub use dfs_proto::InodeId;
+pub use dfs_proto::v1::{
+    FileLock, FileStatus, FileType, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,
+};
+pub use file_system::FileSystem;
+pub use locks::LOCK_END;
+pub use open_file::OpenFile;

@@ -1,0 +1,117 @@
+//! Keeps the session alive and hears what concerns it.
+//!
+//! One background task: it asks the namenode in long polls. When the namenode has forgotten the session (it was started
+//! anew), everything that the session has is registered again. A lease that another client wants is given back by
+//! the file once it is idle.
+
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use dfs_proto::v1::{self, KeepSessionRequest, KeepSessionResponse};
+use dfs_proto::{ErrorKind, InodeId};
+
+use super::file_system::FsInner;
+use crate::DfsError;
+
+/// How long one poll waits at the namenode, in milliseconds: the most it allows.
+const POLL_MS: u32 = 10_000;
+
+/// Pause after a poll that failed although it was retried.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// Keeps the session alive from `epoch` on until it ends.
+pub(super) async fn keep(fs: Weak<FsInner>, mut epoch: u64) {
+    let mut failing = false;
+    loop {
+        // The session must be able to end while this waits.
+        let Some(poll) = fs.upgrade().map(|fs| fs.poll(epoch)) else { return };
+        let answer = poll.await;
+        let Some(fs) = fs.upgrade() else { return };
+        match answer {
+            Ok(answer) => {
+                failing = false;
+                if answer.epoch != epoch {
+                    match fs.register().await {
+                        Ok(registered) => epoch = registered.epoch,
+                        Err(error) => {
+                            tracing::warn!(session = fs.session(), %error, "could not register again");
+                            tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                        }
+                    }
+                }
+                for inode in answer.recalled {
+                    fs.recalled(InodeId(inode));
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(session = fs.session(), %error, "the session cannot be kept alive");
+                }
+                drop(fs);
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+            }
+        }
+    }
+}
+
+impl FsInner {
+    /// Starts the session, or registers everything it has at a namenode that does not know it.
+    pub(super) async fn register(&self) -> Result<KeepSessionResponse, DfsError> {
+        let request = KeepSessionRequest {
+            context: self.own_context(),
+            session: self.session().to_owned(),
+            epoch: 0,
+            open_inodes: self.files.inodes(),
+            full: true,
+            locks: self.locks().all(),
+            wait_ms: 0,
+        };
+        self.client.namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await }).await
+    }
+
+    /// Waits for events.
+    fn poll(&self, epoch: u64) -> impl Future<Output = Result<KeepSessionResponse, DfsError>> + use<> {
+        let client = Arc::clone(&self.client);
+        let request = KeepSessionRequest {
+            context: self.own_context(),
+            session: self.session().to_owned(),
+            epoch,
+            wait_ms: POLL_MS,
+            ..Default::default()
+        };
+        async move {
+            let namenode = &client.namenode;
+            namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await }).await
+        }
+    }
+
+    /// Another client wants the lease of a file.
+    fn recalled(self: &Arc<Self>, inode: InodeId) {
+        let first = self.recalling.lock().unwrap_or_else(PoisonError::into_inner).insert(inode.get());
+        if !first {
+            return;
+        }
+        let fs = Arc::clone(self);
+        self.spawn(async move {
+            match fs.files.get(inode) {
+                Some(file) => file.recall().await,
+                None => fs.give_back(inode).await,
+            }
+            fs.recalling.lock().unwrap_or_else(PoisonError::into_inner).remove(&inode.get());
+        });
+    }
+
+    /// Gives back the lease of a file that nothing here writes.
+    pub(super) async fn give_back(&self, inode: InodeId) {
+        let _turn = self.files.lease_turn(inode).await;
+        if self.files.get(inode).is_some_and(|file| file.is_writable()) {
+            return;
+        }
+        let request = v1::CommitBlocksRequest { close: true, ..Default::default() };
+        match self.commit_blocks(inode, request).await {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::LeaseExpired | ErrorKind::NotFound) => {}
+            Err(error) => tracing::warn!(%inode, %error, "a lease could not be given back"),
+        }
+    }
+}
