@@ -31,6 +31,8 @@ pub(crate) struct BlockMap {
 struct State {
     /// By offset in the file.
     blocks: BTreeMap<u64, Arc<LocatedBlock>>,
+    /// Ranges without a block, from their first byte to behind their last.
+    holes: BTreeMap<u64, u64>,
     /// Datanodes (uuid) that failed.
     dead: HashSet<String>,
     /// Replicas (block id, datanode uuid) that a datanode does not have any more.
@@ -39,6 +41,17 @@ struct State {
     corrupt: HashSet<(u64, String)>,
     /// Blocks (id) whose local files could not be read.
     network_only: HashSet<u64>,
+}
+
+/// What a file has at an offset.
+pub(crate) enum Extent {
+    /// Bytes of a block.
+    Block(Arc<LocatedBlock>),
+    /// Zeros that no block holds, up to `end` at least.
+    Hole {
+        /// Offset behind them.
+        end: u64,
+    },
 }
 
 impl BlockMap {
@@ -52,7 +65,7 @@ impl BlockMap {
         let node = NodeRef { base: status.inode, path: bytes::Bytes::new() };
         let map = Self { client, path: path.to_owned(), node, state: Mutex::default() };
         let under_construction = status.under_construction;
-        let last = map.remember(answer);
+        let last = map.remember(answer, 0, LOCATE_AHEAD_BYTES);
         if under_construction {
             let last = match last {
                 Some(block) if block.under_construction => Some(block),
@@ -60,7 +73,7 @@ impl BlockMap {
                     let from = status.size.saturating_sub(1);
                     let answer =
                         map.client.located_blocks(path, map.node.clone(), from, u64::MAX - from).await?;
-                    map.remember(answer)
+                    map.remember(answer, from, u64::MAX - from)
                 }
             };
             if let Some(block) = last
@@ -84,14 +97,24 @@ impl BlockMap {
 
     /// The block that holds the byte at `offset`, asked for if not known.
     pub(crate) async fn block_at(&self, offset: u64) -> Result<Arc<LocatedBlock>, DfsError> {
-        if let Some(block) = self.known(offset) {
-            return Ok(block);
+        match self.extent_at(offset).await? {
+            Extent::Block(block) => Ok(block),
+            Extent::Hole { .. } => Err(self.changed(offset)),
+        }
+    }
+
+    /// What the file has at `offset`, asked for if not known.
+    pub(crate) async fn extent_at(&self, offset: u64) -> Result<Extent, DfsError> {
+        if let Some(extent) = self.known(offset) {
+            return Ok(extent);
         }
         self.fetch(offset).await?;
-        self.known(offset).ok_or_else(|| {
-            let available = self.lock().blocks.last_key_value().map_or(0, |(at, b)| at + length(b));
-            DfsError::FileChanged { path: self.path.clone(), available, wanted: offset }
-        })
+        self.known(offset).ok_or_else(|| self.changed(offset))
+    }
+
+    fn changed(&self, wanted: u64) -> DfsError {
+        let available = self.lock().blocks.last_key_value().map_or(0, |(at, b)| at + length(b));
+        DfsError::FileChanged { path: self.path.clone(), available, wanted }
     }
 
     /// The replica to use: the nearest that is not known to be bad, slow ones last; and whether another one could take
@@ -169,7 +192,7 @@ impl BlockMap {
     async fn fetch(&self, offset: u64) -> Result<(), DfsError> {
         let node = self.node.clone();
         let answer = self.client.located_blocks(&self.path, node, offset, LOCATE_AHEAD_BYTES).await?;
-        if let Some(last) = self.remember(answer)
+        if let Some(last) = self.remember(answer, offset, LOCATE_AHEAD_BYTES)
             && last.under_construction
         {
             self.measure_open_block(&last).await?;
@@ -177,25 +200,44 @@ impl BlockMap {
         Ok(())
     }
 
-    /// Stores an answer's blocks and returns the last of them.
-    fn remember(&self, answer: v1::LocatedBlocks) -> Option<Arc<LocatedBlock>> {
+    /// Stores the answer to a question about `wanted` bytes from `from` on, and returns the last block of it. What lies
+    /// between blocks, and behind the last one up to the file's end, is a hole; behind a block that is being written nobody
+    /// knows.
+    fn remember(&self, answer: v1::LocatedBlocks, from: u64, wanted: u64) -> Option<Arc<LocatedBlock>> {
+        let (size, block_size) = answer.status.as_ref().map_or((0, 0), |s| (s.size, s.block_size));
         let mut state = self.lock();
         if state.blocks.len() + answer.blocks.len() > MAX_BLOCKS {
             state.blocks.clear();
+            state.holes.clear();
         }
-        let mut last = None;
+        state.holes.retain(|_, end| *end <= from);
+        let (mut last, mut covered) = (None, from);
         for block in answer.blocks {
             let block = Arc::new(block);
+            if block.offset > covered {
+                state.holes.insert(covered, block.offset);
+            }
+            let extent = if block.under_construction { block_size } else { length(&block) };
+            covered = covered.max(block.offset + extent);
             state.blocks.insert(block.offset, Arc::clone(&block));
             last = Some(block);
+        }
+        let end = from.saturating_add(wanted).min(size);
+        if answer.complete && covered < end {
+            state.holes.insert(covered, end);
         }
         last
     }
 
-    fn known(&self, offset: u64) -> Option<Arc<LocatedBlock>> {
+    fn known(&self, offset: u64) -> Option<Extent> {
         let state = self.lock();
-        let (start, block) = state.blocks.range(..=offset).next_back()?;
-        (offset - start < length(block)).then(|| Arc::clone(block))
+        if let Some((start, block)) = state.blocks.range(..=offset).next_back()
+            && offset - start < length(block)
+        {
+            return Some(Extent::Block(Arc::clone(block)));
+        }
+        let (_, end) = state.holes.range(..=offset).next_back()?;
+        (offset < *end).then_some(Extent::Hole { end: *end })
     }
 
     /// Asks a datanode how much of the block being written readers may see, stores that as its length, and returns

@@ -14,7 +14,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 
-use crate::block_map::BlockMap;
+use crate::block_map::{BlockMap, Extent};
+use crate::block_reader::READ_PIECE_BYTES;
 use crate::dfs_client::Inner;
 use crate::replica_reads::{Attempts, OpenReplica};
 use crate::{DfsError, FileStatus};
@@ -27,6 +28,9 @@ const MAX_WINDOW_BYTES: u64 = 4 << 30;
 
 /// A forward seek of at most this many bytes reads over them: cheaper than a new operation.
 const MAX_SKIP_BYTES: u64 = 256 << 10;
+
+/// What a hole reads as, a piece at a time.
+static ZEROS: [u8; READ_PIECE_BYTES] = [0; READ_PIECE_BYTES];
 
 /// An open file.
 ///
@@ -132,6 +136,12 @@ impl FileReader {
         let mut done = 0;
         while done < wanted {
             let at = offset + done as u64;
+            if let Extent::Hole { end } = self.map.extent_at(at).await? {
+                let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(wanted - done);
+                buf[done..done + part].fill(0);
+                done += part;
+                continue;
+            }
             let mut open = self.map.open_replica(at, (wanted - done) as u64, &mut attempts).await?;
             let block_end =
                 open.choice.block.offset + open.choice.block.block.as_ref().map_or(0, |b| b.length);
@@ -200,6 +210,12 @@ impl Sequence {
             let mut open = match self.open.take() {
                 Some(open) => open,
                 None => {
+                    if let Extent::Hole { end } = self.map.extent_at(self.next).await? {
+                        let part = end.min(self.len) - self.next;
+                        let zeros = usize::try_from(part).unwrap_or(usize::MAX).min(ZEROS.len());
+                        self.next += zeros as u64;
+                        return Ok(Some(Bytes::from_static(&ZEROS[..zeros])));
+                    }
                     let wanted = self.window.min(self.len - self.next);
                     self.map.open_replica(self.next, wanted, &mut attempts).await?
                 }
