@@ -14,7 +14,7 @@ use dfs_proto::transfer::{
 };
 use futures::{StreamExt, TryStreamExt};
 
-use crate::block_map::BlockMap;
+use crate::block_map::{BlockMap, Extent};
 use crate::connection::DataConnection;
 use crate::dfs_client::Inner;
 use crate::replica_reads::{Attempts, Choice, patience};
@@ -42,28 +42,49 @@ impl FileChecksum {
             return Err(DfsError::BeingWritten { path: path.to_owned() });
         }
         let block_size = status.block_size.max(1);
-        let offsets = (0..status.size.div_ceil(block_size)).map(|index| index * block_size);
-        let parts = futures::stream::iter(offsets).map(|offset| block_checksum(&map, offset));
+        let starts = (0..status.size.div_ceil(block_size)).map(|index| index * block_size);
+        let parts = futures::stream::iter(starts)
+            .map(|start| range_checksum(&map, start, (start + block_size).min(status.size)));
         let whole = parts
             .buffered(PARALLEL_BLOCKS)
-            .try_fold(None, |whole: Option<Self>, part| async move {
-                match whole {
-                    None => Ok(Some(part)),
-                    Some(whole) => whole
-                        .join(part)
-                        .map(Some)
-                        .ok_or_else(|| DfsError::MixedChecksums { path: path.to_owned() }),
-                }
+            .try_fold(Part::Zeros(0), |whole, part| async move {
+                whole.join(part).ok_or_else(|| DfsError::MixedChecksums { path: path.to_owned() })
             })
             .await?;
-        Ok(whole.unwrap_or(Self { kind: ChecksumKind::Crc32, crc: 0, length: 0 }))
+        Ok(match whole {
+            Part::Data(checksum) => checksum,
+            Part::Zeros(length) => Self::of_zeros(ChecksumKind::Crc32, length),
+        })
+    }
+
+    /// Checksum of `length` zeros, joined from pieces that double in length.
+    fn of_zeros(kind: ChecksumKind, length: u64) -> Self {
+        let mut whole = Self { kind, crc: 0, length: 0 };
+        let crc = match kind {
+            ChecksumKind::Null => 0,
+            ChecksumKind::Crc32 => crc32fast::hash(&[0]),
+            ChecksumKind::Crc32c => crc32c::crc32c(&[0]),
+        };
+        let (mut piece, mut left) = (Self { kind, crc, length: 1 }, length);
+        while left > 0 {
+            if left & 1 == 1 {
+                whole = whole.followed_by(piece);
+            }
+            left >>= 1;
+            if left > 0 {
+                piece = piece.followed_by(piece);
+            }
+        }
+        whole
     }
 
     /// Checksum of `self` followed by `next`, if both are of one kind.
     fn join(self, next: Self) -> Option<Self> {
-        if self.kind != next.kind {
-            return None;
-        }
+        (self.kind == next.kind).then(|| self.followed_by(next))
+    }
+
+    /// Checksum of `self` followed by `next`, which is of the same kind.
+    fn followed_by(self, next: Self) -> Self {
         let crc = match self.kind {
             ChecksumKind::Null => 0,
             ChecksumKind::Crc32 => {
@@ -71,11 +92,10 @@ impl FileChecksum {
                 hasher.combine(&crc32fast::Hasher::new_with_initial_len(next.crc, next.length));
                 hasher.finalize()
             }
-            ChecksumKind::Crc32c => {
-                crc32c::crc32c_combine(self.crc, next.crc, usize::try_from(next.length).ok()?)
-            }
+            // No machine whose addresses are shorter holds a file of ours.
+            ChecksumKind::Crc32c => crc32c::crc32c_combine(self.crc, next.crc, next.length as usize),
         };
-        Some(Self { kind: self.kind, crc, length: self.length + next.length })
+        Self { kind: self.kind, crc, length: self.length + next.length }
     }
 
     /// Name of the algorithm as HDFS writes it.
@@ -86,6 +106,48 @@ impl FileChecksum {
             ChecksumKind::Crc32c => "COMPOSITE-CRC32C",
         }
     }
+}
+
+/// Part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Bytes of blocks.
+    Data(FileChecksum),
+    /// A hole of this length: its checksum depends on the kind of its neighbours'.
+    Zeros(u64),
+}
+
+impl Part {
+    /// `self` followed by `next`, if their checksums are of one kind.
+    fn join(self, next: Self) -> Option<Self> {
+        Some(match (self, next) {
+            (Self::Zeros(before), Self::Zeros(behind)) => Self::Zeros(before + behind),
+            (Self::Data(before), Self::Data(behind)) => Self::Data(before.join(behind)?),
+            (Self::Zeros(length), Self::Data(data)) => {
+                Self::Data(FileChecksum::of_zeros(data.kind, length).followed_by(data))
+            }
+            (Self::Data(data), Self::Zeros(length)) => {
+                Self::Data(data.followed_by(FileChecksum::of_zeros(data.kind, length)))
+            }
+        })
+    }
+}
+
+/// Checksum of a range of the file that starts with a block, if there is one.
+async fn range_checksum(map: &BlockMap, start: u64, end: u64) -> Result<Part, DfsError> {
+    let (mut whole, mut at) = (Part::Zeros(0), start);
+    while at < end {
+        let part = match map.extent_at(at).await? {
+            Extent::Hole { end: hole_end } => Part::Zeros(hole_end.min(end) - at),
+            Extent::Block(_) => Part::Data(block_checksum(map, at).await?),
+        };
+        at += match part {
+            Part::Data(checksum) => checksum.length.max(1),
+            Part::Zeros(length) => length,
+        };
+        whole = whole.join(part).ok_or_else(|| DfsError::MixedChecksums { path: map.path().to_owned() })?;
+    }
+    Ok(whole)
 }
 
 /// Asks the replicas of the block at `offset` of the file until one answers.
@@ -154,6 +216,17 @@ mod tests {
             for cut in [1, 4096, 65_536, 99_999] {
                 let (head, tail) = data.split_at(cut);
                 assert_eq!(of(kind, head).join(of(kind, tail)), Some(of(kind, &data)));
+            }
+        }
+        for kind in [ChecksumKind::Crc32, ChecksumKind::Crc32c] {
+            for length in [0, 1, 2, 4095, 100_000] {
+                let zeros = vec![0; length];
+                assert_eq!(FileChecksum::of_zeros(kind, length as u64), of(kind, &zeros));
+                let with_data = [&zeros[..], b"data", &zeros[..]].concat();
+                let parts =
+                    [Part::Zeros(length as u64), Part::Data(of(kind, b"data")), Part::Zeros(length as u64)];
+                let whole = parts.into_iter().try_fold(Part::Zeros(0), Part::join);
+                assert_eq!(whole, Some(Part::Data(of(kind, &with_data))));
             }
         }
         assert_eq!(of(ChecksumKind::Crc32, b"a").join(of(ChecksumKind::Crc32c, b"b")), None);
