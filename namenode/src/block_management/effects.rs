@@ -23,6 +23,11 @@ impl BlockManager {
                 self.blocks.get_or_insert(block).replication = block.replication;
                 self.evaluate(now, block.id);
             }
+            Effect::BlockCut { block } => {
+                if let Some(entry) = self.blocks.get_mut(block.id) {
+                    entry.length = block.length;
+                }
+            }
             Effect::RecoveryStarted { block, storage_ids, new_stamp, truncate_length } => {
                 self.recovery_started(now, block, storage_ids, *new_stamp, *truncate_length);
             }

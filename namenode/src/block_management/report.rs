@@ -343,7 +343,8 @@ impl BlockManager {
 fn judge_complete(replica: &ReportedReplica, stamp: GenerationStamp, length: u64) -> Option<Mark> {
     match replica.state {
         // An unfinished one that is whole lacks nothing but its name; see `finalizations`.
-        ReplicaState::Finalized | ReplicaState::Rwr if replica.stamp == stamp && replica.length == length => {
+        // A longer one was there before the block was cut: what is behind its end is never read.
+        ReplicaState::Finalized | ReplicaState::Rwr if replica.stamp == stamp && replica.length >= length => {
             Some(Mark::Good)
         }
         // It stopped before the block was closed elsewhere, or belongs to an attempt that was given up.

@@ -53,6 +53,21 @@ pub(super) struct BlockRecord {
 }
 
 impl BlockRecord {
+    /// Bytes of the file that the row covers from the block's start on.
+    pub(super) fn covered(&self) -> u64 {
+        self.truncate_length.unwrap_or(self.length)
+    }
+
+    /// Whether nothing is known to be in it: it was allocated, and no pipeline has reported since.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.state == BlockState::UnderConstruction && self.length == 0 && self.stamp == self.issued
+    }
+
+    /// Whether its writer has not finished it, or its recovery.
+    pub(super) fn is_open(&self) -> bool {
+        self.state != BlockState::Complete
+    }
+
     pub(super) fn encode(&self) -> SmallVec<[u8; 80]> {
         let mut out = SmallVec::new();
         let state = match self.state {

@@ -64,8 +64,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Drops one link of an inode whose entry is gone. Frees it at once if that is little work, else
-    /// leaves it to reclaim. Answers how many rows of inodes and blocks it took.
+    /// Drops one link of an inode whose entry is gone. The last one frees the inode, see [`Self::free`].
+    /// Answers how many rows of inodes and blocks it took.
     pub(super) fn drop_link(
         &mut self,
         context: &mut Context<'_>,
@@ -77,11 +77,38 @@ impl Tables<'_> {
             self.put_inode(&inode)?;
             return Ok(1);
         }
+        self.free(context, inode)
+    }
+
+    /// As [`Self::drop_link`], but an inode that is `opened` somewhere becomes an orphan. Answers the inode
+    /// as it is afterwards.
+    pub(super) fn drop_name(
+        &mut self,
+        context: &mut Context<'_>,
+        mut inode: Inode,
+        opened: u64,
+    ) -> Result<Inode, StoreError> {
+        inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
+        inode.touch_attributes(context.now_ns);
+        if inode.nlink > 0 {
+            self.put_inode(&inode)?;
+        } else if inode.id.get() == opened {
+            self.put_inode(&inode)?;
+            self.insert(Table::Orphans, &keys::inode(inode.id), &[])?;
+        } else {
+            self.free(context, inode.clone())?;
+        }
+        Ok(inode)
+    }
+
+    /// Frees an inode without names: at once if that is little work, else it is left to reclaim. Answers how
+    /// many rows of inodes and blocks it took.
+    pub(super) fn free(&mut self, context: &mut Context<'_>, mut inode: Inode) -> Result<usize, StoreError> {
         self.release_lease(context, &mut inode)?;
         let (freed, all) = if inode.is_directory() {
             (0, !self.has_entries(inode.id)?)
         } else {
-            self.remove_blocks(context, inode.id, 0, FREE_AT_ONCE_BLOCKS)?
+            self.remove_blocks(context, &mut inode, 0, FREE_AT_ONCE_BLOCKS)?
         };
         if all {
             self.remove_inode(inode.id)?;
@@ -110,18 +137,18 @@ impl Tables<'_> {
         }
     }
 
-    /// Removes blocks of a file from an index on, at most `limit`. Answers how many, and whether none is
-    /// left.
+    /// Removes blocks of a file from an index on, at most `limit`; the caller writes the file afterwards.
+    /// Answers how many, and whether none is left.
     pub(super) fn remove_blocks(
         &mut self,
         context: &mut Context<'_>,
-        inode: InodeId,
+        file: &mut Inode,
         from_index: u64,
         limit: usize,
     ) -> Result<(usize, bool), StoreError> {
         let mut ids = Vec::new();
         let mut all = true;
-        for row in self.file_blocks_from(inode, from_index)? {
+        for row in self.file_blocks_from(file.id, from_index)? {
             if ids.len() == limit {
                 all = false;
                 break;
@@ -131,29 +158,32 @@ impl Tables<'_> {
         let removed = ids.len();
         for id in ids {
             let record = self.existing_block(id)?;
-            self.remove_block(context, &record)?;
+            self.remove_block(context, file, &record)?;
         }
         Ok((removed, all))
     }
 
-    /// Removes one block.
+    /// Removes one block; the caller writes the file afterwards.
     pub(super) fn remove_block(
         &mut self,
         context: &mut Context<'_>,
+        file: &mut Inode,
         record: &BlockRecord,
     ) -> Result<(), StoreError> {
         self.remove(Table::FileBlocks, &keys::file_block(record.inode, record.index))?;
         self.remove(Table::Blocks, &keys::block(record.id))?;
         self.counters.blocks = self.counters.blocks.saturating_sub(1);
+        file.allocated = file.allocated.saturating_sub(record.covered());
+        file.open_blocks = file.open_blocks.saturating_sub(u32::from(record.is_open()));
         context.effects.push(Effect::BlockRemoved { id: record.id, stamp: record.issued.max(record.stamp) });
         Ok(())
     }
 
-    /// Adds a block at the end of a file.
+    /// Adds a block to a file, which the caller writes afterwards.
     pub(super) fn allocate_block(
         &mut self,
         context: &mut Context<'_>,
-        inode: &Inode,
+        file: &mut Inode,
         index: u64,
         targets: &[String],
     ) -> Result<BlockRecord, StoreError> {
@@ -161,10 +191,10 @@ impl Tables<'_> {
         let record = BlockRecord {
             id: self.counters.take_block(),
             state: BlockState::UnderConstruction,
-            replication: inode.replication,
+            replication: file.replication,
             stamp,
             length: 0,
-            inode: inode.id,
+            inode: file.id,
             index,
             issued: stamp,
             truncate_length: None,
@@ -172,33 +202,88 @@ impl Tables<'_> {
         };
         self.put_block(&record)?;
         let file_block = rows::encode_file_block(record.id);
-        self.insert(Table::FileBlocks, &keys::file_block(inode.id, index), &file_block)?;
+        self.insert(Table::FileBlocks, &keys::file_block(file.id, index), &file_block)?;
         self.counters.blocks += 1;
+        file.open_blocks += 1;
         let block = rows::stored_block_with(&record, targets.to_vec());
         context.effects.push(Effect::BlockAllocated { block, targets: targets.to_vec() });
         Ok(record)
     }
 
-    /// Makes a block complete with the length and stamp that its writer or its recovery names.
+    /// Writes a block whose record was `before`, and takes the difference over into the file, which the
+    /// caller writes afterwards.
+    pub(super) fn change_block(
+        &mut self,
+        file: &mut Inode,
+        before: &BlockRecord,
+        record: &BlockRecord,
+    ) -> Result<(), StoreError> {
+        file.allocated = file.allocated.saturating_sub(before.covered()) + record.covered();
+        file.open_blocks =
+            file.open_blocks.saturating_sub(u32::from(before.is_open())) + u32::from(record.is_open());
+        self.put_block(record)
+    }
+
+    /// Makes a complete block writable again, under a stamp that its pipeline shall set: the recorded one
+    /// stays until that pipeline reports. The caller writes the file afterwards.
+    pub(super) fn reopen_block(
+        &mut self,
+        context: &mut Context<'_>,
+        file: &mut Inode,
+        before: &BlockRecord,
+    ) -> Result<(BlockRecord, Vec<String>), StoreError> {
+        let mut record = before.clone();
+        record.state = BlockState::UnderConstruction;
+        record.issued = self.counters.take_stamp();
+        self.change_block(file, before, &record)?;
+        let block = self.stored_block(&record)?;
+        let targets = block.hints.clone();
+        context.effects.push(Effect::BlockAllocated { block, targets: targets.clone() });
+        Ok((record, targets))
+    }
+
+    /// Makes a block complete with the length and stamp that its writer or its recovery names. The caller
+    /// writes the file afterwards.
     pub(super) fn commit_block(
         &mut self,
         context: &mut Context<'_>,
-        mut record: BlockRecord,
+        file: &mut Inode,
+        before: &BlockRecord,
         committed: &dfs_proto::v1::Block,
         storage_ids: &[String],
     ) -> Result<(), StoreError> {
+        let mut record = before.clone();
         record.state = BlockState::Complete;
         record.stamp = committed.stamp();
         record.issued = record.stamp;
         record.length = committed.length;
         record.truncate_length = None;
         record.hints = self.known_storages(storage_ids)?;
-        self.put_block(&record)?;
+        self.change_block(file, before, &record)?;
         context.effects.push(Effect::BlockCommitted {
             block: rows::stored_block_with(&record, storage_ids.to_vec()),
             storage_ids: storage_ids.to_vec(),
         });
         Ok(())
+    }
+
+    /// Blocks of a file that are not complete, the last one first. Looks at the last blocks of the file
+    /// until it has seen as many as there are.
+    pub(super) fn open_blocks(&self, file: &Inode) -> Result<Vec<BlockRecord>, StoreError> {
+        let mut open = Vec::new();
+        if file.open_blocks == 0 {
+            return Ok(open);
+        }
+        for row in self.file_blocks_from(file.id, 0)?.rev() {
+            let record = self.existing_block(row?.1)?;
+            if record.is_open() {
+                open.push(record);
+            }
+            if open.len() as u64 == u64::from(file.open_blocks) {
+                break;
+            }
+        }
+        Ok(open)
     }
 
     /// Gives the lease of a file to `holder`; the caller writes the inode afterwards.
@@ -213,6 +298,12 @@ impl Tables<'_> {
         inode.holder = Some(holder.to_owned());
         context.effects.push(Effect::LeaseTaken { holder: holder.to_owned() });
         Ok(())
+    }
+
+    /// Ends the lease of a file that has no open block left; the caller writes the inode afterwards.
+    pub(super) fn close(&mut self, context: &mut Context<'_>, file: &mut Inode) -> Result<(), StoreError> {
+        file.open_blocks = 0;
+        self.release_lease(context, file)
     }
 
     /// Ends the lease of a file, if there is one; the caller writes the inode afterwards.
@@ -285,6 +376,8 @@ impl Tables<'_> {
             holder: None,
             symlink: Vec::new(),
             xattrs: Vec::new(),
+            allocated: 0,
+            open_blocks: 0,
         }
     }
 }

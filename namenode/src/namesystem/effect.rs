@@ -22,6 +22,11 @@ pub enum Effect {
         /// Storages that hold all of it.
         storage_ids: Vec<String>,
     },
+    /// A complete block is shorter now: its replicas may stay as long as they are.
+    BlockCut {
+        /// The block with its new length.
+        block: StoredBlock,
+    },
     /// The block is gone: forget it and delete its replicas.
     BlockRemoved {
         /// Block.

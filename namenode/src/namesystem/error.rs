@@ -99,6 +99,21 @@ pub enum InvalidReason {
     /// A truncate was to make the file longer.
     #[error("cannot truncate to a larger length")]
     LongerThanFile,
+    /// Append goes on where the data of the last block ends, and that is not the end of the file.
+    #[error("the file ends in a hole: only a mount can append to it")]
+    EndsInHole,
+    /// The block belongs to another file.
+    #[error("not a block of the file")]
+    NotInFile,
+    /// A block is being written that must be finished first.
+    #[error("a block is under construction")]
+    BlockOpen,
+    /// A request names a block twice.
+    #[error("block is named twice")]
+    BlockTwice,
+    /// The target of a symbolic link is empty or holds NUL.
+    #[error("target of a symbolic link is not valid")]
+    SymlinkTarget,
     /// Not the last block of the file.
     #[error("not the last block of the file")]
     NotLastBlock,
@@ -207,6 +222,18 @@ pub enum NamesystemError {
         /// What is wrong.
         reason: InvalidReason,
     },
+    /// A path leads through a symbolic link, or a link was named where a file is needed.
+    #[error("{path}: is a symbolic link, which only mounts follow")]
+    SymbolicLink {
+        /// Path of the link.
+        path: String,
+    },
+    /// The node has as many names as it can have.
+    #[error("{path}: too many links")]
+    TooManyLinks {
+        /// The name it was to have.
+        path: String,
+    },
     /// Another client (or another stream of the same) writes the file.
     #[error("{path}: being written by {holder}")]
     LeaseHeldByOther {
@@ -285,6 +312,8 @@ impl NamesystemError {
             Self::NotYetReplicated { .. } => ErrorKind::NotYetReplicated,
             Self::NoUsableDatanode { .. } => ErrorKind::NoUsableDatanode,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::SymbolicLink { .. } => ErrorKind::Unsupported,
+            Self::TooManyLinks { .. } => ErrorKind::TooManyLinks,
             Self::Store(_) => ErrorKind::Internal,
         }
     }
@@ -301,6 +330,8 @@ impl NamesystemError {
             | Self::NameTooLong { path }
             | Self::AccessDenied { path, .. }
             | Self::NotPermitted { path, .. }
+            | Self::SymbolicLink { path }
+            | Self::TooManyLinks { path }
             | Self::LeaseHeldByOther { path, .. }
             | Self::RecoveryInProgress { path } => path.clone(),
             Self::InvalidArgument { subject, .. } | Self::TooLarge { subject } => subject.clone(),
@@ -328,7 +359,9 @@ impl NamesystemError {
             | Self::RecoveryInProgress { .. }
             | Self::NotYetReplicated { .. }
             | Self::NoUsableDatanode { .. }
+            | Self::TooManyLinks { .. }
             | Self::TooLarge { .. } => String::new(),
+            Self::SymbolicLink { .. } => "is a symbolic link, which only mounts follow".to_owned(),
             Self::AccessDenied { user, needed, refuser, .. } => {
                 format!("user {user} needs {needed} on {refuser}")
             }

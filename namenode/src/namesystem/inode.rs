@@ -2,11 +2,11 @@
 //!
 //! | offset | size | field                                                            |
 //! |--------|------|------------------------------------------------------------------|
-//! | 0      | 1    | version, 1                                                       |
+//! | 0      | 1    | version, 2                                                       |
 //! | 1      | 1    | type, a number of `FileType`                                     |
 //! | 2      | 2    | mode, at most 07777                                              |
 //! | 4      | 4    | link count; of a directory: 2 and its subdirectories; 0: unlinked |
-//! | 8      | 8    | parent; of a file with several links, one of them                |
+//! | 8      | 8    | parent; of a node with several links a hint: it was one once      |
 //! | 16     | 8    | device number                                                    |
 //! | 24     | 8    | size in bytes                                                    |
 //! | 32     | 8    | access time, ns                                                  |
@@ -21,9 +21,14 @@
 //! | 84     | 2    | bytes of the lease holder; 0: not under construction             |
 //! | 86     | 2    | bytes of the symbolic link's target                              |
 //! | 88     | 4    | bytes of the extended attributes                                 |
-//! | 92     |      | owner, group, holder, target, extended attributes                |
+//! | 92     | 8    | bytes in the file's block rows                                   |
+//! | 100    | 4    | blocks of the file that are not complete, at most                |
+//! | 104    |      | owner, group, holder, target, extended attributes                |
 //!
 //! Integers are little-endian. Extended attributes are opaque here.
+//!
+//! Version 1 ends its header at offset 92: files had no holes then, so their rows had as many bytes as the
+//! file, and only the last block of a file with a lease holder could be open.
 
 use dfs_proto::{InodeId, v1};
 use v1::FileType;
@@ -32,8 +37,9 @@ use super::error::{RecordFault, StoreError};
 use super::keys;
 use super::tables::Table;
 
-const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 92;
+const VERSION: u8 = 2;
+const HEADER_BYTES: usize = 104;
+const HEADER_BYTES_1: usize = 92;
 
 /// A node of the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +82,11 @@ pub struct Inode {
     pub symlink: Vec<u8>,
     /// Extended attributes, opaque.
     pub xattrs: Vec<u8>,
+    /// Bytes in the file's block rows: what holes do not count in.
+    pub allocated: u64,
+    /// Blocks of the file that are not complete: not less than there are, and exact for a file that was
+    /// made since records have this field.
+    pub open_blocks: u32,
 }
 
 impl Inode {
@@ -122,7 +133,7 @@ impl Inode {
             change: self.change,
             symlink: bytes::Bytes::copy_from_slice(&self.symlink),
             under_construction: self.holder.is_some(),
-            allocated: self.size,
+            allocated: self.allocated,
             has_xattrs: !self.xattrs.is_empty(),
         }
     }
@@ -157,6 +168,8 @@ impl Inode {
         out.extend_from_slice(&symlink_bytes.to_le_bytes());
         let xattr_bytes = u32::try_from(self.xattrs.len()).expect("attributes are bounded");
         out.extend_from_slice(&xattr_bytes.to_le_bytes());
+        out.extend_from_slice(&self.allocated.to_le_bytes());
+        out.extend_from_slice(&self.open_blocks.to_le_bytes());
         for text in texts {
             out.extend_from_slice(text);
         }
@@ -169,6 +182,12 @@ impl Inode {
         let symlink_bytes = usize::from(u16::from_le_bytes(view.array(86)));
         let holder = view.text(view.holder_at(), view.symlink_at(), "holder")?;
         let xattrs_at = view.symlink_at() + symlink_bytes;
+        let size = view.word(24);
+        let (allocated, open_blocks) = if view.header_bytes() == HEADER_BYTES_1 {
+            (size, u32::from(!holder.is_empty()))
+        } else {
+            (view.word(92), u32::from_le_bytes(view.array(100)))
+        };
         Ok(Self {
             id,
             kind: view.kind()?,
@@ -176,7 +195,7 @@ impl Inode {
             nlink: view.nlink(),
             parent: InodeId(view.word(8)),
             rdev: view.word(16),
-            size: view.word(24),
+            size,
             atime_ns: view.word(32).cast_signed(),
             mtime_ns: view.word(40).cast_signed(),
             ctime_ns: view.word(48).cast_signed(),
@@ -189,6 +208,8 @@ impl Inode {
             holder: (!holder.is_empty()).then(|| holder.to_owned()),
             symlink: raw[view.symlink_at()..xattrs_at].to_vec(),
             xattrs: raw[xattrs_at..].to_vec(),
+            allocated,
+            open_blocks,
         })
     }
 }
@@ -204,10 +225,10 @@ impl<'a> InodeView<'a> {
     /// Checks version and lengths.
     pub(super) fn new(id: InodeId, raw: &'a [u8]) -> Result<Self, StoreError> {
         let view = Self { id, raw };
-        if raw.first().is_some_and(|version| *version != VERSION) {
+        if raw.first().is_some_and(|version| !(1..=VERSION).contains(version)) {
             return Err(view.corrupt(RecordFault::Version(raw[0])));
         }
-        if raw.len() < HEADER_BYTES {
+        if raw.is_empty() || raw.len() < view.header_bytes() {
             return Err(view.corrupt(RecordFault::Length(raw.len())));
         }
         let symlink_bytes = usize::from(u16::from_le_bytes(view.array(86)));
@@ -235,15 +256,19 @@ impl<'a> InodeView<'a> {
     }
 
     pub(super) fn owner(&self) -> Result<&'a str, StoreError> {
-        self.text(HEADER_BYTES, self.group_at(), "owner")
+        self.text(self.header_bytes(), self.group_at(), "owner")
     }
 
     pub(super) fn group(&self) -> Result<&'a str, StoreError> {
         self.text(self.group_at(), self.holder_at(), "group")
     }
 
+    fn header_bytes(&self) -> usize {
+        if self.raw[0] == 1 { HEADER_BYTES_1 } else { HEADER_BYTES }
+    }
+
     fn group_at(&self) -> usize {
-        HEADER_BYTES + usize::from(self.raw[82])
+        self.header_bytes() + usize::from(self.raw[82])
     }
 
     fn holder_at(&self) -> usize {
@@ -298,12 +323,14 @@ mod tests {
             holder: Some("h".to_owned()),
             symlink: b"t".to_vec(),
             xattrs: vec![0xee, 0xff],
+            allocated: 11,
+            open_blocks: 12,
         }
     }
 
     #[rustfmt::skip]
-    const GOLDEN: [u8; 102] = [
-        1, 1, 0xa4, 0x01,                              // version, type, mode
+    const GOLDEN: [u8; 114] = [
+        2, 1, 0xa4, 0x01,                              // version, type, mode
         1, 0, 0, 0,                                    // link count
         2, 0, 0, 0, 0, 0, 0, 0,                        // parent
         3, 0, 0, 0, 0, 0, 0, 0,                        // device number
@@ -317,6 +344,8 @@ mod tests {
         10, 0,                                         // replication
         3, 3, 1, 0, 1, 0,                              // lengths of owner, group, holder, target
         2, 0, 0, 0,                                    // length of extended attributes
+        11, 0, 0, 0, 0, 0, 0, 0,                       // bytes in block rows
+        12, 0, 0, 0,                                   // open blocks
         b'a', b'n', b'n', b'd', b'e', b'v', b'h', b't', 0xee, 0xff,
     ];
 
@@ -324,6 +353,18 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(sample().encode(), GOLDEN);
         assert_eq!(Inode::decode(InodeId(9), &GOLDEN).expect("decodes"), sample());
+    }
+
+    #[test]
+    fn version_1_had_no_holes() {
+        let mut old = GOLDEN.to_vec();
+        old[0] = 1;
+        old.drain(HEADER_BYTES_1..HEADER_BYTES);
+        let expected = Inode { allocated: 4, open_blocks: 1, ..sample() };
+        assert_eq!(Inode::decode(InodeId(9), &old).expect("decodes"), expected);
+        for length in 0..old.len() {
+            assert!(Inode::decode(InodeId(9), &old[..length]).is_err(), "{length} bytes");
+        }
     }
 
     #[test]
@@ -335,7 +376,7 @@ mod tests {
         long.push(0);
         assert!(Inode::decode(InodeId(9), &long).is_err());
         // Version, type, owner length, group that is not UTF-8.
-        for (at, value) in [(0, 2), (1, 0), (1, 99), (82, 4), (95, 0xff)] {
+        for (at, value) in [(0, 3), (0, 0), (1, 0), (1, 99), (82, 4), (107, 0xff)] {
             let mut bad = GOLDEN;
             bad[at] = value;
             assert!(Inode::decode(InodeId(9), &bad).is_err(), "byte {at} = {value}");

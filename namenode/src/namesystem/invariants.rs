@@ -49,9 +49,9 @@ pub enum Violation {
         /// By its entries.
         counted: u32,
     },
-    /// Unlinked but not waiting for reclaim, or the other way round.
-    #[error("{inode} is unlinked or waits for reclaim, but not both")]
-    Reclaim {
+    /// Unlinked but neither waiting for reclaim nor an orphan, or both, or with a name and one of them.
+    #[error("{inode}: link count, reclaim and orphans do not fit")]
+    Unlinked {
         /// Inode.
         inode: InodeId,
     },
@@ -79,7 +79,7 @@ pub enum Violation {
         /// File.
         inode: InodeId,
     },
-    /// The size is not where the last block ends.
+    /// A block reaches behind the end of the file.
     #[error("{inode} has size {recorded}, its blocks end at {counted}")]
     Size {
         /// File.
@@ -88,6 +88,26 @@ pub enum Violation {
         recorded: u64,
         /// By its blocks.
         counted: u64,
+    },
+    /// The bytes in a file's rows are not what its record says.
+    #[error("{inode} has {recorded} bytes allocated, counted {counted}")]
+    Allocated {
+        /// File.
+        inode: InodeId,
+        /// In its record.
+        recorded: u64,
+        /// By its blocks.
+        counted: u64,
+    },
+    /// More blocks are open than a file's record says, or it says that some are open in a closed file.
+    #[error("{inode} has {recorded} open blocks, counted {counted}")]
+    OpenBlocks {
+        /// File.
+        inode: InodeId,
+        /// In its record.
+        recorded: u32,
+        /// By its blocks.
+        counted: u32,
     },
     /// Leases table and lease holder disagree.
     #[error("{inode} and the leases table disagree about its holder")]
@@ -224,9 +244,10 @@ impl Snapshot {
                 violations.push(Violation::NotGiven { what: "inode", number: id.get() });
             }
             let (named, subdirectories) = links.get(&id).copied().unwrap_or_default();
+            let orphan = self.is_orphan(id)?;
             let waits = self.get(Table::Reclaim, &keys::inode(id))?.is_some();
-            if waits != (inode.nlink == 0) {
-                violations.push(Violation::Reclaim { inode: id });
+            if u32::from(waits) + u32::from(orphan) != u32::from(inode.nlink == 0) {
+                violations.push(Violation::Unlinked { inode: id });
             }
             let counted = match (id == InodeId::ROOT, inode.is_directory()) {
                 (true, _) => 2 + subdirectories,
@@ -242,7 +263,7 @@ impl Snapshot {
             {
                 violations.push(Violation::Lease { inode: id });
             }
-            if inode.is_file() && inode.nlink > 0 {
+            if inode.is_file() && (inode.nlink > 0 || orphan) {
                 self.check_file(&inode, violations)?;
             }
             Ok(())
@@ -251,31 +272,41 @@ impl Snapshot {
     }
 
     fn check_file(&self, file: &Inode, violations: &mut Vec<Violation>) -> Result<(), StoreError> {
-        let blocks = self.file_blocks_from(file.id, 0)?.collect::<Result<Vec<_>, _>>()?;
-        let mut end = 0;
-        for (at, (index, id)) in blocks.iter().enumerate() {
-            let Some(record) = self.block_record(*id)? else {
-                violations.push(Violation::BlockList { block: *id, inode: file.id });
+        let (mut end, mut allocated, mut open) = (0, 0, 0);
+        for row in self.file_blocks_from(file.id, 0)? {
+            let (index, id) = row?;
+            let Some(record) = self.block_record(id)? else {
+                violations.push(Violation::BlockList { block: id, inode: file.id });
                 continue;
             };
-            let last = at + 1 == blocks.len();
             let fits = match record.state {
-                BlockState::Complete if last => (1..=file.block_size).contains(&record.length),
-                BlockState::Complete => record.length == file.block_size,
+                BlockState::Complete => (1..=file.block_size).contains(&record.length),
                 BlockState::UnderConstruction | BlockState::UnderRecovery => {
-                    last && file.holder.is_some() && record.length <= file.block_size
+                    file.holder.is_some() && record.length <= file.block_size
                 }
             };
             if !fits {
-                violations.push(Violation::BlockInFile { block: *id, inode: file.id });
+                violations.push(Violation::BlockInFile { block: id, inode: file.id });
             }
             if record.replication != file.replication {
-                violations.push(Violation::Replication { block: *id, inode: file.id });
+                violations.push(Violation::Replication { block: id, inode: file.id });
             }
-            end = index * file.block_size + record.truncate_length.unwrap_or(record.length);
+            if record.covered() > 0 {
+                end = index * file.block_size + record.covered();
+            }
+            allocated += record.covered();
+            open += u32::from(record.is_open());
         }
-        if file.size != end {
+        if end > file.size {
             violations.push(Violation::Size { inode: file.id, recorded: file.size, counted: end });
+        }
+        if allocated != file.allocated {
+            let recorded = file.allocated;
+            violations.push(Violation::Allocated { inode: file.id, recorded, counted: allocated });
+        }
+        if open > file.open_blocks || (file.holder.is_none() && file.open_blocks > 0) {
+            let recorded = file.open_blocks;
+            violations.push(Violation::OpenBlocks { inode: file.id, recorded, counted: open });
         }
         Ok(())
     }

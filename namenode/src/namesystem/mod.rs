@@ -6,10 +6,12 @@
 //!
 //! Invariants, checked by [`invariants`]:
 //!
-//! * Every entry names an inode that exists, and every linked inode has an entry; directories have one.
+//! * Every entry names an inode that exists, and every linked inode has as many entries as links; directories have one.
 //! * Every block belongs to a file and has the index in it that the file's block list says.
-//! * Only the last block of a file may be incomplete, and only while the file has a lease holder; all
-//!   blocks before the last one are as long as the block size.
+//! * A file has at most one block an index; a block is at most as long as the block size and ends within the
+//!   file. What no block covers is a hole: a block may be missing, or short, anywhere.
+//! * Blocks are incomplete only while their file has a lease holder, several of them if a mount is writing.
+//! * A node without a name waits to be freed, or is an orphan: open somewhere.
 //! * A file has a lease holder if and only if there is a row for it in the leases table.
 //! * The counters count what is there, and no id or stamp in use is above them.
 

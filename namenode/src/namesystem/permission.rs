@@ -43,6 +43,9 @@ pub const SET_USER_ID: u16 = 0o4000;
 /// Run with the rights of the file's group.
 pub const SET_GROUP_ID: u16 = 0o2000;
 
+/// The group may run it.
+const GROUP_EXECUTE: u16 = 0o010;
+
 /// Whether `caller` has all of `access` on a node. Exactly one class counts, the first that fits.
 pub fn permits(caller: &log::Caller, mode: u16, owner: &str, group: &str, access: Access) -> bool {
     if caller.superuser {
@@ -56,6 +59,24 @@ pub fn permits(caller: &log::Caller, mode: u16, owner: &str, group: &str, access
         mode
     };
     granted & access.0 == access.0
+}
+
+/// Whether the caller may act for a group.
+pub fn in_group(caller: &log::Caller, group: &str) -> bool {
+    caller.superuser || caller.groups.iter().any(|g| g == group)
+}
+
+/// Whether a file with this mode runs with the rights of its group. Without the group's execute bit the
+/// set-group-id bit once meant mandatory locking.
+pub const fn runs_as_group(mode: u16) -> bool {
+    mode & (SET_GROUP_ID | GROUP_EXECUTE) == SET_GROUP_ID | GROUP_EXECUTE
+}
+
+/// A file's mode after its content or owner was changed by somebody without privileges. The set-group-id bit
+/// of a file that does not run as its group stays, unless an outsider of the group asks.
+pub const fn without_set_id(mode: u16, outsider: bool) -> u16 {
+    let mode = mode & !SET_USER_ID;
+    if outsider || runs_as_group(mode) { mode & !SET_GROUP_ID } else { mode }
 }
 
 #[cfg(test)]

@@ -204,8 +204,8 @@ impl Snapshot {
         match inode.kind {
             FileType::File => Ok(inode),
             FileType::Directory => Err(NamesystemError::IsADirectory { path: path.subject() }),
+            FileType::Symlink => Err(NamesystemError::SymbolicLink { path: path.subject() }),
             FileType::Unspecified
-            | FileType::Symlink
             | FileType::Fifo
             | FileType::Socket
             | FileType::CharDevice

@@ -1,10 +1,15 @@
 //! From paths to nodes, with HDFS's permission rules on the way: search permission on every directory
 //! from the base on, the rest by what the operation does to the node it arrives at.
+//!
+//! Symbolic links are for mounts: the kernel reads them and follows them itself, and so only it knows
+//! what an absolute target means (a path on the host, which may lead out of this file system). A path that
+//! leads through one is refused as such. A path that ends in one names the link: it can be asked for,
+//! moved and deleted, but not opened.
 
 use dfs_proto::InodeId;
 
 use super::entry::Entry;
-use super::error::{NamesystemError, StoreError};
+use super::error::NamesystemError;
 use super::inode::{Inode, InodeView};
 use super::keys;
 use super::path::Path;
@@ -81,6 +86,9 @@ pub(super) fn walk<'p, 'a>(
         let last = at + 1 == names.len();
         match entry {
             Some(entry) if !last => {
+                if entry.kind == dfs_proto::v1::FileType::Symlink {
+                    return Err(NamesystemError::SymbolicLink { path: path.subject_after(at + 1) });
+                }
                 if entry.kind != dfs_proto::v1::FileType::Directory {
                     return Err(NamesystemError::NotADirectory { path: path.subject() });
                 }
@@ -131,14 +139,10 @@ pub(super) fn node(
         ([_], Some(entry)) => entry.inode,
         _ => return Err(not_found()),
     };
-    match rows.inode(id)? {
-        Some(inode) if inode.nlink > 0 => Ok(inode),
-        Some(_) => Err(not_found()),
-        None if walk.rest.is_empty() => Err(not_found()),
-        None => {
-            Err(StoreError::Dangling { table: Table::Inodes.name(), key: keys::inode(id).to_vec() }.into())
-        }
+    if walk.rest.is_empty() {
+        return rows.live_inode(id)?.ok_or_else(not_found);
     }
+    Ok(rows.existing_inode(id)?)
 }
 
 /// The place of the last name of a path, whose directory must exist; `None` if the path is the base.

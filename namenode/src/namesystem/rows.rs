@@ -43,6 +43,19 @@ pub(super) trait Rows {
         }
     }
 
+    /// Inode by id, if it has a name or is open somewhere, and does not just wait to be freed.
+    fn live_inode(&self, id: InodeId) -> Result<Option<Inode>, StoreError> {
+        Ok(match self.inode(id)? {
+            Some(inode) if inode.nlink > 0 || self.is_orphan(id)? => Some(inode),
+            _ => None,
+        })
+    }
+
+    /// Whether an inode is unlinked but open somewhere.
+    fn is_orphan(&self, id: InodeId) -> Result<bool, StoreError> {
+        Ok(self.get(Table::Orphans, &keys::inode(id))?.is_some())
+    }
+
     /// Inode that an entry or a block refers to.
     fn existing_inode(&self, id: InodeId) -> Result<Inode, StoreError> {
         self.inode(id)?.ok_or_else(|| StoreError::Dangling {
@@ -111,6 +124,15 @@ pub(super) trait Rows {
             let index = keys::trailing_u64(Table::FileBlocks, key.value())?;
             Ok((index, decode_file_block(key.value(), value.value())?))
         }))
+    }
+
+    /// Block of a file by index.
+    fn block_at(&self, inode: InodeId, index: u64) -> Result<Option<BlockRecord>, StoreError> {
+        let key = keys::file_block(inode, index);
+        match self.get(Table::FileBlocks, &key)? {
+            Some(raw) => self.existing_block(decode_file_block(&key, raw.value())?).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Last block of a file.

@@ -123,6 +123,18 @@ impl Snapshot {
         Ok(rows.into_iter().flatten().next().transpose().map_err(StoreError::from)?.is_some())
     }
 
+    /// Unlinked inodes that somebody had open, after `after`, at most `limit`.
+    pub fn orphans(&self, after: InodeId, limit: usize) -> Result<Vec<InodeId>, NamesystemError> {
+        let from = keys::inode(after);
+        let rows = self.range(Table::Orphans, Bound::Excluded(&from), Bound::Unbounded)?;
+        let ids = rows
+            .into_iter()
+            .flatten()
+            .take(limit)
+            .map(|row: Row<'_>| keys::trailing_u64(Table::Orphans, row?.0.value()).map(InodeId));
+        Ok(ids.collect::<Result<_, StoreError>>()?)
+    }
+
     /// Value of a key of the meta table that belongs to the caller, such as consensus.
     pub fn meta_get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.get(Table::Meta, key.as_bytes())?.map(|v| v.value().to_vec()))

@@ -13,6 +13,7 @@
 //! | retries       | client id (16), call id (8)  | [`super::retry_cache`]                            |
 //! | retry_order   | log index (8)                | version 1 (1), time ns (8), client id, call id    |
 //! | reclaim       | inode (8)                    | empty                                             |
+//! | orphans       | inode (8)                    | empty                                             |
 //! | storages      | storage id                   | version 1 (1), number (4)                         |
 //! | storage_names | number (4)                   | version 1 (1), storage id                         |
 //! | datanodes     | datanode uuid                | version 1 (1), `RegisterDatanodeOp`               |
@@ -54,6 +55,8 @@ pub enum Table {
     RetryOrder,
     /// Unlinked inodes that still have something to free.
     Reclaim,
+    /// Unlinked inodes that somebody has open.
+    Orphans,
     /// Numbers of storages.
     Storages,
     /// Storages by number.
@@ -66,7 +69,7 @@ pub enum Table {
 
 impl Table {
     /// All tables. A copy of all of them is a copy of the namespace.
-    pub const ALL: [Table; 12] = [
+    pub const ALL: [Table; 13] = [
         Table::Inodes,
         Table::Entries,
         Table::Blocks,
@@ -75,6 +78,7 @@ impl Table {
         Table::Retries,
         Table::RetryOrder,
         Table::Reclaim,
+        Table::Orphans,
         Table::Storages,
         Table::StorageNames,
         Table::Datanodes,
@@ -92,6 +96,7 @@ impl Table {
             Self::Retries => "retries",
             Self::RetryOrder => "retry_order",
             Self::Reclaim => "reclaim",
+            Self::Orphans => "orphans",
             Self::Storages => "storages",
             Self::StorageNames => "storage_names",
             Self::Datanodes => "datanodes",

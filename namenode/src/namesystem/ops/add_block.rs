@@ -1,4 +1,4 @@
-//! Blocks of a file being written: adding the next, giving back the last.
+//! Blocks of a file being written: adding the next at its end, giving one back.
 
 use super::{block_spec, check};
 use crate::log::{self, reply::Reply};
@@ -7,11 +7,7 @@ use crate::namesystem::block_record::BlockRecord;
 use crate::namesystem::error::{InvalidReason, NamesystemError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::rows::Rows;
-use crate::namesystem::stored_block::BlockState;
 use crate::namesystem::tables::Tables;
-
-/// Blocks of one file at most: 128 TiB with the default block size.
-const BLOCKS_PER_FILE_MAX: u64 = 1 << 20;
 
 /// Commits the previous block and adds one. If the file already has an untouched block behind
 /// `previous`, that one is answered again: the call was repeated under another call id (HDFS's rule).
@@ -24,13 +20,19 @@ pub(super) fn add(
     let mut file = check::written_by(tables, op.inode, &op.holder)?;
     let last = tables.last_block(file.id)?;
     if let Some(last) = &last
-        && is_untouched_successor(tables, last, op)?
+        && is_untouched_successor(tables, &file, last, op)?
     {
         let targets = tables.stored_block(last)?.hints;
         return Ok(Reply::Block(block_spec(last, file.block_size, targets)));
     }
     let to_commit = match (&last, &op.previous) {
-        (None, None) => None,
+        // The end may be behind a hole, so the last row says nothing.
+        (_, None)
+            if file.size.is_multiple_of(file.block_size)
+                && !last.as_ref().is_some_and(BlockRecord::is_open) =>
+        {
+            None
+        }
         (Some(last), Some(previous)) => {
             let block = previous.block.unwrap_or_default();
             if last.id != block.block_id() {
@@ -39,19 +41,22 @@ pub(super) fn add(
             if block.length != file.block_size {
                 return Err(check::invalid(block.to_string(), InvalidReason::BlockNotFull));
             }
+            if (last.index + 1) * file.block_size < file.size {
+                return Err(check::invalid(block.to_string(), InvalidReason::NotLastBlock));
+            }
             check::commit(last, &file, previous)?.then_some((last, previous, block))
         }
-        (Some(last), None) if is_full(last, &file) => None,
-        (Some(last), None) => {
-            return Err(check::invalid(last.id.to_string(), InvalidReason::Incomplete));
-        }
+        (_, None) => return Err(check::invalid(file.id.to_string(), InvalidReason::Incomplete)),
         (None, Some(previous)) => {
             let block = previous.block.unwrap_or_default();
             return Err(check::invalid(block.to_string(), InvalidReason::NotLastBlock));
         }
     };
-    let index = last.as_ref().map_or(0, |last| last.index + 1);
-    if index >= BLOCKS_PER_FILE_MAX {
+    let index = match (&last, &op.previous) {
+        (Some(last), Some(_)) => last.index + 1,
+        _ => file.size / file.block_size,
+    };
+    if index >= check::BLOCKS_PER_FILE_MAX {
         return Err(NamesystemError::TooLarge { subject: file.id.to_string() });
     }
     if op.targets.is_empty() {
@@ -59,26 +64,27 @@ pub(super) fn add(
     }
 
     if let Some((record, previous, block)) = to_commit {
-        tables.commit_block(context, record.clone(), &block, &previous.storage_ids)?;
+        tables.commit_block(context, &mut file, record, &block, &previous.storage_ids)?;
         file.size = index * file.block_size;
         file.touch_content(context.now_ns);
-        tables.put_inode(&file)?;
     }
-    let record = tables.allocate_block(context, &file, index, &op.targets)?;
+    let record = tables.allocate_block(context, &mut file, index, &op.targets)?;
+    tables.put_inode(&file)?;
     Ok(Reply::Block(block_spec(&record, file.block_size, op.targets.clone())))
 }
 
 /// Whether `last` is the block that this very request added before, still as it was then.
 fn is_untouched_successor(
     tables: &Tables<'_>,
+    file: &Inode,
     last: &BlockRecord,
     op: &log::AddBlockOp,
 ) -> Result<bool, NamesystemError> {
-    if last.state != BlockState::UnderConstruction || last.length != 0 || last.stamp != last.issued {
+    if !last.is_untouched() {
         return Ok(false);
     }
     let Some(previous) = &op.previous else {
-        return Ok(last.index == 0);
+        return Ok(last.index * file.block_size == file.size);
     };
     let block = previous.block.unwrap_or_default();
     match tables.block_record(block.block_id())? {
@@ -90,11 +96,7 @@ fn is_untouched_successor(
     }
 }
 
-fn is_full(last: &BlockRecord, file: &Inode) -> bool {
-    last.state == BlockState::Complete && last.length == file.block_size
-}
-
-/// Gives back the last block, which must not hold data that the namenode knows of. A block that is gone
+/// Gives back a block under construction, which must not hold data that the namenode knows of. A block that is gone
 /// was given back before.
 pub(super) fn abandon(
     tables: &mut Tables<'_>,
@@ -106,12 +108,12 @@ pub(super) fn abandon(
     if tables.block_record(block.block_id())?.is_none() {
         return Ok(Reply::Empty(Default::default()));
     }
-    let record = check::last_block(tables, &file, &block)?;
+    let record = check::block_of(tables, &file, &block)?;
     check::writable(&record, &block)?;
     if record.length > 0 {
         return Err(check::invalid(block.to_string(), InvalidReason::BlockHoldsData));
     }
-    tables.remove_block(context, &record)?;
+    tables.remove_block(context, &mut file, &record)?;
     file.touch_attributes(context.now_ns);
     tables.put_inode(&file)?;
     Ok(Reply::Empty(Default::default()))

@@ -19,6 +19,9 @@ const NAME_BYTES_MAX: usize = 255;
 /// Most replicas of a block, as in HDFS.
 pub(super) const REPLICATION_MAX: u32 = 512;
 
+/// Blocks of one file at most: 128 TiB with the default block size.
+pub(super) const BLOCKS_PER_FILE_MAX: u64 = 1 << 20;
+
 /// Largest block in bytes.
 const BLOCK_SIZE_MAX: u64 = 4 << 30;
 
@@ -91,8 +94,8 @@ pub(super) fn regular(inode: &Inode, path: &Path<'_>) -> Result<(), NamesystemEr
     match inode.kind {
         FileType::File => Ok(()),
         FileType::Directory => Err(NamesystemError::IsADirectory { path: path.subject() }),
+        FileType::Symlink => Err(NamesystemError::SymbolicLink { path: path.subject() }),
         FileType::Unspecified
-        | FileType::Symlink
         | FileType::Fifo
         | FileType::Socket
         | FileType::CharDevice
@@ -108,6 +111,19 @@ pub(super) fn closed(inode: &Inode, path: &Path<'_>) -> Result<(), NamesystemErr
     }
 }
 
+/// A node whose permission bits mean something.
+pub(super) fn has_mode(inode: &Inode, path: &Path<'_>) -> Result<(), NamesystemError> {
+    if inode.kind == FileType::Symlink {
+        return Err(NamesystemError::SymbolicLink { path: path.subject() });
+    }
+    Ok(())
+}
+
+/// A file that nobody writes, or this client.
+pub(super) fn closed_or_held_by(inode: &Inode, holder: &str, path: &Path<'_>) -> Result<(), NamesystemError> {
+    if holds(inode, holder) { Ok(()) } else { closed(inode, path) }
+}
+
 /// Refusal because `holder` writes the file.
 pub(super) fn held(holder: &str, path: &Path<'_>) -> NamesystemError {
     if holder == NAMENODE_HOLDER {
@@ -117,11 +133,11 @@ pub(super) fn held(holder: &str, path: &Path<'_>) -> NamesystemError {
     }
 }
 
-/// The linked file with this id.
-pub(super) fn linked_file(tables: &Tables<'_>, inode: u64) -> Result<Inode, NamesystemError> {
+/// The file with this id, which has a name or is open somewhere.
+pub(super) fn live_file(tables: &Tables<'_>, inode: u64) -> Result<Inode, NamesystemError> {
     let inode = InodeId(inode);
-    match tables.inode(inode)? {
-        Some(file) if file.is_file() && file.nlink > 0 => Ok(file),
+    match tables.live_inode(inode)? {
+        Some(file) if file.is_file() => Ok(file),
         _ => Err(NamesystemError::InodeNotFound { inode }),
     }
 }
@@ -134,7 +150,7 @@ pub(super) fn holds(file: &Inode, holder: &str) -> bool {
 
 /// The file with this id, which `holder` has open for writing.
 pub(super) fn written_by(tables: &Tables<'_>, inode: u64, holder: &str) -> Result<Inode, NamesystemError> {
-    let file = linked_file(tables, inode)?;
+    let file = live_file(tables, inode)?;
     if holds(&file, holder) {
         Ok(file)
     } else {
@@ -142,15 +158,16 @@ pub(super) fn written_by(tables: &Tables<'_>, inode: u64, holder: &str) -> Resul
     }
 }
 
-/// Last block of a file, which must be the one that the request names.
-pub(super) fn last_block(
+/// A block that the request names, which must be one of the file's.
+pub(super) fn block_of(
     tables: &Tables<'_>,
     file: &Inode,
     block: &v1::Block,
 ) -> Result<BlockRecord, NamesystemError> {
-    match tables.last_block(file.id)? {
-        Some(record) if record.id == block.block_id() => Ok(record),
-        _ => Err(invalid(block.to_string(), InvalidReason::NotLastBlock)),
+    match tables.block_record(block.block_id())? {
+        Some(record) if record.inode == file.id => Ok(record),
+        Some(_) => Err(invalid(block.to_string(), InvalidReason::NotInFile)),
+        None => Err(NamesystemError::BlockNotFound { block: block.block_id() }),
     }
 }
 
@@ -186,14 +203,24 @@ pub(super) fn commit(
     committed: &v1::CommittedBlock,
 ) -> Result<bool, NamesystemError> {
     let block = committed.block.unwrap_or_default();
+    commit_on(record, file, &block, &committed.storage_ids)
+}
+
+/// As [`commit`], for a block and its storages.
+pub(super) fn commit_on(
+    record: &BlockRecord,
+    file: &Inode,
+    block: &v1::Block,
+    on: &[String],
+) -> Result<bool, NamesystemError> {
     if record.state == BlockState::Complete && block.stamp() == record.stamp && block.length == record.length
     {
         return Ok(false);
     }
-    writable(record, &block)?;
-    length(record, file, &block)?;
-    storage_ids(&committed.storage_ids)?;
-    if committed.storage_ids.is_empty() {
+    writable(record, block)?;
+    length(record, file, block)?;
+    storage_ids(on)?;
+    if on.is_empty() {
         return Err(NamesystemError::NotYetReplicated { block: record.id });
     }
     Ok(true)

@@ -29,7 +29,7 @@ pub(super) fn run(
     context: &mut Context<'_>,
     op: &log::CompleteOp,
 ) -> Result<Reply, NamesystemError> {
-    let mut file = check::linked_file(tables, op.inode)?;
+    let mut file = check::live_file(tables, op.inode)?;
     let last = tables.last_block(file.id)?;
     if !check::holds(&file, &op.holder) {
         return if file.holder.is_none() && closed_as_wanted(&file, last.as_ref(), op) {
@@ -57,18 +57,35 @@ pub(super) fn run(
         (_, Some(_)) => return Err(check::invalid(block.to_string(), InvalidReason::NotLastBlock)),
     };
 
+    check_no_other_open(tables, &file, &last)?;
+
     match last {
         Last::Keep => {}
-        Last::Drop(record) => tables.remove_block(context, &record)?,
+        Last::Drop(record) => tables.remove_block(context, &mut file, &record)?,
         Last::Commit(record) => {
-            file.size = record.index * file.block_size + block.length;
-            tables.commit_block(context, record, &block, storage_ids)?;
+            file.size = file.size.max(record.index * file.block_size + block.length);
+            tables.commit_block(context, &mut file, &record, &block, storage_ids)?;
         }
     }
-    tables.release_lease(context, &mut file)?;
+    tables.close(context, &mut file)?;
     file.touch_content(context.now_ns);
     tables.put_inode(&file)?;
     Ok(Reply::Status(file.status(bytes::Bytes::new())))
+}
+
+/// A writer that had more than the last block open has to finish those first.
+fn check_no_other_open(tables: &Tables<'_>, file: &Inode, last: &Last) -> Result<(), NamesystemError> {
+    let finished = match last {
+        Last::Keep => None,
+        Last::Drop(record) | Last::Commit(record) => Some(record.id),
+    };
+    if file.open_blocks <= u32::from(finished.is_some()) {
+        return Ok(());
+    }
+    match tables.open_blocks(file)?.into_iter().find(|open| Some(open.id) != finished) {
+        Some(open) => Err(check::invalid(open.id.to_string(), InvalidReason::BlockOpen)),
+        None => Ok(()),
+    }
 }
 
 fn closed_as_wanted(file: &Inode, last: Option<&BlockRecord>, op: &log::CompleteOp) -> bool {

@@ -76,13 +76,13 @@ pub(super) fn run(
     tables.link(&mut directory, name, &file, context.now_ns)?;
     tables.put_inode(&directory)?;
     tables.take_lease(context, &mut file, &op.holder)?;
-    tables.put_inode(&file)?;
     let block = if op.targets.is_empty() {
         None
     } else {
-        let record = tables.allocate_block(context, &file, 0, &op.targets)?;
+        let record = tables.allocate_block(context, &mut file, 0, &op.targets)?;
         Some(block_spec(&record, file.block_size, op.targets.clone()))
     };
+    tables.put_inode(&file)?;
     let status = Some(file.status(bytes::Bytes::new()));
     Ok(Reply::Opened(log::OpenedForWrite { status, block, new_generation_stamp: 0 }))
 }

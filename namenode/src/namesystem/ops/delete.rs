@@ -57,11 +57,11 @@ pub(super) fn reclaim(
         let Some(id) = tables.first_to_reclaim()? else {
             return Ok(Reply::More(false));
         };
-        let inode = tables.existing_inode(id)?;
+        let mut inode = tables.existing_inode(id)?;
         let spent = if inode.is_directory() {
             reclaim_directory(tables, context, &inode, left)?
         } else {
-            reclaim_file(tables, context, &inode, left)?
+            reclaim_file(tables, context, &mut inode, left)?
         };
         left = left.saturating_sub(spent);
     }
@@ -71,12 +71,14 @@ pub(super) fn reclaim(
 fn reclaim_file(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
-    file: &Inode,
+    file: &mut Inode,
     budget: usize,
 ) -> Result<usize, StoreError> {
-    let (freed, all) = tables.remove_blocks(context, file.id, 0, budget)?;
+    let (freed, all) = tables.remove_blocks(context, file, 0, budget)?;
     if all {
         forget(tables, file)?;
+    } else {
+        tables.put_inode(file)?;
     }
     Ok(freed + 1)
 }

@@ -63,6 +63,8 @@ pub(super) fn run(
         holder: None,
         symlink: Vec::new(),
         xattrs: Vec::new(),
+        allocated: 0,
+        open_blocks: 0,
     })?;
     tables.counters.inodes += 1;
     Ok(Reply::Empty(Default::default()))

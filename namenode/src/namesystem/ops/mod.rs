@@ -4,16 +4,24 @@ mod add_block;
 mod append;
 mod attributes;
 mod check;
+mod commit_blocks;
 mod complete;
 mod create;
 mod datanodes;
 mod delete;
 mod initialize;
+mod make_node;
 mod mkdir;
+mod move_node;
+mod names;
+mod orphans;
 mod pipeline;
 mod recovery;
 mod rename;
+mod set_attributes;
+mod size;
 mod truncate;
+mod write_block;
 
 use dfs_proto::v1;
 
@@ -106,17 +114,16 @@ pub(super) fn run(
         Op::Reclaim(op) => delete::reclaim(tables, context, op),
         Op::RegisterDatanode(op) => datanodes::register(tables, context, op),
         Op::UpdateHints(op) => datanodes::update_hints(tables, context, op),
-        Op::MakeNode(_)
-        | Op::Link(_)
-        | Op::Unlink(_)
-        | Op::Move(_)
-        | Op::SetAttributes(_)
-        | Op::SetXattr(_)
-        | Op::RemoveXattr(_)
-        | Op::AcquireLease(_)
-        | Op::WriteBlock(_)
-        | Op::CommitBlocks(_)
-        | Op::ReleaseOrphans(_) => Err(check::invalid("", InvalidReason::Incomplete)),
+        Op::MakeNode(op) => make_node::run(tables, context, op),
+        Op::Link(op) => names::link(tables, context, op),
+        Op::Unlink(op) => names::unlink(tables, context, op),
+        Op::Move(op) => move_node::run(tables, context, op),
+        Op::SetAttributes(op) => set_attributes::run(tables, context, op),
+        Op::AcquireLease(op) => write_block::acquire_lease(tables, context, op),
+        Op::WriteBlock(op) => write_block::write_block(tables, context, op),
+        Op::CommitBlocks(op) => commit_blocks::run(tables, context, op),
+        Op::ReleaseOrphans(op) => orphans::release(tables, context, op),
+        Op::SetXattr(_) | Op::RemoveXattr(_) => Err(check::invalid("", InvalidReason::Incomplete)),
     }
 }
 

@@ -16,13 +16,14 @@ pub(super) fn fsync(
 ) -> Result<Reply, NamesystemError> {
     let mut file = check::written_by(tables, op.inode, &op.holder)?;
     let block = op.block.unwrap_or_default();
-    let mut record = check::last_block(tables, &file, &block)?;
-    check::writable(&record, &block)?;
-    check::length(&record, &file, &block)?;
-    if block.length > record.length {
+    let before = check::block_of(tables, &file, &block)?;
+    check::writable(&before, &block)?;
+    check::length(&before, &file, &block)?;
+    if block.length > before.length {
+        let mut record = before.clone();
         record.length = block.length;
-        tables.put_block(&record)?;
-        file.size = record.index * file.block_size + record.length;
+        tables.change_block(&mut file, &before, &record)?;
+        file.size = file.size.max(record.index * file.block_size + record.length);
         file.touch_content(context.now_ns);
         tables.put_inode(&file)?;
     }
@@ -38,7 +39,7 @@ pub(super) fn update_block(
 ) -> Result<Reply, NamesystemError> {
     let file = check::written_by(tables, op.inode, &op.holder)?;
     let block = op.block.unwrap_or_default();
-    let mut record = check::last_block(tables, &file, &block)?;
+    let mut record = check::block_of(tables, &file, &block)?;
     check::writable(&record, &block)?;
     record.issued = tables.counters.take_stamp();
     tables.put_block(&record)?;
@@ -55,7 +56,8 @@ pub(super) fn update_pipeline(
     let mut file = check::written_by(tables, op.inode, &op.holder)?;
     let old = op.old_block.unwrap_or_default();
     let new = op.new_block.unwrap_or_default();
-    let mut record = check::last_block(tables, &file, &old)?;
+    let before = check::block_of(tables, &file, &old)?;
+    let mut record = before.clone();
     let stale =
         |given| NamesystemError::StaleGenerationStamp { block: record.id, given, recorded: record.stamp };
     check::writable(&record, &old)?;
@@ -73,8 +75,8 @@ pub(super) fn update_pipeline(
     record.stamp = new.stamp();
     record.length = new.length;
     record.hints = tables.known_storages(&op.storage_ids)?;
-    tables.put_block(&record)?;
-    file.size = record.index * file.block_size + record.length;
+    tables.change_block(&mut file, &before, &record)?;
+    file.size = file.size.max(record.index * file.block_size + record.length);
     file.touch_content(context.now_ns);
     tables.put_inode(&file)?;
     let block = rows::stored_block_with(&record, op.storage_ids.clone());

@@ -1,4 +1,4 @@
-//! Lease recovery: closing a file whose writer is gone, at a length that its datanodes agree on.
+//! Lease recovery: closing a file whose writer is gone, with blocks that their datanodes agree on.
 
 use dfs_proto::{BlockId, GenerationStamp, v1};
 
@@ -8,6 +8,7 @@ use crate::namesystem::apply::Context;
 use crate::namesystem::block_record::BlockRecord;
 use crate::namesystem::effect::Effect;
 use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
+use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::Access;
 use crate::namesystem::resolve::{self, Spot};
@@ -15,8 +16,8 @@ use crate::namesystem::rows::Rows;
 use crate::namesystem::stored_block::BlockState;
 use crate::namesystem::tables::Tables;
 
-/// Takes the lease for the namenode. Closes the file at once if its last block is complete or was never
-/// written; else starts a recovery, again with a higher stamp if one runs already.
+/// Takes the lease for the namenode. Closes the file at once if no block of it may hold data that is not
+/// settled; else starts a recovery of each such block, again with a higher stamp if one runs already.
 pub(super) fn recover_lease(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
@@ -30,43 +31,51 @@ pub(super) fn recover_lease(
     if file.holder.is_none() {
         return Ok(Reply::Recovery(closed));
     }
-    let incomplete = tables.last_block(file.id)?.filter(|last| last.state != BlockState::Complete);
+    let mut open = tables.open_blocks(&file)?;
+    // From the file's start on.
+    open.reverse();
+    let (written, unwritten): (Vec<_>, Vec<_>) =
+        open.into_iter().partition(|record| record.length > 0 || !record.hints.is_empty());
 
-    let reply = match incomplete {
-        Some(record) if record.length > 0 || !record.hints.is_empty() => {
-            if file.holder.as_deref() != Some(NAMENODE_HOLDER) {
-                tables.take_lease(context, &mut file, NAMENODE_HOLDER)?;
-                file.touch_attributes(context.now_ns);
-            }
-            start(tables, context, record, file.block_size)?
-        }
-        untouched => {
-            if let Some(record) = untouched {
-                tables.remove_block(context, &record)?;
-            }
-            tables.release_lease(context, &mut file)?;
-            file.touch_content(context.now_ns);
-            closed
-        }
-    };
+    for record in &unwritten {
+        tables.remove_block(context, &mut file, record)?;
+    }
+    if written.is_empty() {
+        tables.close(context, &mut file)?;
+        file.touch_content(context.now_ns);
+        tables.put_inode(&file)?;
+        return Ok(Reply::Recovery(closed));
+    }
+    if file.holder.as_deref() != Some(NAMENODE_HOLDER) {
+        tables.take_lease(context, &mut file, NAMENODE_HOLDER)?;
+        file.touch_attributes(context.now_ns);
+    }
+    let mut first = None;
+    for record in &written {
+        let started = start(tables, context, &mut file, record, record.truncate_length)?;
+        first.get_or_insert(started);
+    }
     tables.put_inode(&file)?;
-    Ok(Reply::Recovery(reply))
+    Ok(Reply::Recovery(first.unwrap_or(closed)))
 }
 
-/// Puts a block under recovery with a new stamp.
+/// Puts a block under recovery with a new stamp; the caller writes the file afterwards.
 pub(super) fn start(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
-    mut record: BlockRecord,
-    block_size: u64,
+    file: &mut Inode,
+    before: &BlockRecord,
+    truncate_length: Option<u64>,
 ) -> Result<log::LeaseRecovery, StoreError> {
+    let mut record = before.clone();
     record.state = BlockState::UnderRecovery;
     record.issued = tables.counters.take_stamp();
-    tables.put_block(&record)?;
+    record.truncate_length = truncate_length;
+    tables.change_block(file, before, &record)?;
     let block = tables.stored_block(&record)?;
     let reply = log::LeaseRecovery {
         closed: false,
-        block: Some(block_spec(&record, block_size, block.hints.clone())),
+        block: Some(block_spec(&record, file.block_size, block.hints.clone())),
         new_generation_stamp: record.issued.get(),
         truncate_length: record.truncate_length,
         inode: record.inode.get(),
@@ -80,7 +89,8 @@ pub(super) fn start(
     Ok(reply)
 }
 
-/// Takes the outcome of a recovery and closes the file. Only the latest recovery counts.
+/// Takes the outcome of the recovery of a block, and closes the file when that was its last one. Only the
+/// latest recovery counts.
 pub(super) fn commit_block_synchronization(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
@@ -125,16 +135,20 @@ pub(super) fn commit_block_synchronization(
         }
     }
 
-    let start = record.index * file.block_size;
     if drop_block {
-        file.size = start;
-        tables.remove_block(context, &record)?;
+        tables.remove_block(context, &mut file, &record)?;
     } else {
-        file.size = start + op.new_length;
+        let start = record.index * file.block_size;
+        let end = start + op.new_length;
+        // If the file ends with this block, its replicas say where.
+        let is_last = file.size == start + record.covered();
+        file.size = if is_last { end } else { file.size.max(end) };
         tables.record_storages(&op.storage_ids)?;
-        tables.commit_block(context, record, &block, &op.storage_ids)?;
+        tables.commit_block(context, &mut file, &record, &block, &op.storage_ids)?;
     }
-    tables.release_lease(context, &mut file)?;
+    if tables.open_blocks(&file)?.is_empty() {
+        tables.close(context, &mut file)?;
+    }
     file.touch_content(context.now_ns);
     tables.put_inode(&file)?;
     Ok(Reply::Empty(Default::default()))

@@ -93,7 +93,11 @@ fn check_replace(
 }
 
 /// Whether `directory` is `ancestor` or below it. Ends at the root, or where a deletion cut the tree.
-fn is_below(tables: &Tables<'_>, directory: &Inode, ancestor: InodeId) -> Result<bool, StoreError> {
+pub(super) fn is_below(
+    tables: &Tables<'_>,
+    directory: &Inode,
+    ancestor: InodeId,
+) -> Result<bool, StoreError> {
     let mut at = directory.id;
     let mut parent = directory.parent;
     loop {

@@ -32,7 +32,7 @@ pub(super) fn run(
     }
 
     let kept_blocks = op.length.div_ceil(file.block_size);
-    tables.remove_blocks(context, file.id, kept_blocks, usize::MAX)?;
+    tables.remove_blocks(context, &mut file, kept_blocks, usize::MAX)?;
     file.size = op.length;
     file.touch_content(context.now_ns);
     // The block that is cut through, unless the cut is at its end (or in a hole).
@@ -41,10 +41,9 @@ pub(super) fn run(
         (start + last.length > op.length).then(|| (op.length - start, last))
     });
     let reply = match cut {
-        Some((length, mut record)) => {
-            record.truncate_length = Some(length);
+        Some((length, record)) => {
             tables.take_lease(context, &mut file, NAMENODE_HOLDER)?;
-            recovery::start(tables, context, record, file.block_size)?
+            recovery::start(tables, context, &mut file, &record, Some(length))?
         }
         None => done,
     };

@@ -109,6 +109,15 @@ impl Fixture {
         self.run(op).expect("carried out")
     }
 
+    /// Carries out what answers with an opened file.
+    #[track_caller]
+    pub(super) fn ok_opened(&mut self, op: Op) -> Opened {
+        match self.ok(op) {
+            Reply::Opened(opened) => Opened::new(opened),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Expects a refusal that changes nothing.
     #[track_caller]
     pub(super) fn refused(&mut self, op: Op, kind: ErrorKind) -> NamesystemError {
@@ -293,4 +302,53 @@ pub(super) fn chown(path: &str, owner: &str, group: &str) -> Op {
 
 pub(super) fn set_replication(path: &str, replication: u32) -> Op {
     Op::SetReplication(log::SetReplicationOp { node: Some(node(path)), replication })
+}
+
+pub(super) fn make_node(op: log::MakeNodeOp) -> Op {
+    Op::MakeNode(op)
+}
+
+/// A file that nobody opens.
+pub(super) fn file_op(path: &str) -> log::MakeNodeOp {
+    log::MakeNodeOp {
+        node: Some(node(path)),
+        r#type: v1::FileType::File.into(),
+        mode: 0o644,
+        replication: 3,
+        block_size: BLOCK,
+        ..Default::default()
+    }
+}
+
+pub(super) fn acquire_lease(path: &str, holder: &str, truncate: bool) -> Op {
+    let holder = holder.to_owned();
+    Op::AcquireLease(log::AcquireLeaseOp { node: Some(node(path)), holder, truncate, reopen: false })
+}
+
+pub(super) fn write_block(inode: u64, holder: &str, index: u64) -> Op {
+    let targets = storages(&["s1", "s2", "s3"]);
+    Op::WriteBlock(log::WriteBlockOp { inode, holder: holder.to_owned(), index, targets })
+}
+
+pub(super) fn written(block: v1::Block, storage_ids: &[&str], finished: bool) -> v1::WrittenBlock {
+    v1::WrittenBlock { block: Some(block), storage_ids: storages(storage_ids), finished }
+}
+
+pub(super) fn commit_blocks(
+    inode: u64,
+    holder: &str,
+    blocks: &[v1::WrittenBlock],
+    size: Option<u64>,
+    close: bool,
+) -> Op {
+    let (holder, blocks) = (holder.to_owned(), blocks.to_vec());
+    Op::CommitBlocks(log::CommitBlocksOp { inode, holder, blocks, size, mtime_ns: None, close })
+}
+
+pub(super) fn set_size(path: &str, size: u64) -> Op {
+    Op::SetAttributes(log::SetAttributesOp { node: Some(node(path)), size: Some(size), ..Default::default() })
+}
+
+pub(super) fn unlink(path: &str, opened: u64) -> Op {
+    Op::Unlink(log::UnlinkOp { node: Some(node(path)), directory: false, opened })
 }

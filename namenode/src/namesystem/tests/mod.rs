@@ -5,6 +5,7 @@ mod determinism;
 mod fixture;
 mod leases;
 mod model;
+mod mount_writing;
 mod names;
 mod queries;
 mod retries;

@@ -1,0 +1,186 @@
+//! How a mount writes: blocks anywhere in a file, several at once, overwritten in place.
+
+use dfs_proto::{ErrorKind, v1};
+use log::command::Op;
+use log::reply::Reply;
+
+use super::fixture::*;
+use crate::log;
+use crate::namesystem::{BlockState, Effect};
+
+/// A new file that session `m` has open for writing, without a block.
+fn new_file(t: &mut Fixture, path: &str) -> u64 {
+    t.ok_opened(make_node(log::MakeNodeOp { holder: "m".to_owned(), ..file_op(path) })).inode
+}
+
+#[test]
+fn make_node_opens_a_file_with_its_first_block() {
+    let mut t = Fixture::new();
+    let op = log::MakeNodeOp { holder: "m".to_owned(), targets: storages(&["s1", "s2"]), ..file_op("/f") };
+    let opened = t.ok_opened(make_node(op));
+    let first = opened.block.expect("a block");
+    assert_eq!(opened.new_stamp, 0);
+    assert!(matches!(&t.effects[..], [Effect::LeaseTaken { holder }, Effect::BlockAllocated { targets, .. }]
+        if holder == "m" && targets.len() == 2));
+    t.assert_sound();
+    // Asked for again, it is the same.
+    let again = t.ok_opened(write_block(opened.inode, "m", 0));
+    assert_eq!((again.block, again.new_stamp), (Some(first), 0));
+    // Never written, it goes with the lease, and nothing else changes.
+    let before = t.stat("/f");
+    t.ok(commit_blocks(opened.inode, "m", &[], None, true));
+    assert!(t.blocks_of(opened.inode).is_empty());
+    let after = t.stat("/f");
+    assert_eq!((after.mtime_ns, after.ctime_ns), (before.mtime_ns, before.ctime_ns));
+    assert!(!after.under_construction);
+    t.assert_sound();
+}
+
+#[test]
+fn blocks_are_written_in_any_order_and_leave_holes() {
+    let mut t = Fixture::new();
+    let inode = new_file(&mut t, "/f");
+    let third = t.ok_opened(write_block(inode, "m", 3)).block.expect("a block");
+    let first = t.ok_opened(write_block(inode, "m", 1)).block.expect("a block");
+    t.assert_sound();
+    assert_eq!(t.stat("/f").size, 0);
+    let recorded = written(block(third.id, third.generation_stamp, 20), &[], false);
+    t.ok(commit_blocks(inode, "m", &[recorded], None, false));
+    assert_eq!(t.stat("/f").size, 3 * BLOCK + 20);
+    let blocks = [
+        written(block(first.id, first.generation_stamp, 30), &["s1"], true),
+        written(block(third.id, third.generation_stamp, 40), &["s1"], true),
+    ];
+    t.refused(commit_blocks(inode, "other", &blocks, None, true), ErrorKind::LeaseExpired);
+    t.ok(commit_blocks(inode, "m", &blocks, Some(500), true));
+    let status = t.stat("/f");
+    assert_eq!((status.size, status.allocated, status.under_construction), (500, 70, false));
+    let blocks: Vec<_> = t.blocks_of(inode).iter().map(|b| (b.index, b.length, b.state)).collect();
+    assert_eq!(blocks, [(1, 30, BlockState::Complete), (3, 40, BlockState::Complete)]);
+    t.assert_sound();
+}
+
+#[test]
+fn a_complete_block_is_reopened_under_a_new_stamp() {
+    let mut t = Fixture::new();
+    let inode = t.write_file("/f", 250);
+    let before = t.stat("/f");
+    assert!(t.ok_opened(acquire_lease("/f", "m", false)).block.is_none());
+    assert_eq!(t.stat("/f").ctime_ns, before.ctime_ns, "opening changes nothing");
+    let opened = t.ok_opened(write_block(inode, "m", 1));
+    let old = opened.block.expect("the block");
+    assert_eq!(old.length, 100);
+    assert!(opened.new_stamp > old.generation_stamp);
+    assert!(matches!(&t.effects[..], [Effect::BlockAllocated { block, targets }]
+        if block.stamp.get() == old.generation_stamp && targets[..] == ["s1"]));
+    let more = t.ok_opened(write_block(inode, "m", 2));
+    assert_eq!(more.block.expect("a block").length, 50);
+    t.assert_sound();
+    t.refused(commit_blocks(inode, "m", &[], None, true), ErrorKind::InvalidArgument);
+
+    let done = |opened: &Opened, length| {
+        let id = opened.block.expect("a block").id;
+        written(block(id, opened.new_stamp, length), &["s1", "s2"], true)
+    };
+    t.refused(commit_blocks(inode, "m", &[done(&opened, 90)], None, false), ErrorKind::InvalidArgument);
+    t.ok(commit_blocks(inode, "m", &[done(&opened, 100), done(&more, 70)], None, true));
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (270, 270));
+    assert!(t.stat("/f").change > before.change);
+    t.assert_sound();
+}
+
+#[test]
+fn a_lease_is_taken_once_and_kept_by_its_holder() {
+    let mut t = Fixture::new();
+    t.write_file("/f", 250);
+    t.ok(acquire_lease("/f", "m", false));
+    t.ok(acquire_lease("/f", "m", false));
+    assert!(t.effects.is_empty());
+    t.refused(acquire_lease("/f", "n", false), ErrorKind::LeaseHeldByOther);
+    t.refused(append("/f", "n"), ErrorKind::LeaseHeldByOther);
+    t.ok(acquire_lease("/f", "m", true));
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (0, 0));
+    t.assert_sound();
+}
+
+#[test]
+fn sizes_are_set_without_datanodes() {
+    let mut t = Fixture::new();
+    let inode = t.write_file("/f", 250);
+    t.ok(set_size("/f", 130));
+    assert!(matches!(&t.effects[..], [Effect::BlockRemoved { .. }, Effect::BlockCut { block }]
+        if block.length == 30));
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (130, 130));
+    t.assert_sound();
+    t.ok(set_size("/f", 450));
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (450, 130));
+    assert_eq!(t.blocks_of(inode).len(), 2);
+    t.assert_sound();
+    // Path clients append where the data ends, which is not the end of this file.
+    t.refused(append("/f", "w"), ErrorKind::InvalidArgument);
+    t.ok(set_size("/f", 500));
+    t.ok(append("/f", "w"));
+    let Reply::Block(spec) = t.ok(add_block(inode, "w", None)) else { panic!("no block") };
+    assert_eq!(spec.offset, 500);
+    t.assert_sound();
+    t.refused(set_size("/f", 10), ErrorKind::LeaseHeldByOther);
+    t.ok(complete(inode, "w", None));
+    assert_eq!(t.stat("/f").size, 500);
+    t.assert_sound();
+}
+
+#[test]
+fn an_unlinked_file_that_is_open_is_still_written() {
+    let mut t = Fixture::new();
+    let inode = new_file(&mut t, "/f");
+    let Reply::Status(gone) = t.ok(unlink("/f", inode)) else { panic!("no status") };
+    assert_eq!(gone.nlink, 0);
+    t.assert_missing("/f");
+    t.assert_sound();
+    let opened = t.ok_opened(write_block(inode, "m", 0)).block.expect("a block");
+    t.ok(commit_blocks(
+        inode,
+        "m",
+        &[written(block(opened.id, opened.generation_stamp, 9), &["s1"], true)],
+        None,
+        false,
+    ));
+    let status = t.snapshot().stat(&t.caller, &below(inode, "")).expect("an orphan");
+    assert_eq!((status.size, status.nlink), (9, 0));
+    t.assert_sound();
+    let release = Op::ReleaseOrphans(log::ReleaseOrphansOp { inodes: vec![inode, 1, 999] });
+    t.ok(release.clone());
+    assert!(t.effects.iter().any(|e| matches!(e, Effect::BlockRemoved { .. })));
+    assert!(t.snapshot().stat(&t.caller, &below(inode, "")).is_err());
+    t.assert_sound();
+    t.ok(release);
+}
+
+#[test]
+fn every_open_block_is_recovered_before_the_file_closes() {
+    let mut t = Fixture::new();
+    let inode = t.write_file("/f", 300);
+    t.ok(acquire_lease("/f", "m", false));
+    let opened = [0, 2].map(|index| t.ok_opened(write_block(inode, "m", index)).block.expect("a block"));
+    let new = t.ok_opened(write_block(inode, "m", 5)).block.expect("a block");
+    t.ok(recover_lease("/f"));
+    let started: Vec<(v1::Block, u64)> = t
+        .effects
+        .iter()
+        .filter_map(|e| match e {
+            Effect::RecoveryStarted { block, new_stamp, .. } => Some((block.to_proto(), new_stamp.get())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(started.iter().map(|(b, _)| b.id).collect::<Vec<_>>(), [opened[0].id, opened[1].id, new.id]);
+    t.assert_sound();
+    t.ok(synchronized(started[1].0.id, started[1].1, 100, &["s1"]));
+    t.ok(synchronized(started[2].0.id, started[2].1, 0, &[]));
+    assert!(t.stat("/f").under_construction);
+    t.refused(acquire_lease("/f", "m", false), ErrorKind::RecoveryInProgress);
+    t.assert_sound();
+    t.ok(synchronized(started[0].0.id, started[0].1, 100, &["s1"]));
+    assert!(!t.stat("/f").under_construction);
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (300, 300));
+    t.assert_sound();
+}
