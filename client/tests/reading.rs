@@ -104,8 +104,8 @@ async fn bad_replicas_are_skipped_and_corrupt_ones_reported() {
 /// Longer than any test, so that only what is hurried ends in time.
 const FOREVER: Duration = Duration::from_secs(600);
 
-/// A stalled replica costs less than a second; this leaves room for a busy machine.
-const SOON: Duration = Duration::from_secs(4);
+/// A stalled replica costs less than a second; this leaves room for a machine that stands still meanwhile.
+const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn stalled_replicas_are_left_within_a_second_and_remembered() {

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::harness::{self, TEST_DEADLINE};
 use crate::wait::{PATIENCE, wait_until};
 
 /// Longest that one command may take.
@@ -42,6 +43,17 @@ pub fn program_dir() -> Result<&'static Path> {
         Ok(dir) => Ok(dir),
         Err(error) => bail!("the programs could not be built: {error}"),
     }
+}
+
+/// Runs a test of the programs to its end or its deadline, which begins when they are built.
+pub fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
+    run_within(TEST_DEADLINE, test)
+}
+
+/// Like [`run`], for a test that has a time limit of its own.
+pub fn run_within(deadline: Duration, test: impl Future<Output = Result<()>>) -> Result<()> {
+    program_dir()?;
+    harness::run_within(deadline, test)
 }
 
 fn build() -> Result<PathBuf> {

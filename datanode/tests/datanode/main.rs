@@ -60,10 +60,10 @@ pub fn config(namenode: &FakeNamenode, dir: &Path) -> DatanodeConfig {
         ipc_port: 0,
         http_port: 0,
         reserved_bytes: Some(0),
-        handshake_timeout: Duration::from_millis(300),
-        keepalive_timeout: Duration::from_secs(20),
-        peer_timeout: Duration::from_secs(2),
-        connect_timeout: Duration::from_secs(1),
+        handshake_timeout: PATIENCE,
+        keepalive_timeout: PATIENCE,
+        peer_timeout: PATIENCE,
+        connect_timeout: PATIENCE,
         ..DatanodeConfig::default()
     }
 }

@@ -209,15 +209,16 @@ async fn another_clusters_datanode_gives_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_datanode_waits_for_its_namenode() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
-    let addr = listener.local_addr().expect("address");
-    drop(listener);
+    // Nobody listens yet, and nobody else can have the port.
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("port");
+    let addr = socket.local_addr().expect("address");
     let namenode = FakeNamenode::start().await;
     let mut config = config(&namenode, dir.path());
     config.namenode = addr.to_string();
     let node = Datanode::start(config).await.expect("starts without a namenode");
     assert_eq!(wire::http_get(node.http_addr(), "/health").0, 503);
-    let listener = tokio::net::TcpListener::bind(addr).await.expect("port");
+    let listener = socket.listen(16).expect("listens");
     let server = tonic::transport::Server::builder()
         .add_service(DatanodeProtocolServer::new(namenode.clone()))
         .serve_with_incoming(TcpListenerStream::new(listener));

@@ -95,10 +95,10 @@ async fn hsync_and_heartbeat_packets_are_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_member_is_named_when_the_pipeline_is_set_up() {
     let cluster = Cluster::start(2).await;
-    let dead = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
-        listener.local_addr().expect("address")
-    };
+    // Nobody listens, and nobody else can have the port.
+    let silent = tokio::net::TcpSocket::new_v4().expect("socket");
+    silent.bind(([127, 0, 0, 1], 0).into()).expect("port");
+    let dead = silent.local_addr().expect("address");
     let alive = wire::addrs(&[&cluster.nodes[0], &cluster.nodes[1]]);
     for targets in [vec![dead], vec![alive[1], dead], vec![dead, alive[1]]] {
         let op = wire::write_op(Block::new(1, 1), Stage::PipelineSetupCreate, &targets);

@@ -16,9 +16,10 @@ use crate::ensure_error;
 
 const BLOCK: u64 = 64 << 10;
 
-/// Limits short enough to wait for; living writers renew ten times as often.
-const SOFT_MS: u64 = 2_000;
-const HARD_MS: u64 = 4_000;
+/// Limits short enough to wait for, and longer than a busy machine stands still; living writers renew ten
+/// times as often.
+const SOFT_MS: u64 = 4_000;
+const HARD_MS: u64 = 8_000;
 
 async fn renewing_client(cluster: &MiniCluster) -> Result<DfsClient> {
     let builder = DfsClient::builder().namenode(cluster.namenode_address()).user(SUPERUSER);

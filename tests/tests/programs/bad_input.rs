@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::harness::run;
 use dfs_tests::hostile::{bombard, volley};
-use dfs_tests::programs::{Footprint, LocalCluster};
+use dfs_tests::programs::{Footprint, LocalCluster, run};
 use dfs_tests::rng::seed_of_run;
 use dfs_tests::wait::{PATIENCE, wait_until};
 

@@ -5,9 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
-use dfs_tests::programs::LocalCluster;
+use dfs_tests::programs::{LocalCluster, run};
 use dfs_tests::wait::{PATIENCE, wait_until};
 
 /// A failed command: code 1, nothing on standard output, one line on standard error that has all `parts`.

@@ -1,14 +1,13 @@
 //! `kill -9` of any or all processes loses no completed file and no acknowledged hflush.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dfs_client::{CreateOptions, DfsClient, RetryPolicy};
-use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
-use dfs_tests::programs::LocalCluster;
+use dfs_tests::programs::{LocalCluster, run};
 use dfs_tests::rng::{Rng, seed_of_run};
 use dfs_tests::wait::{PATIENCE, wait_for, wait_until};
 use dfs_tests::workload::read_all;
@@ -25,7 +24,7 @@ async fn impatient(cluster: &LocalCluster) -> Result<DfsClient> {
 fn flushed_bytes_survive_kill_9_of_everything() -> Result<()> {
     run(async {
         let cluster = LocalCluster::start(&[]).await?;
-        let client = impatient(&cluster).await?;
+        let client = cluster.client().await?;
         let options = CreateOptions { block_size: Some(1 << 20), ..CreateOptions::default() };
         // Flushed lengths in the first chunk, inside a chunk, at a block edge, in the second block.
         let lengths = [100, 10_000, 1 << 20, (1 << 20) + 5_000];
@@ -71,10 +70,10 @@ fn completed_files_survive_kill_9_in_the_middle_of_many_writers() -> Result<()> 
                 1 => format!("datanode-{}", rng.below(3)),
                 _ => String::new(),
             };
-            let count = Arc::new(AtomicUsize::new(0));
+            let (count, killed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
             let mut writers = Vec::new();
             for writer in 0..WRITERS {
-                let (client, count) = (impatient(&cluster).await?, count.clone());
+                let (client, count, killed) = (impatient(&cluster).await?, count.clone(), killed.clone());
                 writers.push(tokio::spawn(async move {
                     let mut done = Vec::new();
                     for number in 0.. {
@@ -85,11 +84,18 @@ fn completed_files_survive_kill_9_in_the_middle_of_many_writers() -> Result<()> 
                             file.close().await?;
                             anyhow::Ok(())
                         };
-                        if outcome.await.is_err() || count.load(Ordering::SeqCst) > 4 * ENOUGH {
+                        match outcome.await {
+                            Ok(()) => {
+                                done.push(path);
+                                count.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(_) if killed.load(Ordering::SeqCst) => break,
+                            // The machine stood still for longer than this client waits.
+                            Err(_) => {}
+                        }
+                        if count.load(Ordering::SeqCst) > 4 * ENOUGH {
                             break;
                         }
-                        done.push(path);
-                        count.fetch_add(1, Ordering::SeqCst);
                     }
                     done
                 }));
@@ -98,6 +104,7 @@ fn completed_files_survive_kill_9_in_the_middle_of_many_writers() -> Result<()> 
                 Ok(count.load(Ordering::SeqCst) >= ENOUGH)
             })
             .await?;
+            killed.store(true, Ordering::SeqCst);
             cluster.kill_9(|name| victim.is_empty() || name == victim).await?;
             for writer in writers {
                 completed.extend(writer.await?);
@@ -123,18 +130,22 @@ fn a_namenode_killed_again_and_again_comes_back_with_every_acknowledged_name() -
         let mut made = Vec::new();
         for round in 0..4 {
             let client = impatient(&cluster).await?;
-            let count = Arc::new(AtomicUsize::new(0));
+            let (count, killed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
             let maker = {
-                let count = count.clone();
+                let (count, killed) = (count.clone(), killed.clone());
                 tokio::spawn(async move {
                     let mut made = Vec::new();
                     for number in 0..5_000 {
                         let path = format!("/r{round}-{number}");
-                        if client.mkdir(&path, Default::default()).await.is_err() {
-                            break;
+                        match client.mkdir(&path, Default::default()).await {
+                            Ok(_) => {
+                                made.push(path);
+                                count.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(_) if killed.load(Ordering::SeqCst) => break,
+                            // The machine stood still for longer than this client waits.
+                            Err(_) => {}
                         }
-                        made.push(path);
-                        count.fetch_add(1, Ordering::SeqCst);
                     }
                     made
                 })
@@ -143,6 +154,7 @@ fn a_namenode_killed_again_and_again_comes_back_with_every_acknowledged_name() -
                 Ok(count.load(Ordering::SeqCst) >= 50 * (round + 1))
             })
             .await?;
+            killed.store(true, Ordering::SeqCst);
             cluster.kill_9(|name| name == "namenode").await?;
             made.extend(maker.await?);
             cluster.start_again().await?;
@@ -162,7 +174,7 @@ fn a_namenode_killed_again_and_again_comes_back_with_every_acknowledged_name() -
 fn replicas_with_a_torn_tail_are_cut_back_and_the_file_is_whole() -> Result<()> {
     run(async {
         let cluster = LocalCluster::start(&[]).await?;
-        let client = impatient(&cluster).await?;
+        let client = cluster.client().await?;
         let mut writer = client.create("/f", CreateOptions::default()).await?;
         writer.write_all(&pattern(1, 0, 50_000)).await?;
         writer.hflush().await?;

@@ -1,8 +1,7 @@
 //! `dfs cluster start|stop|status`.
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::harness::run;
-use dfs_tests::programs::{LocalCluster, finish};
+use dfs_tests::programs::{LocalCluster, finish, run};
 use dfs_tests::wait::{PATIENCE, wait_until};
 
 #[test]

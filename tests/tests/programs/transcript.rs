@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::harness::run_within;
-use dfs_tests::programs::{LocalCluster, finish, program_dir};
+use dfs_tests::programs::{LocalCluster, finish, program_dir, run_within};
 
 /// Marks the block of the README that is run.
 const BLOCK_START: &str = "```console\n";

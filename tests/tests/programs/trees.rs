@@ -3,9 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::harness::{run, run_within};
 use dfs_tests::pattern::{ensure_same, pattern};
-use dfs_tests::programs::LocalCluster;
+use dfs_tests::programs::{LocalCluster, run, run_within};
 use dfs_tests::tree::{ensure_same_tree, entries, generate, real_tree, set_mode, set_mtime};
 
 /// Longest that a test which copies a real tree may take in an unoptimised build.

@@ -74,7 +74,14 @@ impl Cluster {
     }
 
     async fn restart(&mut self, node_id: u64) {
-        let listener = TcpListener::bind(self.addresses[&node_id]).await.expect("bound again");
+        // An outgoing connection of another test may have the port for a moment.
+        let deadline = Instant::now() + PATIENCE;
+        let listener = loop {
+            match TcpListener::bind(self.addresses[&node_id]).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+                bound => break bound.expect("bound again"),
+            }
+        };
         let member = Member::start(self.config(node_id), listener).await;
         self.members.insert(node_id, member);
     }
@@ -84,8 +91,13 @@ impl Cluster {
     }
 
     async fn wait_for_leader(&self) -> u64 {
-        eventually("a leader", || self.leader().is_some()).await;
-        self.leader().expect("just seen")
+        let mut leader = None;
+        eventually("a leader", || {
+            leader = self.leader();
+            leader.is_some()
+        })
+        .await;
+        leader.expect("seen")
     }
 
     /// Proposes to whoever leads until it is accepted. A command may be proposed twice on the way; the

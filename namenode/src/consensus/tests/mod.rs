@@ -18,6 +18,9 @@ use crate::namesystem::{Effect, Snapshot};
 /// Longest wait for anything; only a defect takes so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pause between two looks at what is waited for.
+const POLL: Duration = Duration::from_millis(5);
+
 fn command(op: Op) -> Command {
     Command { now_ns: 1, op: Some(op), ..Command::default() }
 }
@@ -83,7 +86,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -94,7 +97,7 @@ async fn start(config: ConsensusConfig) -> Consensus {
     let consensus = loop {
         match Consensus::start(config.clone(), ignore_effects()).await {
             Err(super::ConsensusError::Locked { .. }) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(POLL).await;
             }
             other => break other.expect("started"),
         }
