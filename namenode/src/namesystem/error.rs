@@ -111,6 +111,9 @@ pub enum InvalidReason {
     /// A request names a block twice.
     #[error("block is named twice")]
     BlockTwice,
+    /// The name of an extended attribute is empty or holds NUL.
+    #[error("name of an extended attribute is not valid")]
+    XattrName,
     /// The target of a symbolic link is empty or holds NUL.
     #[error("target of a symbolic link is not valid")]
     SymlinkTarget,
@@ -234,6 +237,26 @@ pub enum NamesystemError {
         /// The name it was to have.
         path: String,
     },
+    /// The node has no such extended attribute, or none that the caller may know of.
+    #[error("{inode}: no attribute {name}")]
+    NoAttribute {
+        /// Node.
+        inode: InodeId,
+        /// Name of the attribute.
+        name: String,
+    },
+    /// Extended attributes of this namespace are not supported.
+    #[error("{name}: attributes of this namespace are not supported")]
+    XattrNamespace {
+        /// Name of the attribute, cut.
+        name: String,
+    },
+    /// The extended attributes of a node would take too many bytes.
+    #[error("{inode}: no room for more attributes")]
+    XattrSpace {
+        /// Node.
+        inode: InodeId,
+    },
     /// Another client (or another stream of the same) writes the file.
     #[error("{path}: being written by {holder}")]
     LeaseHeldByOther {
@@ -312,7 +335,9 @@ impl NamesystemError {
             Self::NotYetReplicated { .. } => ErrorKind::NotYetReplicated,
             Self::NoUsableDatanode { .. } => ErrorKind::NoUsableDatanode,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::SymbolicLink { .. } => ErrorKind::Unsupported,
+            Self::SymbolicLink { .. } | Self::XattrNamespace { .. } => ErrorKind::Unsupported,
+            Self::NoAttribute { .. } => ErrorKind::NoAttribute,
+            Self::XattrSpace { .. } => ErrorKind::NoSpace,
             Self::TooManyLinks { .. } => ErrorKind::TooManyLinks,
             Self::Store(_) => ErrorKind::Internal,
         }
@@ -335,7 +360,10 @@ impl NamesystemError {
             | Self::LeaseHeldByOther { path, .. }
             | Self::RecoveryInProgress { path } => path.clone(),
             Self::InvalidArgument { subject, .. } | Self::TooLarge { subject } => subject.clone(),
+            Self::XattrNamespace { name } => name.clone(),
             Self::InodeNotFound { inode }
+            | Self::NoAttribute { inode, .. }
+            | Self::XattrSpace { inode }
             | Self::LeaseExpired { inode, .. }
             | Self::NoUsableDatanode { inode } => inode.to_string(),
             Self::BlockNotFound { block } | Self::NotYetReplicated { block } => block.to_string(),
@@ -361,6 +389,9 @@ impl NamesystemError {
             | Self::NoUsableDatanode { .. }
             | Self::TooManyLinks { .. }
             | Self::TooLarge { .. } => String::new(),
+            Self::NoAttribute { name, .. } => name.clone(),
+            Self::XattrNamespace { .. } => "attributes of this namespace are not supported".to_owned(),
+            Self::XattrSpace { .. } => "no room for more attributes".to_owned(),
             Self::SymbolicLink { .. } => "is a symbolic link, which only mounts follow".to_owned(),
             Self::AccessDenied { user, needed, refuser, .. } => {
                 format!("user {user} needs {needed} on {refuser}")

@@ -37,6 +37,7 @@ mod stored_block;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod xattrs;
 
 pub use apply::{Applied, apply};
 pub use effect::Effect;

@@ -1,11 +1,14 @@
 //! Queries about paths, with the caller's permissions.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use dfs_proto::{InodeId, v1};
 use v1::FileType;
 
 use super::error::{InvalidReason, NamesystemError};
 use super::inode::Inode;
+use super::ops::xattrs;
 use super::path::Path;
 use super::permission::Access;
 use super::resolve::{self, Spot};
@@ -51,7 +54,9 @@ impl Snapshot {
         Ok((page, false))
     }
 
-    /// Attributes of a file that the caller may read.
+    /// Attributes of a file that the caller may read. One that is named by inode alone, as mounts do, may also
+    /// be executed: running a program is reading it, and which of the two is meant the caller's kernel has
+    /// checked.
     pub fn open_file(
         &self,
         caller: &log::Caller,
@@ -59,8 +64,28 @@ impl Snapshot {
     ) -> Result<v1::FileStatus, NamesystemError> {
         let path = Path::parse(Some(node))?;
         let inode = self.file(caller, &path)?;
-        resolve::check_access(Some(caller), &inode, Access::READ, &path, Spot::Node)?;
+        let checked = resolve::check_access(Some(caller), &inode, Access::READ, &path, Spot::Node);
+        if path.names().is_empty() && checked.is_err() {
+            resolve::check_access(Some(caller), &inode, Access::EXECUTE, &path, Spot::Node)?;
+        } else {
+            checked?;
+        }
         Ok(inode.status(Bytes::new()))
+    }
+
+    /// Value of an extended attribute.
+    pub fn get_xattr(
+        &self,
+        caller: &log::Caller,
+        inode: InodeId,
+        name: &[u8],
+    ) -> Result<Vec<u8>, NamesystemError> {
+        xattrs::get(self, caller, inode.get(), name)
+    }
+
+    /// Names of all extended attributes that the caller may know of, in bytewise order.
+    pub fn list_xattrs(&self, caller: &log::Caller, inode: InodeId) -> Result<Vec<Vec<u8>>, NamesystemError> {
+        xattrs::list(self, caller, inode.get())
     }
 
     /// Blocks of a file that overlap a range, each with its offset in the file, at most `limit`; and
@@ -111,7 +136,7 @@ impl Snapshot {
         Ok((inode.status(Bytes::new()), inode.holder))
     }
 
-    /// Totals of a subtree. Needs read and search permission on all its directories.
+    /// Totals of a subtree; a file with several names in it counts once. Needs read and search permission on all its directories.
     pub fn content_summary(
         &self,
         caller: &log::Caller,
@@ -121,6 +146,8 @@ impl Snapshot {
         let root = resolve::node(self, Some(caller), &path)?;
         let mut summary = v1::ContentSummary::default();
         let mut directories = Vec::new();
+        // Files with several names that were met: few, and a word each.
+        let mut met = BTreeSet::new();
         if root.is_directory() {
             directories.push(root.id);
         } else {
@@ -138,7 +165,10 @@ impl Snapshot {
                 if entry.kind == FileType::Directory {
                     directories.push(entry.inode);
                 } else {
-                    add_file(&mut summary, &self.existing_inode(entry.inode)?);
+                    let file = self.existing_inode(entry.inode)?;
+                    if file.nlink == 1 || met.insert(file.id) {
+                        add_file(&mut summary, &file);
+                    }
                 }
             }
         }
@@ -220,6 +250,6 @@ impl Snapshot {
 fn add_file(summary: &mut v1::ContentSummary, inode: &Inode) {
     summary.file_count += 1;
     summary.length = summary.length.saturating_add(inode.size);
-    let space = inode.size.saturating_mul(u64::from(inode.replication));
+    let space = inode.allocated.saturating_mul(u64::from(inode.replication));
     summary.space_consumed = summary.space_consumed.saturating_add(space);
 }

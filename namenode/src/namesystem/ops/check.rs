@@ -20,7 +20,7 @@ const NAME_BYTES_MAX: usize = 255;
 pub(super) const REPLICATION_MAX: u32 = 512;
 
 /// Blocks of one file at most: 128 TiB with the default block size.
-pub(super) const BLOCKS_PER_FILE_MAX: u64 = 1 << 20;
+pub(in crate::namesystem) const BLOCKS_PER_FILE_MAX: u64 = 1 << 20;
 
 /// Largest block in bytes.
 const BLOCK_SIZE_MAX: u64 = 4 << 30;

@@ -3,7 +3,7 @@
 mod add_block;
 mod append;
 mod attributes;
-mod check;
+pub(super) mod check;
 mod commit_blocks;
 mod complete;
 mod create;
@@ -13,7 +13,7 @@ mod initialize;
 mod make_node;
 mod mkdir;
 mod move_node;
-mod names;
+pub(super) mod names;
 mod orphans;
 mod pipeline;
 mod recovery;
@@ -22,6 +22,7 @@ mod set_attributes;
 mod size;
 mod truncate;
 mod write_block;
+pub(super) mod xattrs;
 
 use dfs_proto::v1;
 
@@ -123,7 +124,8 @@ pub(super) fn run(
         Op::WriteBlock(op) => write_block::write_block(tables, context, op),
         Op::CommitBlocks(op) => commit_blocks::run(tables, context, op),
         Op::ReleaseOrphans(op) => orphans::release(tables, context, op),
-        Op::SetXattr(_) | Op::RemoveXattr(_) => Err(check::invalid("", InvalidReason::Incomplete)),
+        Op::SetXattr(op) => xattrs::set(tables, context, op),
+        Op::RemoveXattr(op) => xattrs::remove(tables, context, op),
     }
 }
 
