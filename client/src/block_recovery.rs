@@ -114,6 +114,7 @@ impl Streamer {
                 new_stamp: stamp,
                 sent: block.sent,
                 checksum: self.target.checksum,
+                random_access: false,
             };
             match open_watched(&self.target.client, &setup, Vec::new()).await {
                 Ok(pipeline) => {

@@ -42,6 +42,7 @@ impl Streamer {
                 new_stamp,
                 sent: block.sent,
                 checksum: self.target.checksum,
+                random_access: false,
             };
             match open_watched(&self.target.client, &setup, eager).await {
                 Ok(pipeline) => return self.established(block, pipeline, new_stamp).await,
@@ -70,7 +71,7 @@ impl Streamer {
         }
         block.block = new;
         block.established = true;
-        self.target.shown.send_replace(block.members.clone());
+        self.shown.send_replace(block.members.clone());
         block.pipeline = Some(pipeline);
         self.block = Some(block);
         Ok(())

@@ -7,11 +7,8 @@ use dfs_proto::ErrorKind;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{self, Block, CommittedBlock, LocatedBlock, ReplicaLocation};
 
-use tokio::sync::watch;
-
 use crate::dfs_client::Inner;
 use crate::pipeline::Pipeline;
-use crate::unsynced_blocks::UnsyncedBlocks;
 use crate::{DfsError, FileStatus, ReplicaFault, TransferFault};
 
 /// How long a new block is asked for while no datanode can take it: two heartbeats and some.
@@ -27,10 +24,6 @@ pub(crate) struct WriteTarget {
     pub inode: u64,
     pub replication: usize,
     pub checksum: Checksum,
-    /// Blocks finished so far that a later `hsync` has to sync.
-    pub unsynced: Arc<UnsyncedBlocks>,
-    /// Shows the pipeline's members to the writer's owner.
-    pub shown: watch::Sender<Vec<ReplicaLocation>>,
 }
 
 /// A block under construction.

@@ -15,7 +15,7 @@ use dfs_proto::packet::{HEARTBEAT_SEQNO, PacketHeader};
 use crate::buffer_pool::{BufferPool, PooledBuffer};
 
 /// Room for PLEN, HLEN and our header.
-const HEADER_ROOM: usize = 40;
+const HEADER_ROOM: usize = 48;
 
 /// A packet ready to be sent, and kept until it is acknowledged.
 #[derive(Clone, Debug)]
@@ -33,6 +33,47 @@ pub(crate) struct OutPacket {
 }
 
 impl OutPacket {
+    /// Data at any offset of a block, with a checksum for each chunk it touches (random access).
+    pub(crate) fn anywhere(checksum: Checksum, seqno: i64, offset: u64, data: Bytes, sync: bool) -> Self {
+        let chunk = checksum.bytes_per_checksum();
+        let first = (chunk - (offset % chunk as u64) as usize).min(data.len());
+        let (head, rest) = data.split_at(first);
+        let sums_len = checksum.checksums_len(head.len()) + checksum.checksums_len(rest.len());
+        let mut out = Vec::with_capacity(HEADER_ROOM + sums_len);
+        let header = PacketHeader {
+            offset_in_block: offset,
+            seqno,
+            last_packet_in_block: false,
+            data_len: data.len() as u32,
+            sync_block: sync,
+            zero_len: 0,
+        };
+        header.encode(sums_len, &mut out);
+        checksum.append_checksums(head, &mut out);
+        checksum.append_checksums(rest, &mut out);
+        Self { seqno, offset, head: out.into(), data, last: false, sync }
+    }
+
+    /// Makes a range of the block zeros (random access).
+    pub(crate) fn zeros(seqno: i64, offset: u64, zero_len: u64) -> Self {
+        let header = PacketHeader {
+            offset_in_block: offset,
+            seqno,
+            last_packet_in_block: false,
+            data_len: 0,
+            sync_block: false,
+            zero_len,
+        };
+        let mut out = Vec::with_capacity(HEADER_ROOM);
+        header.encode(0, &mut out);
+        Self { seqno, offset, head: out.into(), data: Bytes::new(), last: false, sync: false }
+    }
+
+    /// A packet without data at the block's end: ends the block, or (`last` unset) only asks for a sync.
+    pub(crate) fn empty(checksum: Checksum, seqno: i64, offset: u64, last: bool, sync: bool) -> Self {
+        Self::new(checksum, seqno, offset, Bytes::new(), last, sync)
+    }
+
     fn new(checksum: Checksum, seqno: i64, offset: u64, data: Bytes, last: bool, sync: bool) -> Self {
         let sums_len = checksum.checksums_len(data.len());
         let mut head = Vec::with_capacity(HEADER_ROOM + sums_len);

@@ -38,6 +38,8 @@ pub(crate) struct PipelineSetup<'a> {
     /// Bytes sent, acknowledged or not.
     pub sent: u64,
     pub checksum: Checksum,
+    /// Packets may be at any offset.
+    pub random_access: bool,
 }
 
 /// A pipeline that could not be set up.
@@ -204,7 +206,7 @@ impl PipelineSetup<'_> {
             caching_strategy: None,
             storage_id: Some(head.storage_id.clone()),
             target_storage_ids: rest.iter().map(|l| l.storage_id.clone()).collect(),
-            random_access: None,
+            random_access: self.random_access.then_some(true),
         }
     }
 

@@ -11,18 +11,19 @@
 //!   was acknowledged and the block is begun anew.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_proto::packet::HEARTBEAT_SEQNO;
 use dfs_proto::transfer::{PipelineAckProto, Status};
-use dfs_proto::v1::{CommittedBlock, LocatedBlock};
-use tokio::sync::{mpsc, oneshot};
+use dfs_proto::v1::{CommittedBlock, LocatedBlock, ReplicaLocation};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
 use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
-use crate::unsynced_blocks::FinishedBlock;
+use crate::unsynced_blocks::{FinishedBlock, UnsyncedBlocks};
 use crate::{DfsError, FileStatus, TransferFault};
 
 /// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
@@ -69,6 +70,10 @@ impl Queue {
 /// The state of a file being written.
 pub(crate) struct Streamer {
     pub(crate) target: WriteTarget,
+    /// Blocks finished so far that a later `hsync` has to sync.
+    unsynced: Arc<UnsyncedBlocks>,
+    /// Shows the pipeline's members to the writer's owner.
+    pub(crate) shown: watch::Sender<Vec<ReplicaLocation>>,
     pub(crate) block: Option<OpenBlock>,
     pub(crate) queue: Queue,
     commands: mpsc::Receiver<Command>,
@@ -99,12 +104,15 @@ enum Event {
 impl Streamer {
     pub(crate) fn new(
         target: WriteTarget,
+        (unsynced, shown): (Arc<UnsyncedBlocks>, watch::Sender<Vec<ReplicaLocation>>),
         prepared: Option<LocatedBlock>,
         reopened: Option<OpenBlock>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
             target,
+            unsynced,
+            shown,
             block: reopened,
             queue: Queue::default(),
             commands,
@@ -142,7 +150,8 @@ impl Streamer {
 
     /// Between two blocks: syncs what could not be synced with a block's end, or what there is no room for.
     async fn sync_finished(&mut self) {
-        let WriteTarget { client, path, unsynced, .. } = &self.target;
+        let WriteTarget { client, path, .. } = &self.target;
+        let unsynced = &self.unsynced;
         if self.sync_ends {
             // A failure is kept for the next `hsync`.
             let _ = unsynced.sync_all(client, path).await;
@@ -310,9 +319,9 @@ impl Streamer {
             }
             self.previous = Some(block.committed());
             if !block.synced {
-                self.target.unsynced.add(FinishedBlock { block: block.block, members: block.members });
+                self.unsynced.add(FinishedBlock { block: block.block, members: block.members });
             }
-            self.target.shown.send_replace(Vec::new());
+            self.shown.send_replace(Vec::new());
         }
     }
 

@@ -32,7 +32,7 @@ const SYNCS_AT_ONCE: usize = 8;
 const REPLICAS_AT_ONCE: usize = 16;
 
 /// A block that is complete.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FinishedBlock {
     pub block: Block,
     /// Where it is: at least one.
@@ -149,7 +149,7 @@ async fn sync_block(
 }
 
 /// Syncs one replica. A sync may take long, so a datanode that does not answer is asked whether it lives.
-async fn sync_watched(
+pub(crate) async fn sync_watched(
     client: &Arc<Inner>,
     block: Block,
     member: &ReplicaLocation,

@@ -67,14 +67,13 @@ impl WriterCore {
             inode: status.inode,
             replication: status.replication as usize,
             checksum,
-            unsynced: Arc::clone(&unsynced),
-            shown,
         };
         let (packet_bytes, pool) = (client.config.packet_bytes, Arc::clone(&client.buffers));
         let length = reopened.as_ref().map(|block| block.block.length);
         let packetizer = Packetizer::new(checksum, packet_bytes, status.block_size, length, pool);
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        let streamer = Box::new(Streamer::new(target, prepared, reopened, receiver));
+        let streamer =
+            Box::new(Streamer::new(target, (Arc::clone(&unsynced), shown), prepared, reopened, receiver));
         Self {
             _open: OpenWriter::register(&client),
             client,

@@ -15,6 +15,7 @@ use super::lock_table::LockTable;
 use super::namespace::{incomplete, node};
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::subject::Subject;
+use super::write_limits::{Budget, Pipelines};
 use super::{Caller, FileSystemConfig, NewNode, OpenFile, OpenOptions, releases, session};
 use crate::dfs_client::Inner;
 use crate::namenode::Namenode;
@@ -39,8 +40,10 @@ impl std::fmt::Debug for FileSystem {
 pub(crate) struct FsInner {
     /// Connections, buffers and settings; its lease holder is the session.
     pub(crate) client: Arc<Inner>,
-    /// Bytes for data not written back yet and data read ahead.
-    pub(crate) memory_bytes: usize,
+    /// Memory for data not written back yet and data read ahead.
+    pub(super) budget: Budget,
+    /// Leave to have a pipeline.
+    pub(super) pipelines: Pipelines,
     /// How long an operation waits for what is away.
     pub(crate) wait: Duration,
     pub(super) files: Arc<OpenFiles>,
@@ -59,7 +62,8 @@ impl FileSystem {
         let client = DfsClient::connect_with(config.client(&session)?).await?;
         let inner = Arc::new(FsInner {
             client: client.inner,
-            memory_bytes: config.memory_bytes,
+            budget: Budget::new(config.memory_bytes),
+            pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),
             locks: Mutex::default(),

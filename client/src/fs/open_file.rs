@@ -1,19 +1,124 @@
 //! An open file: one for each inode and session, shared by all its handles.
+//!
+//! Writes go into a dirty buffer and from there, in the background, through one pipeline a block; reads see the buffer, what is on
+//! its way, and below that the replicas. The parts: `open_file_state` (what is known), `write_*` (the way out), `read_*` (the way
+//! in), `open_file_resize` (sizes and holes).
+//!
+//! Order of locks: [`LeaseTurn`](super::open_files::LeaseTurn), `shape`, `sync_turn`, `commit_turn`, `state`; the last is never
+//! held across an await.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{FileStatus, LocatedBlock, LocatedBlocks};
 use dfs_proto::{ErrorKind, InodeId, RpcError};
+use tokio::sync::{Notify, RwLock};
 
 use super::file_system::FsInner;
+use super::open_file_state::FileState;
+use super::subject::Subject;
+use super::write_limits::Pipelines;
+use super::write_sync::SyncRound;
 use crate::DfsError;
+use crate::open_block::WriteTarget;
+
+/// Largest part of a write that is taken at once, less if the session's memory is small: appends up to this size are not torn
+/// apart by others.
+const MAX_WRITE_PART: usize = 4 << 20;
+
+/// Longest file: offsets are signed in most programs.
+pub(super) const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
 /// An open file. [`FileSystem::open`](super::FileSystem::open) and [`FileSystem::create`](super::FileSystem::create) count a handle up,
 /// [`Self::release`] counts it down.
 pub struct OpenFile {
-    fs: Arc<FsInner>,
-    status: FileStatus,
+    core: Arc<FileCore>,
+}
+
+/// The inside of an open file, shared with the tasks that work on it.
+pub(super) struct FileCore {
+    pub(super) fs: Arc<FsInner>,
+    pub(super) inode: InodeId,
+    pub(super) block_size: u64,
+    replication: usize,
+    /// For messages.
+    pub(super) subject: String,
+    state: Mutex<FileState>,
+    /// Something was acknowledged or ended, or has failed.
+    pub(super) progress: Notify,
+    /// Held shared while something is written or handed to the writers, alone while the size is set or holes are made.
+    pub(super) shape: RwLock<()>,
+    pub(super) commit_turn: tokio::sync::Mutex<()>,
+    pub(super) sync_turn: tokio::sync::Mutex<SyncRound>,
+}
+
+impl FileCore {
+    pub(super) fn state(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the calls about a block of this file need.
+    pub(super) fn write_target(&self) -> WriteTarget {
+        WriteTarget {
+            client: Arc::clone(&self.fs.client),
+            path: self.subject.clone(),
+            inode: self.inode.get(),
+            replication: self.replication,
+            checksum: Checksum::default(),
+        }
+    }
+
+    pub(super) fn pipelines(&self) -> &Pipelines {
+        &self.fs.pipelines
+    }
+
+    /// Writes at `at`, or at the end; tells where that was.
+    async fn write(self: &Arc<Self>, at: Option<u64>, mut data: Bytes) -> Result<u64, DfsError> {
+        let mut next = at;
+        let mut begin = None;
+        while begin.is_none() || !data.is_empty() {
+            self.state().take_failure()?;
+            self.take_lease().await?;
+            let part = data.len().min(MAX_WRITE_PART).min((self.fs.budget.total() / 2).max(1));
+            self.reserve(part).await;
+            let _shape = self.shape.read().await;
+            let mut state = self.state();
+            let offset = next.unwrap_or(state.size);
+            let end = offset.saturating_add(part as u64);
+            if !state.lease || end > MAX_FILE_BYTES {
+                self.fs.budget.give(part);
+                if end > MAX_FILE_BYTES {
+                    return Err(self.refused(ErrorKind::TooLarge));
+                }
+                // The lease was given back a moment ago.
+                continue;
+            }
+            let part = data.split_to(part);
+            if !part.is_empty() {
+                self.take_write(&mut state, offset, part);
+            }
+            begin.get_or_insert(offset);
+            next = Some(end);
+        }
+        Ok(begin.unwrap_or(0))
+    }
+
+    /// Takes room in the session's memory; if there is none, what is dirty here makes some.
+    async fn reserve(self: &Arc<Self>, bytes: usize) {
+        if self.fs.budget.try_take(bytes) {
+            return;
+        }
+        {
+            let _shape = self.shape.read().await;
+            self.write_back_all(&mut self.state(), false);
+        }
+        self.fs.budget.take(bytes).await;
+    }
+
+    pub(super) fn refused(&self, kind: ErrorKind) -> DfsError {
+        DfsError::refused(&self.subject, RpcError::new(kind, "", ""))
+    }
 }
 
 impl OpenFile {
@@ -21,105 +126,145 @@ impl OpenFile {
     pub(crate) fn new(
         fs: Arc<FsInner>,
         located: LocatedBlocks,
-        _first_block: Option<LocatedBlock>,
-        _writable: bool,
+        first_block: Option<LocatedBlock>,
+        writable: bool,
     ) -> Arc<Self> {
-        Arc::new(Self { fs, status: located.status.unwrap_or_default() })
+        let status = located.status.clone().unwrap_or_default();
+        let inode = InodeId(status.inode);
+        let mut state = FileState::new(located, writable);
+        state.write.prepared = first_block.filter(|block| !block.locations.is_empty());
+        let core = FileCore {
+            fs,
+            inode,
+            block_size: status.block_size.max(1),
+            replication: status.replication as usize,
+            subject: Subject::Inode(inode).to_string(),
+            state: Mutex::new(state),
+            progress: Notify::new(),
+            shape: RwLock::default(),
+            commit_turn: tokio::sync::Mutex::default(),
+            sync_turn: tokio::sync::Mutex::default(),
+        };
+        Arc::new(Self { core: Arc::new(core) })
     }
 
     /// One more handle was opened, with a fresh answer of the namenode.
-    pub(crate) fn opened(&self, _located: LocatedBlocks, _writable: bool) {}
+    pub(crate) fn opened(&self, located: LocatedBlocks, writable: bool) {
+        let mut state = self.core.state();
+        state.adopt(located, self.core.block_size);
+        if writable {
+            state.writable += 1;
+            state.lease = true;
+            state.recalled = false;
+        }
+    }
 
     /// Whether a handle is open for writing, or what was written is not recorded yet: the session needs the lease.
     pub(crate) fn is_writable(&self) -> bool {
-        false
+        let state = self.core.state();
+        state.writable > 0 || !state.write.is_idle() || !state.write.finished.is_empty()
     }
 
     /// Puts what this file knows better than the namenode (size, times) into an answer of the namenode.
-    pub(crate) fn overlay(&self, _status: &mut FileStatus) {}
+    pub(crate) fn overlay(&self, status: &mut FileStatus) {
+        self.core.state().overlay(status);
+    }
 
     /// Attributes were set at the namenode, `status` is its answer: an explicit modification time must survive the flush of older
     /// writes, and a size that was set while no handle is writable is the size.
-    pub(crate) fn attributes_set(&self, _status: &FileStatus) {}
+    pub(crate) fn attributes_set(&self, status: &FileStatus) {
+        self.core.state().attributes_set(status);
+    }
 
     /// Another client wants the lease: once nothing was written for a second, or the file is closed, writes back and gives
     /// the lease back. Returns when that is done or failed.
-    pub(crate) async fn recall(&self) {}
+    pub(crate) async fn recall(&self) {
+        self.core.recall().await;
+    }
 
     /// The session ends: writes back and gives the lease back.
     pub(crate) async fn shut(&self) -> Result<(), DfsError> {
-        Ok(())
+        if self.core.state().lease { self.core.flush(true).await } else { Ok(()) }
     }
 
     /// Attributes, with the current size.
     pub fn status(&self) -> FileStatus {
-        self.status.clone()
+        self.core.state().status()
     }
 
     /// Up to `len` bytes from `offset`; fewer only at the end of the file. Sees every write that returned before.
-    pub async fn read_at(&self, _offset: u64, _len: usize) -> Result<Bytes, DfsError> {
-        Err(self.unsupported())
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, DfsError> {
+        self.core.read(offset, len).await
     }
 
     /// Writes at `offset`. Bytes are with the library; a failed write-back is answered here, at flush and at sync.
-    pub async fn write_at(&self, _offset: u64, _data: Bytes) -> Result<(), DfsError> {
-        Err(self.unsupported())
+    pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), DfsError> {
+        self.core.write(Some(offset), data).await.map(drop)
     }
 
     /// Writes at the end; tells where that was.
-    pub async fn append(&self, _data: Bytes) -> Result<u64, DfsError> {
-        Err(self.unsupported())
+    pub async fn append(&self, data: Bytes) -> Result<u64, DfsError> {
+        self.core.write(None, data).await
     }
 
     /// Every byte is acknowledged by all replicas and recorded at the namenode: the next open elsewhere sees it.
     pub async fn flush(&self) -> Result<(), DfsError> {
-        Ok(())
+        self.core.flush_handle().await
     }
 
     /// Every byte is on disk on all replicas, the namespace's changes in the namenode's log (of `data_only`: what is needed to
     /// read it).
     pub async fn sync(&self, _data_only: bool) -> Result<(), DfsError> {
-        self.fs.sync_namespace().await
+        self.core.sync().await
     }
 
     /// Cuts the file, or lets it grow with a hole.
-    pub async fn set_len(&self, _size: u64) -> Result<(), DfsError> {
-        Err(self.unsupported())
+    pub async fn set_len(&self, size: u64) -> Result<(), DfsError> {
+        self.core.set_len(size).await
     }
 
     /// Makes a range zeros, keeping its space; the file grows unless `keep_size`.
-    pub async fn zero_range(&self, _offset: u64, _len: u64, _keep_size: bool) -> Result<(), DfsError> {
-        Err(self.unsupported())
+    pub async fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<(), DfsError> {
+        self.core.zero(offset, len, keep_size).await
     }
 
     /// Makes a range zeros that take no space; the size stays.
-    pub async fn punch_hole(&self, _offset: u64, _len: u64) -> Result<(), DfsError> {
-        Err(self.unsupported())
+    pub async fn punch_hole(&self, offset: u64, len: u64) -> Result<(), DfsError> {
+        self.core.zero(offset, len, true).await
     }
 
     /// Makes room for a range; the file grows unless `keep_size`.
-    pub async fn allocate(&self, _offset: u64, _len: u64, _keep_size: bool) -> Result<(), DfsError> {
-        Err(self.unsupported())
+    pub async fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<(), DfsError> {
+        self.core.allocate(offset, len, keep_size).await
     }
 
     /// First offset from `offset` on that has data; none: there is only a hole up to the end.
-    pub async fn seek_data(&self, _offset: u64) -> Result<Option<u64>, DfsError> {
-        Err(self.unsupported())
+    pub async fn seek_data(&self, offset: u64) -> Result<Option<u64>, DfsError> {
+        self.core.seek_data(offset).await
     }
 
     /// First offset from `offset` on that is in a hole; the end of the file counts as one.
-    pub async fn seek_hole(&self, _offset: u64) -> Result<u64, DfsError> {
-        Err(self.unsupported())
+    pub async fn seek_hole(&self, offset: u64) -> Result<u64, DfsError> {
+        self.core.seek_hole(offset).await
     }
 
     /// A handle is gone. The last writable one writes back and gives the lease back; the last one reports the release.
-    pub async fn release(&self, _writable: bool) -> Result<(), DfsError> {
-        self.fs.handle_gone(InodeId(self.status.inode));
-        Ok(())
+    pub async fn release(&self, writable: bool) -> Result<(), DfsError> {
+        let close = {
+            let mut state = self.core.state();
+            if writable {
+                state.writable = state.writable.saturating_sub(1);
+            }
+            writable && state.writable == 0 && state.lease
+        };
+        let outcome = if close { self.core.flush(true).await } else { Ok(()) };
+        self.core.fs.handle_gone(self.core.inode);
+        outcome
     }
+}
 
-    fn unsupported(&self) -> DfsError {
-        let subject = InodeId(self.status.inode).to_string();
-        DfsError::refused(&subject, RpcError::new(ErrorKind::Unsupported, "", ""))
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile").field("inode", &self.core.inode).finish_non_exhaustive()
     }
 }

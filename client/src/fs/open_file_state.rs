@@ -1,0 +1,178 @@
+//! The state of an open file, and what it tells about itself.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use dfs_proto::v1::{FileStatus, LocatedBlocks};
+
+use super::read_table::BlockTable;
+use super::write_state::WriteState;
+use crate::DfsError;
+use crate::status::to_ns;
+
+/// Everything about an open file that changes; under one lock, which is never held across an await.
+pub(super) struct FileState {
+    /// The namenode's last word. Size and modification time are the fields below.
+    status: FileStatus,
+    /// Bytes of the file with everything written here.
+    pub size: u64,
+    /// What the namenode knows of it, or will never know better.
+    pub recorded_size: u64,
+    /// Modification time with everything written here.
+    mtime_ns: i64,
+    /// The session has the lease, for all that is known.
+    pub lease: bool,
+    /// Handles open for writing.
+    pub writable: u32,
+    /// When something was last written.
+    pub written: Option<Instant>,
+    /// The lease was taken again after a flush had given it back: flushes in mid-file are this writer's habit.
+    pub rewritten: bool,
+    /// Something was answered by the namenode before it was on its disk.
+    pub namespace_changed: bool,
+    /// The background task runs.
+    pub tended: bool,
+    /// The recall that was answered last asked for it: the next flush gives the lease back.
+    pub recalled: bool,
+    /// A failed write-back, and how many handles are to hear of it.
+    failed: Option<(DfsError, u32)>,
+    pub table: BlockTable,
+    pub write: WriteState,
+}
+
+impl FileState {
+    pub(super) fn new(located: LocatedBlocks, writable: bool) -> Self {
+        let status = located.status.clone().unwrap_or_default();
+        let mut table = BlockTable::default();
+        let block_size = status.block_size.max(1);
+        let (size, mtime_ns) = (status.size, status.mtime_ns);
+        table.learn(0, None, located, block_size, |_| false);
+        Self {
+            status,
+            size,
+            recorded_size: size,
+            mtime_ns,
+            lease: writable,
+            writable: u32::from(writable),
+            written: None,
+            rewritten: false,
+            namespace_changed: true,
+            tended: false,
+            recalled: false,
+            failed: None,
+            table,
+            write: WriteState::default(),
+        }
+    }
+
+    /// Takes a fresh answer of the namenode over. True if the content may be another one.
+    pub(super) fn adopt(&mut self, located: LocatedBlocks, block_size: u64) -> bool {
+        let Some(status) = located.status.clone() else { return false };
+        let changed = status.change != self.status.change && !self.lease;
+        if changed {
+            self.table.clear();
+        }
+        if !self.lease {
+            self.size = status.size;
+            self.recorded_size = status.size;
+            self.mtime_ns = status.mtime_ns;
+        }
+        self.status = status;
+        let write = &self.write;
+        let keep = |index| write.writers.contains_key(&index) || write.finished.contains_key(&index);
+        self.table.learn(0, None, located, block_size, keep);
+        changed
+    }
+
+    /// The namenode's answer to a commit.
+    pub(super) fn committed(&mut self, status: FileStatus) {
+        self.recorded_size = self.recorded_size.max(status.size);
+        self.status = status;
+        self.namespace_changed = true;
+    }
+
+    /// The namenode's answer to a change of attributes.
+    pub(super) fn attributes_set(&mut self, status: &FileStatus) {
+        if !self.lease && status.size != self.size {
+            // The blocks may be others, too: they are asked for again.
+            self.table.clear();
+            self.size = status.size;
+            self.recorded_size = status.size;
+        }
+        if status.mtime_ns != self.status.mtime_ns {
+            self.mtime_ns = status.mtime_ns;
+        }
+        self.status = status.clone();
+        self.namespace_changed = true;
+    }
+
+    /// The size was set at the namenode.
+    pub(super) fn resized(&mut self, status: FileStatus, block_size: u64) {
+        self.size = status.size;
+        self.recorded_size = status.size;
+        self.mtime_ns = status.mtime_ns;
+        self.table.cut(status.size, block_size);
+        self.status = status;
+        self.namespace_changed = true;
+    }
+
+    /// Something was written; the file has at least `end` bytes.
+    pub(super) fn touched(&mut self, end: u64) {
+        self.size = self.size.max(end);
+        self.written = Some(Instant::now());
+        self.mtime_ns = to_ns(SystemTime::now());
+    }
+
+    /// Modification time with everything written here.
+    pub(super) fn mtime_ns(&self) -> i64 {
+        self.mtime_ns
+    }
+
+    /// Whether the namenode does not know the modification time.
+    pub(super) fn mtime_changed(&self) -> bool {
+        self.mtime_ns != self.status.mtime_ns
+    }
+
+    /// Whether nothing was written for `time`.
+    pub(super) fn quiet_for(&self, time: Duration) -> bool {
+        self.written.is_none_or(|written| written.elapsed() >= time)
+    }
+
+    /// Attributes as this session knows them.
+    pub(super) fn status(&self) -> FileStatus {
+        let mut status = self.status.clone();
+        self.overlay(&mut status);
+        status
+    }
+
+    /// Puts what is known better here into an answer of the namenode.
+    pub(super) fn overlay(&self, status: &mut FileStatus) {
+        if !self.lease {
+            return;
+        }
+        status.size = self.size;
+        if self.mtime_changed() {
+            status.mtime_ns = self.mtime_ns;
+            status.ctime_ns = status.ctime_ns.max(self.mtime_ns);
+        }
+    }
+
+    /// Writing failed for good.
+    pub(super) fn fail(&mut self, error: DfsError) {
+        self.failed = Some((error, self.writable.max(1)));
+    }
+
+    /// A failure that somebody has to hear of.
+    pub(super) fn take_failure(&mut self) -> Result<(), DfsError> {
+        match &mut self.failed {
+            None => Ok(()),
+            Some((error, left)) => {
+                let error = error.clone();
+                *left -= 1;
+                if *left == 0 {
+                    self.failed = None;
+                }
+                Err(error)
+            }
+        }
+    }
+}

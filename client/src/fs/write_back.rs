@@ -1,0 +1,351 @@
+//! From a file's dirty bytes to the writers of its blocks, and what those report.
+//!
+//! Invariants: bytes leave the dirty buffer only to become packets in flight, under one lock, so that a reader sees them in
+//! one place or the other; the packets of a block go to its writer in the order of their ids.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::v1::{Block, LocatedBlock, ReplicaLocation};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::open_file::FileCore;
+use super::open_file_state::FileState;
+use super::write_block::{BlockCommand, BlockWriter};
+use super::write_state::{Content, InFlight, WriterHandle, cut_into_packets};
+use crate::DfsError;
+use crate::unsynced_blocks::FinishedBlock;
+
+/// Pipelines of one file; before one more is opened, the one used the longest ago is ended.
+const MAX_FILE_PIPELINES: usize = 16;
+
+/// Dirty bytes of one file that are written back whether they make up whole packets or not: an application that
+/// scatters small writes shall not use up the session's memory.
+const MAX_DIRTY_BYTES: u64 = 16 << 20;
+
+/// Time without a write after which everything is written back.
+const IDLE_WRITE_BACK: Duration = Duration::from_secs(1);
+
+/// How often that is looked at.
+const TEND_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The same while the session's memory is used up.
+const TEND_INTERVAL_PRESSED: Duration = Duration::from_millis(20);
+
+impl FileCore {
+    /// Takes a write: into the dirty buffer, and from there on if enough has come together. Room has been reserved.
+    pub(super) fn take_write(self: &Arc<Self>, state: &mut FileState, offset: u64, data: Bytes) {
+        let len = data.len() as u64;
+        let before = state.write.dirty.bytes();
+        state.write.dirty.insert(offset, data);
+        let grown = state.write.dirty.bytes() - before.min(state.write.dirty.bytes());
+        self.fs.budget.give((len - grown.min(len)) as usize);
+        state.touched(offset + len);
+        if state.write.dirty.bytes() > MAX_DIRTY_BYTES {
+            self.write_back_all(state, false);
+        } else {
+            let units = state.write.dirty.whole_units(offset + len - 1);
+            if !units.is_empty() {
+                let pieces = state.write.dirty.take(units.clone());
+                self.send(state, pieces, false);
+                self.finish_passed(state, units);
+            }
+        }
+        if !state.tended {
+            state.tended = true;
+            self.fs.spawn(tend(Arc::clone(self)));
+        }
+    }
+
+    /// Hands everything dirty to the writers; with `sync`, they acknowledge it when it is on disk.
+    pub(super) fn write_back_all(self: &Arc<Self>, state: &mut FileState, sync: bool) {
+        let pieces = state.write.dirty.take_all();
+        self.send(state, pieces, sync);
+    }
+
+    fn send(self: &Arc<Self>, state: &mut FileState, pieces: Vec<(u64, Bytes)>, sync: bool) {
+        let mut parts = cut_into_packets(pieces, self.block_size).into_iter().peekable();
+        while let Some(part) = parts.next() {
+            let ends = parts.peek().is_none_or(|next| next.index != part.index);
+            let offset = part.index * self.block_size + part.offset;
+            let content = Content::Data(part.data.clone());
+            let (index, end) = (part.index, part.offset + part.data.len() as u64);
+            self.send_packet(state, InFlight { index, offset, content }, end, |id| BlockCommand::Write {
+                id,
+                offset: part.offset,
+                data: part.data,
+                sync: sync && ends,
+            });
+        }
+    }
+
+    /// Makes part of a block zeros.
+    pub(super) fn send_zeros(self: &Arc<Self>, state: &mut FileState, index: u64, range: Range<u64>) {
+        let (offset, len) = (range.start, range.end - range.start);
+        let packet =
+            InFlight { index, offset: index * self.block_size + offset, content: Content::Zeros(len) };
+        self.send_packet(state, packet, 0, |id| BlockCommand::Zero { id, offset, len });
+    }
+
+    /// Has everything of a block put on disk.
+    pub(super) fn send_sync(self: &Arc<Self>, state: &mut FileState, index: u64) {
+        let packet = InFlight { index, offset: index * self.block_size, content: Content::Marker };
+        self.send_packet(state, packet, 0, |id| BlockCommand::Sync { id });
+    }
+
+    fn send_packet(
+        self: &Arc<Self>,
+        state: &mut FileState,
+        packet: InFlight,
+        end: u64,
+        command: impl FnOnce(u64) -> BlockCommand,
+    ) {
+        let id = state.write.take_id();
+        let index = packet.index;
+        if !state.write.writers.contains_key(&index) {
+            self.start_writer(state, index);
+        }
+        let Some(writer) = state.write.writers.get_mut(&index) else { return };
+        writer.pending += 1;
+        if !matches!(packet.content, Content::Marker) {
+            writer.data_id = id;
+        }
+        writer.used = Instant::now();
+        writer.end = writer.end.max(end);
+        let command = command(id);
+        if let BlockCommand::Write { sync: true, .. } | BlockCommand::Sync { .. } = &command {
+            writer.sync_id = id;
+        }
+        // The writer's task reads until the handle is gone; if its runtime is gone, so is everything.
+        let _ = writer.commands.send(command);
+        state.write.in_flight.insert(id, packet);
+    }
+
+    fn start_writer(self: &Arc<Self>, state: &mut FileState, index: u64) {
+        let open = state.write.writers.iter().filter(|(_, writer)| !writer.finishing);
+        if open.clone().count() >= MAX_FILE_PIPELINES
+            && let Some((oldest, _)) = open.min_by_key(|(_, writer)| writer.used)
+        {
+            let oldest = *oldest;
+            self.finish(state, oldest);
+        }
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let handle = WriterHandle {
+            commands,
+            pending: 0,
+            data_id: 0,
+            sync_id: 0,
+            synced_id: 0,
+            used: Instant::now(),
+            end: state.table.length(index),
+            finishing: false,
+            block: None,
+            storages: Vec::new(),
+            recorded: None,
+        };
+        state.write.writers.insert(index, handle);
+        self.fs.spawn(BlockWriter::new(Arc::clone(self), index, receiver).run());
+    }
+
+    /// Has a block ended.
+    pub(super) fn finish(&self, state: &mut FileState, index: u64) {
+        if let Some(writer) = state.write.writers.get_mut(&index)
+            && !writer.finishing
+        {
+            writer.finishing = true;
+            let _ = writer.commands.send(BlockCommand::Finish { sync: false });
+        }
+    }
+
+    /// Ends the blocks that a writer in sequence has passed.
+    fn finish_passed(&self, state: &mut FileState, units: Range<u64>) {
+        for index in units.start / self.block_size..units.end / self.block_size {
+            self.finish(state, index);
+        }
+    }
+
+    // ---- reports of the writers ----
+
+    /// The first block, if it was allocated with the file.
+    pub(super) fn take_prepared(&self, index: u64) -> Option<LocatedBlock> {
+        if index == 0 { self.state().write.prepared.take() } else { None }
+    }
+
+    /// Whether no block is known to be at `index`.
+    pub(super) fn is_new_block(&self, index: u64) -> bool {
+        let state = self.state();
+        state.table.is_known(index)
+            && state.table.row(index).is_none()
+            && !state.write.finished.contains_key(&index)
+    }
+
+    /// A pipeline stands, and the namenode knows the block as it is.
+    pub(super) fn block_established(&self, index: u64, block: Block, members: &[ReplicaLocation]) {
+        let mut state = self.state();
+        state.namespace_changed = true;
+        state.table.set(index, block, members, self.block_size);
+        if let Some(writer) = state.write.writers.get_mut(&index) {
+            writer.block = Some(block);
+            writer.recorded = Some(block);
+            writer.storages = members.iter().map(|member| member.storage_id.clone()).collect();
+        }
+    }
+
+    /// A block was given back to the namenode.
+    pub(super) fn block_given_up(&self, index: u64) {
+        let mut state = self.state();
+        state.table.forget(index);
+        if let Some(writer) = state.write.writers.get_mut(&index) {
+            writer.block = None;
+        }
+    }
+
+    /// A member has joined whose disk has nothing yet.
+    pub(super) fn member_added(&self, index: u64) {
+        if let Some(writer) = self.state().write.writers.get_mut(&index) {
+            writer.synced_id = 0;
+        }
+    }
+
+    /// All members have acknowledged a packet.
+    pub(super) fn acknowledged(&self, index: u64, id: u64, block: Block, sync: bool) {
+        let held = {
+            let mut state = self.state();
+            state.table.set_length(index, block.length);
+            if let Some(writer) = state.write.writers.get_mut(&index) {
+                writer.pending = writer.pending.saturating_sub(1);
+                writer.block = Some(block);
+                if sync {
+                    writer.synced_id = writer.synced_id.max(id);
+                }
+            }
+            state.write.in_flight.remove(&id).map_or(0, |packet| packet.held())
+        };
+        self.fs.budget.give(held);
+        self.progress.notify_waiters();
+    }
+
+    /// A block was ended.
+    pub(super) fn block_finished(&self, index: u64, finished: FinishedBlock, synced: bool) {
+        let mut state = self.state();
+        state.table.set(index, finished.block, &finished.members, self.block_size);
+        if let Some(writer) = state.write.writers.get_mut(&index) {
+            writer.block = None;
+            if synced {
+                state.write.unsynced.remove(&index);
+            } else if writer.is_unsynced() || state.write.unsynced.contains_key(&index) {
+                state.write.unsynced.insert(index, finished.clone());
+            }
+        }
+        state.write.finished.insert(index, finished);
+    }
+
+    /// Ends a writer that has nothing more to write. False if it has.
+    pub(super) fn retire_writer(self: &Arc<Self>, index: u64) -> bool {
+        let commit = {
+            let mut state = self.state();
+            if let Some(writer) = state.write.writers.get_mut(&index).filter(|writer| writer.pending > 0) {
+                writer.finishing = false;
+                return false;
+            }
+            state.write.writers.remove(&index);
+            state.write.flushes == 0
+        };
+        self.progress.notify_waiters();
+        if commit {
+            let file = Arc::clone(self);
+            self.fs.spawn(async move {
+                if let Err(error) = file.commit(false).await {
+                    file.failed(error);
+                }
+            });
+        }
+        true
+    }
+
+    /// A block cannot be written: what was on its way to it is lost, and whoever writes, flushes or syncs will hear of it.
+    pub(super) fn writer_failed(&self, index: u64, error: DfsError) {
+        let mut held = 0;
+        {
+            let mut state = self.state();
+            state.write.writers.remove(&index);
+            let lost: Vec<u64> = state
+                .write
+                .in_flight
+                .iter()
+                .filter(|(_, packet)| packet.index == index)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in lost {
+                held += state.write.in_flight.remove(&id).map_or(0, |packet| packet.held());
+            }
+            state.fail(error);
+        }
+        self.fs.budget.give(held);
+        self.progress.notify_waiters();
+    }
+
+    /// Writing failed for good.
+    pub(super) fn failed(&self, error: DfsError) {
+        self.state().fail(error);
+        self.progress.notify_waiters();
+    }
+
+    /// Whether any datanode is alive, for all that the namenode says.
+    pub(super) async fn has_live_datanodes(&self) -> bool {
+        let namenode = &self.fs.client.namenode;
+        let request = dfs_proto::v1::GetStatsRequest { context: namenode.context() };
+        let asked = namenode.call("", request, |mut s, r| async move { s.get_stats(r).await });
+        asked.await.is_ok_and(|stats| stats.live_datanodes > 0)
+    }
+
+    /// Tells the namenode that a block was ended, if it does not know: it is about to be written again.
+    pub(super) async fn settle(self: &Arc<Self>, index: u64) -> Result<(), DfsError> {
+        if self.state().write.finished.contains_key(&index) { self.commit(false).await } else { Ok(()) }
+    }
+
+    /// Waits until `done` says so or a write has failed.
+    pub(super) async fn wait_for(&self, done: impl Fn(&FileState) -> bool) -> Result<(), DfsError> {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            {
+                let mut state = self.state();
+                state.take_failure()?;
+                if done(&state) {
+                    return Ok(());
+                }
+            }
+            progress.await;
+        }
+    }
+}
+
+/// Looks after a file while something of it is on its way: writes back what lies idle, and all when memory is short.
+async fn tend(file: Arc<FileCore>) {
+    loop {
+        let pressed = tokio::select! {
+            () = sleep(TEND_INTERVAL) => false,
+            () = file.fs.budget.wait_until_pressed() => true,
+        };
+        {
+            // While the size is being set, that has its turn first.
+            let Ok(_shape) = file.shape.try_read() else { continue };
+            let mut state = file.state();
+            if !state.write.dirty.is_empty() && (pressed || state.quiet_for(IDLE_WRITE_BACK)) {
+                file.write_back_all(&mut state, false);
+            }
+            if state.write.is_idle() {
+                state.tended = false;
+                return;
+            }
+        }
+        if pressed {
+            sleep(TEND_INTERVAL_PRESSED).await;
+        }
+    }
+}

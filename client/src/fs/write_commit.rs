@@ -1,0 +1,221 @@
+//! What the namenode is told of a file being written, and when: flushes, and the lease taken and given back.
+//!
+//! Invariants: commits of a file follow each other ([`FileCore::commit_turn`]), so that none tells an older size than the one
+//! before; what was ended is remembered until a commit that tells of it was answered; the lease is given back only
+//! when nothing is on its way, and from then on a write takes it again first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::ErrorKind;
+use dfs_proto::v1::{CommitBlocksRequest, WrittenBlock};
+use tokio::time::sleep;
+
+use super::open_file::FileCore;
+use super::open_file_state::FileState;
+use crate::DfsError;
+
+/// How long nothing must have been written before a lease that another client wants is given back.
+const RECALL_IDLE: Duration = Duration::from_secs(1);
+
+/// How often that is looked at.
+const RECALL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Counts a flush under way until it is dropped.
+struct Flushing<'a>(&'a FileCore);
+
+impl<'a> Flushing<'a> {
+    fn begin(file: &'a FileCore) -> Self {
+        file.state().write.flushes += 1;
+        Self(file)
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.state().write.flushes -= 1;
+    }
+}
+
+/// The lease counts as held again unless giving it back was answered: giving it back twice is harmless.
+struct GivingBack<'a> {
+    file: &'a FileCore,
+    done: bool,
+}
+
+impl Drop for GivingBack<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.file.state().lease = true;
+        }
+    }
+}
+
+impl FileCore {
+    /// Every byte is with all replicas and recorded at the namenode. With `close` the lease is given back, too, unless
+    /// something is written meanwhile.
+    pub(super) async fn flush(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
+        let _flushing = Flushing::begin(self);
+        let upto = {
+            let _shape = self.shape.read().await;
+            let mut state = self.state();
+            state.take_failure()?;
+            self.write_back_all(&mut state, false);
+            if close {
+                let open: Vec<u64> = state.write.writers.keys().copied().collect();
+                for index in open {
+                    self.finish(&mut state, index);
+                }
+            }
+            state.write.last_id
+        };
+        self.wait_for(|state| {
+            let ended = !close || !state.write.writers.values().any(|writer| writer.finishing);
+            ended && state.write.is_acknowledged(upto)
+        })
+        .await?;
+        if close && self.give_back().await? {
+            return Ok(());
+        }
+        self.commit(false).await
+    }
+
+    /// Gives the lease back with what is to be recorded. False if something was written meanwhile.
+    async fn give_back(self: &Arc<Self>) -> Result<bool, DfsError> {
+        let _turn = self.fs.lease_turn(self.inode).await;
+        {
+            let mut state = self.state();
+            if !state.lease {
+                return Ok(true);
+            }
+            if !state.write.is_idle() {
+                return Ok(false);
+            }
+            state.lease = false;
+        }
+        let mut giving = GivingBack { file: self, done: false };
+        match self.commit(true).await {
+            Ok(()) => {}
+            // It is gone already: recorded is what the recovery found.
+            Err(error) if error.kind() == ErrorKind::LeaseExpired && !self.has_unrecorded() => {}
+            Err(error) => return Err(error),
+        }
+        giving.done = true;
+        Ok(true)
+    }
+
+    fn has_unrecorded(&self) -> bool {
+        let state = self.state();
+        !state.write.finished.is_empty() || state.size != state.recorded_size
+    }
+
+    /// Tells the namenode what it does not know: ended blocks, lengths, the size. Nothing if there is nothing to tell, unless
+    /// the lease is given back (`close`).
+    pub(super) async fn commit(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
+        let _turn = self.commit_turn.lock().await;
+        let Some(request) = self.commit_request(close) else { return Ok(()) };
+        let told = request.blocks.clone();
+        let status = self.fs.commit_blocks(self.inode, request).await?;
+        let mut state = self.state();
+        for block in told {
+            let (Some(block), finished) = (block.block, block.finished) else { continue };
+            if finished {
+                state.write.finished.retain(|_, known| known.block != block);
+            } else {
+                let writer = state.write.writers.values_mut();
+                for writer in writer.filter(|w| w.block.is_some_and(|now| now.id == block.id)) {
+                    writer.recorded = Some(block);
+                }
+            }
+        }
+        state.committed(status);
+        Ok(())
+    }
+
+    fn commit_request(&self, close: bool) -> Option<CommitBlocksRequest> {
+        let state = self.state();
+        let mut blocks: Vec<WrittenBlock> = Vec::new();
+        let mut size = state.recorded_size;
+        for (index, finished) in &state.write.finished {
+            size = size.max(index * self.block_size + finished.block.length);
+            blocks.push(WrittenBlock {
+                block: Some(finished.block),
+                storage_ids: finished.members.iter().map(|member| member.storage_id.clone()).collect(),
+                finished: true,
+            });
+        }
+        for (index, writer) in &state.write.writers {
+            let Some(block) = writer.block.filter(|_| writer.block != writer.recorded) else { continue };
+            size = size.max(index * self.block_size + block.length);
+            blocks.push(WrittenBlock {
+                block: Some(block),
+                storage_ids: writer.storages.clone(),
+                finished: false,
+            });
+        }
+        // What is on its way must not seem to be there already, as zeros.
+        let settled = state.write.dirty.is_empty() && state.write.in_flight.is_empty();
+        let size = if settled { state.size } else { size.min(state.size) };
+        let grown = size > state.recorded_size;
+        let touched = settled && state.mtime_changed();
+        if !close && blocks.is_empty() && !grown && !(touched && state.write.flushes > 0) {
+            return None;
+        }
+        Some(CommitBlocksRequest {
+            blocks,
+            size: grown.then_some(size),
+            mtime_ns: Some(state.mtime_ns()),
+            close,
+            ..Default::default()
+        })
+    }
+
+    /// Takes the lease, unless the session has it.
+    pub(super) async fn take_lease(self: &Arc<Self>) -> Result<(), DfsError> {
+        if self.state().lease {
+            return Ok(());
+        }
+        let _turn = self.fs.lease_turn(self.inode).await;
+        if self.state().lease {
+            return Ok(());
+        }
+        let located = self.fs.reopen(self.inode).await?;
+        let mut state = self.state();
+        state.adopt(located, self.block_size);
+        state.lease = true;
+        state.rewritten = true;
+        state.recalled = false;
+        Ok(())
+    }
+
+    /// A handle is closed: what it wrote can be seen elsewhere from now on. When it is the only one open for writing, it
+    /// will hardly be used again, and the lease is given back at once.
+    pub(super) async fn flush_handle(self: &Arc<Self>) -> Result<(), DfsError> {
+        let (held, close) = {
+            let mut state = self.state();
+            state.take_failure()?;
+            (state.lease, state.writable <= 1 && (!state.rewritten || state.recalled))
+        };
+        if held { self.flush(close).await } else { Ok(()) }
+    }
+
+    /// Another client wants the lease.
+    pub(super) async fn recall(self: &Arc<Self>) {
+        self.state().recalled = true;
+        let quiet = |state: &FileState| !state.lease || state.writable == 0 || state.quiet_for(RECALL_IDLE);
+        // Bounded by the asker, who waits for some seconds: one that asks again starts anew.
+        let gives_up = tokio::time::Instant::now() + self.fs.wait;
+        while !quiet(&self.state()) {
+            if tokio::time::Instant::now() >= gives_up {
+                return;
+            }
+            sleep(RECALL_INTERVAL).await;
+        }
+        if self.state().lease
+            && let Err(error) = self.flush(true).await
+        {
+            tracing::warn!(file = %self.subject, %error, "not written back for another client");
+            self.failed(error);
+        }
+    }
+}

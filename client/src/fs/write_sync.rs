@@ -1,0 +1,139 @@
+//! `fsync`: what was written is on the disks of all replicas, and what the namenode knows of it in its log.
+//!
+//! Syncs of one file go in rounds, one at a time: what is written while a round is under way is sent at once, and all
+//! who ask meanwhile are served by the next round (group commit). Invariant: a round puts on disk everything that was
+//! sent before it began.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+
+use super::open_file::FileCore;
+use crate::DfsError;
+use crate::datanode;
+use crate::unsynced_blocks::{FinishedBlock, sync_watched};
+
+/// Finished blocks synced at once: enough to keep the disks of several datanodes busy.
+const SYNCS_AT_ONCE: usize = 8;
+
+/// What the last round reached.
+#[derive(Debug, Default)]
+pub(super) struct SyncRound {
+    /// Packets up to this id are on disk.
+    done: u64,
+    /// Rounds that succeeded.
+    count: u64,
+}
+
+impl FileCore {
+    /// Everything written before is on disk on all replicas, and so is what the namenode was told of the file.
+    pub(super) async fn sync(self: &Arc<Self>) -> Result<(), DfsError> {
+        self.state().take_failure()?;
+        let mut round = match self.sync_turn.try_lock() {
+            Ok(round) => round,
+            Err(_) => {
+                let upto = {
+                    let _shape = self.shape.read().await;
+                    let mut state = self.state();
+                    self.write_back_all(&mut state, false);
+                    state.write.last_id
+                };
+                let round = self.sync_turn.lock().await;
+                if round.count > 0 && round.done >= upto && !self.owes_sync() {
+                    return Ok(());
+                }
+                round
+            }
+        };
+        let upto = {
+            let _shape = self.shape.read().await;
+            let mut state = self.state();
+            self.write_back_all(&mut state, true);
+            let open: Vec<u64> = state.write.writers.keys().copied().collect();
+            for index in open {
+                let wanted =
+                    state.write.writers.get(&index).is_some_and(|w| w.is_unsynced() && !w.is_syncing());
+                if wanted {
+                    self.send_sync(&mut state, index);
+                }
+            }
+            state.write.last_id
+        };
+        self.wait_for(|state| state.write.is_acknowledged(upto)).await?;
+        self.sync_finished().await?;
+        if self.is_unrecorded() {
+            self.commit(false).await?;
+        }
+        let changed = std::mem::take(&mut self.state().namespace_changed);
+        if changed && let Err(error) = self.fs.sync_namespace().await {
+            self.state().namespace_changed |= changed;
+            return Err(error);
+        }
+        round.done = upto;
+        round.count += 1;
+        Ok(())
+    }
+
+    /// Whether something that was there before is not on disk although all packets are.
+    fn owes_sync(&self) -> bool {
+        let state = self.state();
+        state.namespace_changed || !state.write.unsynced.is_empty()
+    }
+
+    /// Whether the namenode does not know how long the file or one of its blocks is.
+    fn is_unrecorded(&self) -> bool {
+        let state = self.state();
+        let write = &state.write;
+        state.size > state.recorded_size
+            || !write.finished.is_empty()
+            || write.writers.values().any(|writer| writer.block != writer.recorded)
+    }
+
+    /// Has the replicas of ended blocks put on disk. A block with a replica that cannot be is reopened: the pipeline leaves the
+    /// bad replica out under a new stamp, so that it is one no longer, and syncs the others.
+    async fn sync_finished(self: &Arc<Self>) -> Result<(), DfsError> {
+        let batch: Vec<(u64, FinishedBlock)> =
+            self.state().write.unsynced.iter().map(|(index, block)| (*index, block.clone())).collect();
+        let mut waiting = batch.into_iter();
+        let mut syncs = FuturesUnordered::new();
+        let mut reopened = 0;
+        loop {
+            while syncs.len() < SYNCS_AT_ONCE
+                && let Some((index, finished)) = waiting.next()
+            {
+                syncs.push(self.sync_replicas(index, finished));
+            }
+            let Some((index, finished, synced)) = syncs.next().await else { break };
+            let mut state = self.state();
+            if synced {
+                if state.write.unsynced.get(&index).is_some_and(|known| known.block == finished.block) {
+                    state.write.unsynced.remove(&index);
+                }
+            } else {
+                state.write.unsynced.remove(&index);
+                self.send_sync(&mut state, index);
+                reopened = state.write.last_id;
+            }
+        }
+        if reopened > 0 {
+            self.wait_for(|state| state.write.is_acknowledged(reopened)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all replicas of a block are on disk now.
+    async fn sync_replicas(&self, index: u64, finished: FinishedBlock) -> (u64, FinishedBlock, bool) {
+        let (client, block) = (&self.fs.client, finished.block);
+        let syncs = finished.members.iter().map(|member| async move {
+            let outcome = sync_watched(client, block, member).await;
+            if let Err(fault) = &outcome {
+                tracing::warn!(file = %self.subject, %block, datanode = %datanode::name(member), %fault, "replica not synced");
+            }
+            outcome.is_ok()
+        });
+        let synced = join_all(syncs).await.into_iter().all(|synced| synced);
+        (index, finished, synced)
+    }
+}
