@@ -175,6 +175,14 @@ pub enum DatanodeError {
         /// First byte of the chunk.
         offset: u64,
     },
+    /// A chunk of a replica that a writer changes in part does not match its checksum as it stands.
+    #[error("{block}: damaged at byte {offset}, which a writer was about to change")]
+    Damaged {
+        /// Replica.
+        block: BlockRef,
+        /// First byte of the chunk.
+        offset: u64,
+    },
     /// Checksum parameters that cannot be used.
     #[error(transparent)]
     ChecksumParameters(#[from] InvalidChecksum),
@@ -308,7 +316,7 @@ impl DatanodeError {
             Self::WriterBusy { .. } | Self::WriterStopped { .. } => ErrorKind::RecoveryInProgress,
             Self::Range { .. } | Self::PacketPlace { .. } => ErrorKind::InvalidArgument,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Meta { .. } | Self::Checksum { .. } => ErrorKind::ChecksumMismatch,
+            Self::Meta { .. } | Self::Checksum { .. } | Self::Damaged { .. } => ErrorKind::ChecksumMismatch,
             Self::ChecksumParameters(_) | Self::ChecksumDiffers { .. } => ErrorKind::InvalidArgument,
             Self::Transfer(_) | Self::Packet(_) => ErrorKind::InvalidArgument,
             Self::Unsupported(_) => ErrorKind::Unsupported,
@@ -341,6 +349,7 @@ impl DatanodeError {
             | Self::Rpc { .. }
             | Self::NotRegistered
             | Self::WrongPool { .. }
+            | Self::Damaged { .. }
             | Self::ReplicaNotFound { .. }
             | Self::StaleReplica { .. }
             | Self::Transition(_)

@@ -8,9 +8,13 @@
 //! | Rbw, Temporary           | `finalize`                 | Finalized |
 //! | Temporary                | `become_rbw`               | Rbw       |
 //! | Finalized                | `append`                   | Rbw       |
+//! | Finalized                | `append_random`            | Rbw       |
 //! | Finalized, Rbw           | `recover_append`           | Rbw       |
+//! | Finalized, Rbw           | `recover_append_random`    | Rbw       |
 //! | Rbw                      | `recover_rbw`              | Rbw       |
+//! | Rbw                      | `recover_random`           | Rbw       |
 //! | Finalized, Rbw           | `recover_close`            | Finalized |
+//! | Finalized, Rbw           | `recover_close_random`     | Finalized |
 //! | Finalized, Rwr           | `close_found`              | Finalized |
 //! | Finalized, Rbw, Rwr, Rur | `begin_recovery`           | Rur       |
 //! | Rur                      | `finish_recovery`          | Finalized |
@@ -251,6 +255,57 @@ impl Replica {
         Ok(())
     }
 
+    /// Reopens a closed replica of at least `expected` bytes under a higher stamp, to be written at any offset. What is
+    /// behind that many bytes was cut off in the namespace: the caller cuts the replica to the returned length.
+    pub fn append_random(&mut self, stamp: GenerationStamp, expected: u64) -> Result<u64, TransitionError> {
+        if self.state != ReplicaState::Finalized {
+            return Err(self.wrong_state());
+        }
+        if stamp <= self.block.stamp {
+            return Err(self.wrong_stamp(stamp));
+        }
+        self.check_length(expected, u64::MAX)?;
+        self.state = ReplicaState::Rbw;
+        self.cut(expected);
+        self.block.stamp = stamp;
+        Ok(expected)
+    }
+
+    /// [`Self::append_random`] again after a failed attempt that may have reopened this replica already.
+    pub fn recover_append_random(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        expected: u64,
+    ) -> Result<u64, TransitionError> {
+        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(known, stamp)?;
+        self.check_length(expected, u64::MAX)?;
+        self.state = ReplicaState::Rbw;
+        self.cut(expected);
+        self.block.stamp = stamp;
+        Ok(expected)
+    }
+
+    /// Goes on with a replica written at any offset whose pipeline broke. Nothing is dropped: the writer sends all
+    /// packets again that were not acknowledged, so what they left here does not matter.
+    pub fn recover_random(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        least: u64,
+    ) -> Result<u64, TransitionError> {
+        if self.state != ReplicaState::Rbw {
+            return Err(self.wrong_state());
+        }
+        self.check_stamps(known, stamp)?;
+        self.check_length(least, u64::MAX)?;
+        self.block.stamp = stamp;
+        Ok(self.length)
+    }
+
     /// [`Self::append`] again after a failed attempt that may have reopened this replica already.
     /// The caller cuts the replica to the returned length.
     pub fn recover_append(
@@ -308,6 +363,22 @@ impl Replica {
         self.state = ReplicaState::Finalized;
         self.acked = self.length;
         self.block.stamp = stamp;
+        Ok(())
+    }
+
+    /// Closes a replica written at any offset whose close failed elsewhere in the pipeline. The caller cuts it to
+    /// `expected` bytes.
+    pub fn recover_close_random(
+        &mut self,
+        known: GenerationStamp,
+        stamp: GenerationStamp,
+        expected: u64,
+    ) -> Result<(), TransitionError> {
+        let mut cut = self.clone();
+        cut.check_length(expected, u64::MAX)?;
+        cut.cut(expected);
+        cut.recover_close(known, stamp, expected)?;
+        *self = cut;
         Ok(())
     }
 

@@ -66,7 +66,8 @@ pub fn read_partial_sum(
 }
 
 /// Cuts a replica to `length` bytes, at most what it has. Returns the checksum of the last chunk if it is
-/// short. Checksums first, data second; see `meta_file`.
+/// short. Checksums first, data second, and of the checksums first those that go, then the one that changes: at every
+/// moment all chunks but the last one fit; see `meta_file`.
 ///
 /// The bytes that stay of a chunk that is cut are verified before they get a new checksum. `known_sum` is
 /// the checksum of the short last chunk of the replica as it stands, if it is known better than from the file:
@@ -91,6 +92,7 @@ pub fn cut(
     let chunk_len = checksum.bytes_per_checksum() as u64;
     let tail = length % chunk_len;
     let mut partial_sum = 0;
+    let mut last_sum = None;
     if tail > 0 && checksum.kind() != ChecksumKind::Null {
         let chunk_start = length - tail;
         let stored = (have - chunk_start).min(chunk_len);
@@ -104,11 +106,13 @@ pub fn cut(
             return Err(DatanodeError::Checksum { block, offset: chunk_start });
         }
         partial_sum = checksum.of(&chunk[..usize::try_from(tail).unwrap_or(0)]);
-        let at = meta_file::checksum_offset(checksum, chunk_start);
-        meta.write_all_at(&partial_sum.to_be_bytes(), at).map_err(disk(&meta_at))?;
+        last_sum = Some(meta_file::checksum_offset(checksum, chunk_start));
     }
     let sums = checksum.checksum_size() as u64 * length.div_ceil(chunk_len);
     meta.set_len(META_HEADER_BYTES as u64 + sums).map_err(disk(&meta_at))?;
+    if let Some(at) = last_sum {
+        meta.write_all_at(&partial_sum.to_be_bytes(), at).map_err(disk(&meta_at))?;
+    }
     data.set_len(length).map_err(disk(&data_at))?;
     Ok(partial_sum)
 }

@@ -4,7 +4,8 @@
 //! VERSION            identity (version_file.rs)
 //! in_use.lock        locked while a datanode uses the volume
 //! finalized/subdirX/subdirY/blk_<id>, blk_<id>_<stamp>.meta     closed replicas
-//! rbw/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                   replicas being written
+//! rbw/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                   replicas being written from start to end
+//! random/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                replicas being written at any offset
 //! tmp/blk_<id>, blk_<id>_<stamp>.meta                           replicas being copied in; emptied at start
 //! orphaned/...                                                  files without their other half, kept for rescue
 //! ```
@@ -13,6 +14,8 @@
 //! consecutive blocks share one. Z is bits 0 to 5: files get their inode where they are made, and one
 //! directory for all would crowd them into one of the file system's inode groups (see `spread.rs`). The place of the data file is the place of the replica: a replica moves with
 //! its `.meta` first and its data second, so a crash between the two leaves a `.meta` that is found by name.
+//!
+//! The scan at start treats the two kinds of unfinished replicas differently: see `scan.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,8 @@ use crate::replica::BlockRef;
 pub const FINALIZED: &str = "finalized";
 /// Directory of replicas being written.
 pub const RBW: &str = "rbw";
+/// Directory of replicas being written at any offset.
+pub const RANDOM: &str = "random";
 /// Directory of replicas being copied in, and of files on their way to deletion.
 pub const TMP: &str = "tmp";
 /// Directory of files without their other half.
@@ -32,7 +37,7 @@ pub const ORPHANED: &str = "orphaned";
 /// Subdirectories on each of the two levels.
 pub const SUBDIRS: usize = 32;
 
-/// Subdirectories of `rbw`.
+/// Subdirectories of `rbw`, and of `random`.
 pub const RBW_SUBDIRS: u64 = 64;
 
 /// What a file name stands for.
@@ -68,6 +73,11 @@ pub fn finalized_dir(volume: &Path, id: BlockId) -> PathBuf {
 /// Directory of a replica being written.
 pub fn rbw_dir(volume: &Path, id: BlockId) -> PathBuf {
     volume.join(format!("{RBW}/subdir{}", id.get() % RBW_SUBDIRS))
+}
+
+/// Directory of a replica being written at any offset.
+pub fn random_dir(volume: &Path, id: BlockId) -> PathBuf {
+    volume.join(format!("{RANDOM}/subdir{}", id.get() % RBW_SUBDIRS))
 }
 
 /// Recognises a block file; anything else is `None`. Only the canonical spelling counts, so that a name

@@ -148,6 +148,29 @@ pub fn good_length(data: &File, meta: &File, checksum: Checksum) -> io::Result<G
     Ok(GoodLength { length: offset.min(data_len), partial_sum: 0 })
 }
 
+/// Length of a replica that was written at any offset: what both files cover. Only the last chunk is looked at, since the
+/// end is the only place where a step that was cut short shows (data first, then checksums): a longest prefix of it that
+/// matches its checksum is what it had before. `meta` has a valid header with `checksum`.
+pub fn covered_length(data: &File, meta: &File, checksum: Checksum) -> io::Result<GoodLength> {
+    let chunk_len = checksum.bytes_per_checksum() as u64;
+    let sums_len = meta.metadata()?.len().saturating_sub(META_HEADER_BYTES as u64);
+    let covered = sums_len / CHECKSUM_BYTES as u64 * chunk_len;
+    let length = data.metadata()?.len().min(covered);
+    if length == 0 {
+        return Ok(GoodLength { length: 0, partial_sum: 0 });
+    }
+    let start = (length - 1) - (length - 1) % chunk_len;
+    let mut chunk = vec![0; (length - start) as usize];
+    let have = read_up_to(data, &mut chunk, start)?;
+    let mut sum = [0; CHECKSUM_BYTES];
+    read_up_to(meta, &mut sum, checksum_offset(checksum, start))?;
+    let sum = u32::from_be_bytes(sum);
+    let prefix = longest_prefix(checksum, &chunk[..have], sum);
+    // Nothing of it fits: damage, which stays to be found.
+    let length = if prefix == 0 { length } else { start + prefix as u64 };
+    Ok(GoodLength { length, partial_sum: 0 })
+}
+
 /// Length of the longest prefix of `chunk` whose checksum is `sum`; 0: none.
 fn longest_prefix(checksum: Checksum, chunk: &[u8], sum: u32) -> usize {
     let mut running = 0;

@@ -32,8 +32,8 @@ use dfs_proto::v1::{ReplicaEvent, StorageReport};
 use dfs_proto::{BlockId, v1};
 use uuid::Uuid;
 
-use self::open_replica::{Home, OpenReplica, OpenState};
-use self::replica_map::{Closed, Entry, ReplicaMap};
+use self::open_replica::{OpenReplica, OpenState};
+use self::replica_map::{Entry, ReplicaMap};
 use self::version_file::VersionFile;
 use self::volume::Volume;
 use crate::error::DatanodeError;
@@ -282,9 +282,8 @@ impl Dataset {
         match entry {
             Entry::Open(open) => Some(Arc::clone(open)),
             Entry::Closed(closed) => {
-                let replica = Replica::finalized(BlockRef { id, stamp: closed.stamp }, closed.length);
                 let volume = Arc::clone(&self.volumes[usize::from(closed.volume)]);
-                let open = Arc::new(OpenReplica::new(volume, replica, Home::Finalized, None));
+                let open = Arc::new(OpenReplica::of_closed(volume, id, *closed));
                 *entry = Entry::Open(Arc::clone(&open));
                 Some(open)
             }
@@ -328,11 +327,9 @@ impl Dataset {
     /// Makes a finalized replica without a writer a closed one again.
     fn settle(&self, open: &Arc<OpenReplica>, state: &mut OpenState) {
         if !state.gone && state.writer.is_none() && state.replica.state() == ReplicaState::Finalized {
-            let block = state.replica.block();
-            let closed =
-                Closed { stamp: block.stamp, length: state.replica.length(), volume: open.volume.index() };
+            let closed = state.to_closed(&open.volume);
             state.gone = true;
-            self.map.replace_open(block.id, open, Some(closed));
+            self.map.replace_open(state.replica.block().id, open, Some(closed));
         }
         open.notify(state);
     }

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dfs_proto::BlockId;
 use dfs_proto::checksum::Checksum;
 
 use super::layout;
+use super::replica_map::Closed;
 use super::volume::Volume;
 use crate::error::DatanodeError;
 use crate::replica::{BlockRef, Replica};
@@ -30,6 +32,8 @@ pub enum Home {
     Finalized,
     /// `rbw`.
     Rbw,
+    /// `random`.
+    Random,
     /// `tmp`.
     Tmp,
 }
@@ -83,6 +87,8 @@ pub struct OpenState {
     pub partial_sum: u32,
     /// Who writes it.
     pub writer: Option<Arc<WriterToken>>,
+    /// It has been overwritten since the datanode started.
+    pub rewritten: bool,
     /// No longer in the map.
     pub gone: bool,
     /// Threads that wait for a change: usually none, and waking none costs nothing.
@@ -101,9 +107,26 @@ pub struct OpenReplica {
 impl OpenReplica {
     /// A replica without a writer.
     pub fn new(volume: Arc<Volume>, replica: Replica, home: Home, checksum: Option<Checksum>) -> Self {
-        let state =
-            OpenState { replica, home, checksum, partial_sum: 0, writer: None, gone: false, waiting: 0 };
+        let state = OpenState {
+            replica,
+            home,
+            checksum,
+            partial_sum: 0,
+            writer: None,
+            rewritten: false,
+            gone: false,
+            waiting: 0,
+        };
         Self { volume, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// A closed replica about to be opened.
+    pub fn of_closed(volume: Arc<Volume>, id: BlockId, closed: Closed) -> Self {
+        let replica = Replica::finalized(BlockRef { id, stamp: closed.stamp }, closed.length);
+        let mut open = Self::new(volume, replica, Home::Finalized, None);
+        let state = open.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.rewritten = closed.rewritten;
+        open
     }
 
     /// Locks its state.
@@ -147,6 +170,28 @@ impl OpenReplica {
 }
 
 impl OpenState {
+    /// What the map keeps of it once it is closed.
+    pub fn to_closed(&self, volume: &Volume) -> Closed {
+        Closed {
+            stamp: self.replica.block().stamp,
+            length: self.replica.length(),
+            volume: volume.index(),
+            rewritten: self.rewritten,
+        }
+    }
+
+    /// Checksum of the last chunk if it is short, where it is known better than from the `.meta` file. With random access
+    /// the file is always right.
+    pub fn known_sum(&self) -> Option<u32> {
+        self.checksum.filter(|_| self.home != Home::Random).map(|_| self.partial_sum)
+    }
+
+    /// Whether the replica is written at any offset under a later stamp than a reader asks for: what the reader knows of
+    /// its length is out of date.
+    pub fn is_newer(&self, asked: BlockRef) -> bool {
+        self.home == Home::Random && self.replica.block().stamp > asked.stamp
+    }
+
     /// Path of the data file.
     pub fn data_path(&self, volume: &Volume) -> PathBuf {
         data_path(volume, self.home, self.replica.block())
@@ -172,6 +217,7 @@ fn in_home(volume: &Volume, home: Home, block: BlockRef, name: &str) -> PathBuf 
     match home {
         Home::Finalized => layout::finalized_dir(volume.dir(), block.id).join(name),
         Home::Rbw => layout::rbw_dir(volume.dir(), block.id).join(name),
+        Home::Random => layout::random_dir(volume.dir(), block.id).join(name),
         Home::Tmp => volume.path(layout::TMP, name),
     }
 }

@@ -16,8 +16,10 @@ use crate::replica::{BlockRef, Replica, ReplicaState, TransitionError};
 /// What a new replica is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A client writes it.
+    /// A client writes it from start to end.
     Write,
+    /// A client writes it at any offset.
+    RandomWrite,
     /// It is copied in.
     Copy,
 }
@@ -33,6 +35,14 @@ pub struct Reopen {
     pub least: u64,
     /// Greatest length accepted.
     pub most: u64,
+    /// The writer writes at any offset.
+    pub random: bool,
+}
+
+impl Reopen {
+    const fn home(&self) -> Home {
+        if self.random { Home::Random } else { Home::Rbw }
+    }
 }
 
 impl Dataset {
@@ -48,6 +58,7 @@ impl Dataset {
         let volume = self.choose_volume(block.id, needed, storage_id)?;
         let (replica, home) = match purpose {
             Purpose::Write => (Replica::create(block), Home::Rbw),
+            Purpose::RandomWrite => (Replica::create(block), Home::Random),
             Purpose::Copy => (Replica::create_temporary(block), Home::Tmp),
         };
         let open = Arc::new(OpenReplica::new(Arc::clone(&volume), replica, home, Some(checksum)));
@@ -61,7 +72,7 @@ impl Dataset {
         match ReplicaWriter::open(self, &open, &mut state, checksum, needed, true) {
             Ok(writer) => {
                 drop(state);
-                if purpose == Purpose::Write {
+                if purpose != Purpose::Copy {
                     self.changed(ReplicaEvent::Receiving, block, 0, &volume);
                 }
                 Ok(writer)
@@ -81,7 +92,7 @@ impl Dataset {
     fn make_way(&self, block: BlockRef, purpose: Purpose, present: &Entry) -> Result<(), DatanodeError> {
         let exists = |here| Err(DatanodeError::ReplicaExists { block: here });
         if let Entry::Closed(closed) = present
-            && (closed.stamp >= block.stamp || purpose == Purpose::Write)
+            && (closed.stamp >= block.stamp || purpose != Purpose::Copy)
         {
             return exists(BlockRef { id: block.id, stamp: closed.stamp });
         }
@@ -127,6 +138,9 @@ impl Dataset {
             if replica.block().stamp != asked.block.stamp {
                 return Err(TransitionError::Stamp { block: replica.block(), asked: asked.block.stamp });
             }
+            if asked.random {
+                return replica.append_random(asked.stamp, asked.least);
+            }
             replica.append(asked.stamp, asked.least).map(|()| asked.least)
         })
     }
@@ -138,6 +152,9 @@ impl Dataset {
         checksum: Checksum,
     ) -> Result<ReplicaWriter, DatanodeError> {
         self.reopen(asked, checksum, |replica| {
+            if asked.random {
+                return replica.recover_append_random(asked.block.stamp, asked.stamp, asked.least);
+            }
             replica.recover_append(asked.block.stamp, asked.stamp, asked.least)
         })
     }
@@ -149,6 +166,9 @@ impl Dataset {
         checksum: Checksum,
     ) -> Result<ReplicaWriter, DatanodeError> {
         self.reopen(asked, checksum, |replica| {
+            if asked.random {
+                return replica.recover_random(asked.block.stamp, asked.stamp, asked.least);
+            }
             replica.recover_rbw(asked.block.stamp, asked.stamp, asked.least, asked.most)
         })
     }
@@ -171,17 +191,19 @@ impl Dataset {
             let mut next = state.replica.clone();
             let length = transition(&mut next)?;
             let before = (state.home, state.replica.block());
-            if state.home == Home::Finalized {
+            if state.home == Home::Finalized && !asked.random {
                 self.check_checksum(open, state, checksum)?;
             }
-            files::relocate(&open.volume, before, (Home::Rbw, next.block()))?;
-            state.home = Home::Rbw;
+            let known_sum = state.known_sum();
+            files::relocate(&open.volume, before, (asked.home(), next.block()))?;
+            state.home = asked.home();
             let have = state.replica.length();
             open.volume.sub_used(have - length);
-            let known_sum = state.checksum.map(|_| state.partial_sum);
             // From here on a failure leaves a replica being written, under its new stamp, for recovery.
             state.replica = next;
-            files::cut(&open.volume, Home::Rbw, state.replica.block(), have, known_sum, length)?;
+            if !asked.random || length < have {
+                files::cut(&open.volume, state.home, state.replica.block(), have, known_sum, length)?;
+            }
             ReplicaWriter::open(self, open, state, checksum, 0, false)
         })
     }
@@ -210,11 +232,23 @@ impl Dataset {
         let check = |replica: &Replica, written| check_stamp(replica, asked, written);
         self.exclusively(asked.block, check, |open, state| {
             let mut next = state.replica.clone();
-            next.recover_close(asked.block.stamp, asked.stamp, asked.least)?;
-            let from = (state.home, state.replica.block());
-            if state.home != Home::Finalized {
-                let known_sum = state.checksum.map(|_| state.partial_sum);
-                files::cut(&open.volume, from.0, from.1, next.length(), known_sum, next.length())?;
+            let have = next.length();
+            if asked.random {
+                next.recover_close_random(asked.block.stamp, asked.stamp, asked.least)?;
+            } else {
+                next.recover_close(asked.block.stamp, asked.stamp, asked.least)?;
+            }
+            let mut from = (state.home, state.replica.block());
+            if from.0 == Home::Finalized && next.length() < have {
+                // Cut outside of finalized/, so that a crash in between is found and completed at start.
+                files::relocate(&open.volume, from, (Home::Random, from.1))?;
+                from.0 = Home::Random;
+                state.home = Home::Random;
+            }
+            if from.0 != Home::Finalized {
+                let known_sum = state.known_sum();
+                files::cut(&open.volume, from.0, from.1, have, known_sum, next.length())?;
+                open.volume.sub_used(have - next.length());
                 files::write_header_if_missing(&open.volume, from.0, from.1, state.checksum)?;
             }
             files::relocate(&open.volume, from, (Home::Finalized, next.block()))?;

@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
 use nix::errno::Errno;
 
 use super::Dataset;
-use super::meta_file::{self, META_HEADER_BYTES, MetaError};
-use super::open_replica::{Home, data_path, meta_path};
+use super::meta_file::{self, MetaError};
+use super::open_replica::{Home, OpenReplica, data_path, meta_path};
 use super::replica_map::{Closed, Entry};
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
@@ -23,6 +24,9 @@ const WAIT_FOR_LENGTH: Duration = Duration::from_secs(3);
 
 /// Looks at the map before a missing file counts as missing: it may just be moving.
 const OPEN_ATTEMPTS: usize = 3;
+
+/// How often a reader follows a replica that is closed and reopened under its hands, in one read.
+const MAX_REOPENINGS: usize = 100;
 
 /// Bytes of the `.meta` file read at once with its header: all checksums of 4 MiB of data.
 const META_HEAD_BYTES: usize = 4096;
@@ -42,6 +46,10 @@ pub struct ReadHandle {
     /// Checksum of the short last chunk, when the file may have a later one.
     last_sum: Option<u32>,
     finalized: bool,
+    /// Finalized, and overwritten before.
+    rewritten: bool,
+    /// The replica may be overwritten while it is read: its lock.
+    overwritten: Option<Arc<OpenReplica>>,
 }
 
 impl Dataset {
@@ -58,7 +66,11 @@ impl Dataset {
                 },
                 Some(Entry::Open(open)) => {
                     let mut state = open.lock();
-                    while state.replica.length() < end && !state.gone && state.writer.is_some() {
+                    while state.replica.length() < end
+                        && !state.gone
+                        && state.writer.is_some()
+                        && !state.is_newer(asked)
+                    {
                         match open.wait_until(state, deadline) {
                             Some(again) => state = again,
                             None => {
@@ -74,7 +86,7 @@ impl Dataset {
                         return Err(DatanodeError::ReplicaNotFound { block: asked });
                     }
                     check_stamp(asked, state.replica.block())?;
-                    let last_sum = state.checksum.map(|_| state.partial_sum);
+                    let last_sum = state.known_sum();
                     let mut handle = ReadHandle::open(
                         &open.volume,
                         state.home,
@@ -83,6 +95,11 @@ impl Dataset {
                         state.checksum,
                     )?;
                     handle.last_sum = last_sum;
+                    if state.home == Home::Random {
+                        // Checksums are read together with the data.
+                        handle.meta_head.clear();
+                        handle.overwritten = Some(Arc::clone(&open));
+                    }
                     return Ok(handle);
                 }
             };
@@ -109,6 +126,7 @@ impl Dataset {
         let volume = &self.volumes[usize::from(closed.volume)];
         let mut handle = ReadHandle::open(volume, Home::Finalized, here, closed.length, None)?;
         handle.finalized = true;
+        handle.rewritten = closed.rewritten;
         Ok(handle)
     }
 
@@ -119,6 +137,60 @@ impl Dataset {
             && handle.block.stamp >= asked.stamp
             && matches!(self.map.get(asked.id), Some(Entry::Closed(closed))
                 if closed.stamp == handle.block.stamp && closed.length == handle.length)
+    }
+
+    /// Reads data of `start..start + data.len()` and appends its checksums to `sums`, both of one version of the replica,
+    /// whatever writers do. `start` is on a chunk boundary. The handle is replaced if its replica has been closed or
+    /// reopened meanwhile.
+    pub fn read_consistent(
+        &self,
+        handle: &mut ReadHandle,
+        data: &mut [u8],
+        start: u64,
+        sums: &mut Vec<u8>,
+    ) -> Result<(), DatanodeError> {
+        let end = start + data.len() as u64;
+        let first_sum = sums.len();
+        for _ in 0..MAX_REOPENINGS {
+            sums.truncate(first_sum);
+            match &handle.overwritten {
+                Some(open) => {
+                    let state = open.lock();
+                    if !state.gone {
+                        return handle.read_with_sums(data, start, state.replica.length(), sums);
+                    }
+                }
+                None if handle.finalized => {
+                    let outcome = handle.read_with_sums(data, start, handle.length, sums);
+                    if self.is_current(handle, handle.block) {
+                        return outcome;
+                    }
+                }
+                None => {
+                    handle.read_data(data, start)?;
+                    return handle.checksums(start, end, sums);
+                }
+            }
+            *handle = self.open_read(handle.block, end)?;
+        }
+        Err(DatanodeError::WriterBusy { block: handle.block })
+    }
+
+    /// Checksums of the first `asked` bytes of a replica, or of all if it has fewer or `asked` is `None`, with the length
+    /// that they are for.
+    pub fn prefix_checksums(
+        &self,
+        block: BlockRef,
+        asked: Option<u64>,
+    ) -> Result<(Checksum, Vec<u8>, u64), DatanodeError> {
+        let handle = self.open_read(block, 0)?;
+        let state = handle.overwritten.as_ref().map(|open| open.lock());
+        let length = asked.unwrap_or(u64::MAX).min(handle.length);
+        let prefix = handle.prefix(length)?;
+        let mut sums = Vec::new();
+        prefix.as_ref().unwrap_or(&handle).checksums(0, length, &mut sums)?;
+        drop(state);
+        Ok((handle.checksum, sums, length))
     }
 
     /// Verifies a whole replica and reports it if it is damaged. A replica being written is left alone.
@@ -184,7 +256,15 @@ impl ReadHandle {
             meta_head,
             last_sum: None,
             finalized: false,
+            rewritten: false,
+            overwritten: None,
         })
+    }
+
+    /// Whether the replica may be overwritten while it is read. Pieces must then be read with
+    /// [`Dataset::read_consistent`].
+    pub const fn may_be_overwritten(&self) -> bool {
+        self.overwritten.is_some() || self.rewritten
     }
 
     /// Replica.
@@ -271,10 +351,41 @@ impl ReadHandle {
         Ok(())
     }
 
+    /// Reads data and checksums of a replica of `length` bytes that does not change meanwhile. A chunk that is read in part
+    /// gets a checksum of that part, after it has been verified.
+    fn read_with_sums(
+        &self,
+        data: &mut [u8],
+        start: u64,
+        length: u64,
+        sums: &mut Vec<u8>,
+    ) -> Result<(), DatanodeError> {
+        let end = start + data.len() as u64;
+        if end > length {
+            return Err(self.ends_at(length));
+        }
+        self.read_data(data, start)?;
+        let chunk_len = self.checksum.bytes_per_checksum() as u64;
+        let tail = end % chunk_len;
+        if tail == 0 || end == length {
+            return self.checksums(start, end, sums);
+        }
+        let last = end - tail;
+        self.checksums(start, last, sums)?;
+        let mut chunk = vec![0; chunk_len.min(length - last) as usize];
+        let mut stored = Vec::with_capacity(CHECKSUM_BYTES);
+        self.read_data(&mut chunk, last)?;
+        self.checksums(last, last + chunk.len() as u64, &mut stored)?;
+        self.check(&chunk, last, &stored)?;
+        sums.extend_from_slice(&self.checksum.of(&chunk[..tail as usize]).to_be_bytes());
+        Ok(())
+    }
+
     /// Range that holds `offset..end` and can be verified: whole chunks, the last one up to the length.
     pub fn chunk_range(&self, offset: u64, end: u64) -> (u64, u64) {
         let chunk = self.checksum.bytes_per_checksum() as u64;
-        (offset - offset % chunk, end.next_multiple_of(chunk).min(self.length))
+        let start = offset - offset % chunk;
+        (start, end.next_multiple_of(chunk).min(self.length).max(start))
     }
 
     /// Reads everything and checks it.
@@ -343,13 +454,8 @@ impl ReadHandle {
             meta_head: self.meta_head.clone(),
             last_sum,
             finalized: false,
+            rewritten: self.rewritten,
+            overwritten: self.overwritten.clone(),
         }))
-    }
-
-    /// Checksums of all chunks.
-    pub fn all_checksums(&self) -> Result<Vec<u8>, DatanodeError> {
-        let mut sums = Vec::with_capacity(META_HEADER_BYTES);
-        self.checksums(0, self.length, &mut sums)?;
-        Ok(sums)
     }
 }

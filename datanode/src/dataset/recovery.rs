@@ -71,10 +71,10 @@ impl Dataset {
                     files::relocate(&open.volume, (Home::Finalized, old), (Home::Rbw, old))?;
                     state.home = Home::Rbw;
                 }
-                if state.home == Home::Rbw {
-                    let known_sum = state.checksum.map(|_| state.partial_sum);
-                    files::cut(&open.volume, Home::Rbw, old, have, known_sum, length)?;
-                    files::write_header_if_missing(&open.volume, Home::Rbw, old, state.checksum)?;
+                if state.home != Home::Finalized {
+                    let known_sum = state.known_sum();
+                    files::cut(&open.volume, state.home, old, have, known_sum, length)?;
+                    files::write_header_if_missing(&open.volume, state.home, old, state.checksum)?;
                 }
                 files::relocate(&open.volume, (state.home, old), (Home::Finalized, next.block()))?;
                 open.volume.sub_used(have - length);

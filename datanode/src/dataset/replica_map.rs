@@ -22,6 +22,9 @@ pub struct Closed {
     pub length: u64,
     /// Index of its volume.
     pub volume: u16,
+    /// It has been overwritten since the datanode started, and may be again: readers must not be given its pages, but
+    /// copies of them.
+    pub rewritten: bool,
 }
 
 /// One entry.

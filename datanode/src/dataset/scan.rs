@@ -104,7 +104,10 @@ fn set_aside_replica(volumes: &[Arc<Volume>], id: BlockId, entry: &Entry) -> Res
             let volume = &volumes[usize::from(closed.volume)];
             (Arc::clone(volume), Home::Finalized, BlockRef { id, stamp: closed.stamp })
         }
-        Entry::Open(open) => (Arc::clone(&open.volume), Home::Rbw, open.lock().replica.block()),
+        Entry::Open(open) => {
+            let state = open.lock();
+            (Arc::clone(&open.volume), state.home, state.replica.block())
+        }
     };
     volume.sub_used(length_of(entry));
     set_aside(&volume, &data_path(&volume, home, block))?;
@@ -118,14 +121,16 @@ fn scan_volume(volume: &Arc<Volume>) -> Result<Vec<(BlockId, Entry)>, DatanodeEr
         files::remove(&entry.path())?;
         unfinished_copies += 1;
     }
-    let mut rbw = Found::default();
-    for subdir in 0..layout::RBW_SUBDIRS {
-        scan_dir(volume, &layout::rbw_dir(volume.dir(), BlockId(subdir)), None, &mut rbw)?;
+    let (mut rbw, mut random) = (Found::default(), Found::default());
+    for subdir in (0..layout::RBW_SUBDIRS).map(BlockId) {
+        scan_dir(volume, &layout::rbw_dir(volume.dir(), subdir), None, &mut rbw)?;
+        scan_dir(volume, &layout::random_dir(volume.dir(), subdir), None, &mut random)?;
     }
     rbw.sort();
+    random.sort();
     let mut finalized = scan_finalized(volume)?;
     finalized.sort();
-    let replicas = resolve(volume, &mut rbw, &finalized)?;
+    let replicas = resolve(volume, &Halves { finalized, rbw, random })?;
     tracing::info!(
         storage_id = volume.storage_id(),
         replicas = replicas.len(),
@@ -203,54 +208,92 @@ fn scan_finalized(volume: &Volume) -> Result<Found, DatanodeError> {
     Ok(all.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// Pairs data with checksums.
-fn resolve(
-    volume: &Arc<Volume>,
-    rbw: &mut Found,
-    finalized: &Found,
-) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
-    let mut out = Vec::with_capacity(finalized.data.len() + rbw.data.len());
-    for &(id, length) in &finalized.data {
-        if let Some(block) = finalized.metas(id).last() {
-            let closed = Closed { stamp: block.stamp, length, volume: volume.index() };
-            out.push((id, Entry::Closed(closed)));
-        } else if rbw.metas(id).last().is_some() && !rbw.has_data(id) {
-            // Stopped between the two renames of an append or a cut: complete the move.
-            let block =
-                BlockRef { id, stamp: rbw.metas(id).last().map_or_else(Default::default, |b| b.stamp) };
-            let from = data_path(volume, Home::Finalized, block);
-            fs::rename(&from, data_path(volume, Home::Rbw, block)).map_err(disk(&from))?;
-            out.push((id, open_unfinished(volume, block)?));
-        } else {
-            let path = data_path(volume, Home::Finalized, BlockRef { id, stamp: Default::default() });
-            tracing::warn!(path = %path.display(), length, "data without checksums set aside");
-            set_aside(volume, &path)?;
-        }
+/// What was found of each kind.
+struct Halves {
+    finalized: Found,
+    rbw: Found,
+    random: Found,
+}
+
+impl Halves {
+    /// Kinds, the one whose data counts first.
+    fn kinds(&self) -> [(Home, &Found); 3] {
+        [(Home::Finalized, &self.finalized), (Home::Rbw, &self.rbw), (Home::Random, &self.random)]
     }
-    for &(id, length) in &rbw.data {
-        let data = data_path(volume, Home::Rbw, BlockRef { id, stamp: Default::default() });
-        if finalized.has_data(id) {
-            tracing::warn!(path = %data.display(), length, "unfinished twin of a closed replica set aside");
-            set_aside(volume, &data)?;
-        } else if let Some(block) = rbw.metas(id).last() {
-            out.push((id, open_unfinished(volume, *block)?));
-        } else if let Some(block) = finalized.metas(id).last() {
-            // Stopped between the two renames of a close: take the checksums back.
-            let from = meta_path(volume, Home::Finalized, *block);
-            fs::rename(&from, meta_path(volume, Home::Rbw, *block)).map_err(disk(&from))?;
-            out.push((id, open_unfinished(volume, *block)?));
-        } else if length == 0 {
-            files::remove(&data)?;
-        } else {
-            tracing::warn!(path = %data.display(), length, "data without checksums set aside");
-            set_aside(volume, &data)?;
+
+    /// Where the checksums of a block are that has none beside its data.
+    fn strayed(&self, id: BlockId, beside: Home) -> Option<(Home, BlockRef)> {
+        let others = self.kinds().into_iter().filter(|(home, _)| *home != beside);
+        others.filter_map(|(home, found)| Some((home, *found.metas(id).last()?))).next()
+    }
+
+    /// Whether a block's data is also in a place that counts more.
+    fn is_twin(&self, id: BlockId, here: Home) -> bool {
+        self.kinds().into_iter().take_while(|(home, _)| *home != here).any(|(_, found)| found.has_data(id))
+    }
+}
+
+/// Pairs data with checksums.
+fn resolve(volume: &Arc<Volume>, halves: &Halves) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
+    let mut out = Vec::with_capacity(halves.kinds().iter().map(|(_, found)| found.data.len()).sum());
+    for (home, found) in halves.kinds() {
+        for &(id, length) in &found.data {
+            let path = data_path(volume, home, BlockRef { id, stamp: Default::default() });
+            if halves.is_twin(id, home) {
+                tracing::warn!(path = %path.display(), length, "unfinished twin of a replica set aside");
+                set_aside(volume, &path)?;
+            } else if let Some(block) = found.metas(id).last() {
+                out.push((id, open_found(volume, home, *block, length)?));
+            } else if let Some((other, block)) = halves.strayed(id, home) {
+                let place = complete_move(volume, home, other, block)?;
+                out.push((id, open_found(volume, place, block, length)?));
+            } else if length == 0 && home != Home::Finalized {
+                files::remove(&path)?;
+            } else {
+                tracing::warn!(path = %path.display(), length, "data without checksums set aside");
+                set_aside(volume, &path)?;
+            }
         }
     }
     volume.add_used(out.iter().map(|(_, entry)| length_of(entry)).sum());
     out.sort_unstable_by_key(|(id, _)| *id);
-    drop_loose_metas(volume, Home::Finalized, &finalized.meta, &out)?;
-    drop_loose_metas(volume, Home::Rbw, &rbw.meta, &out)?;
+    for (home, found) in halves.kinds() {
+        drop_loose_metas(volume, home, &found.meta, &out)?;
+    }
     Ok(out)
+}
+
+/// Stopped between the two renames of a move, checksums first: a replica that was being reopened or cut goes on to where its
+/// checksums are; of one that was being closed or handed over the checksums are taken back. Returns where it is then.
+fn complete_move(
+    volume: &Volume,
+    data_home: Home,
+    meta_home: Home,
+    block: BlockRef,
+) -> Result<Home, DatanodeError> {
+    let (from, to) = if data_home == Home::Finalized {
+        (data_path(volume, data_home, block), data_path(volume, meta_home, block))
+    } else {
+        (meta_path(volume, meta_home, block), meta_path(volume, data_home, block))
+    };
+    fs::rename(&from, to).map_err(disk(&from))?;
+    Ok(if data_home == Home::Finalized { meta_home } else { data_home })
+}
+
+/// The entry of a replica whose two files are in one place.
+fn open_found(
+    volume: &Arc<Volume>,
+    home: Home,
+    block: BlockRef,
+    length: u64,
+) -> Result<Entry, DatanodeError> {
+    match home {
+        Home::Finalized => {
+            let (stamp, volume) = (block.stamp, volume.index());
+            Ok(Entry::Closed(Closed { stamp, length, volume, rewritten: false }))
+        }
+        Home::Rbw | Home::Random | Home::Tmp => open_unfinished(volume, home, block),
+    }
 }
 
 /// Removes checksum files that belong to no replica found.
@@ -264,7 +307,12 @@ fn drop_loose_metas(
         let at = replicas.binary_search_by_key(&block.id, |(id, _)| *id);
         let belongs = at.is_ok_and(|i| match &replicas[i].1 {
             Entry::Closed(closed) => home == Home::Finalized && closed.stamp == block.stamp,
-            Entry::Open(open) => open.lock().replica.block() == *block,
+            Entry::Open(open) => {
+                let state = open.lock();
+                // One that was moved to its data has not been seen there.
+                state.replica.block() == *block
+                    && (state.home == home || !meta_path(volume, home, *block).exists())
+            }
         });
         if !belongs {
             let path = meta_path(volume, home, *block);
@@ -275,9 +323,10 @@ fn drop_loose_metas(
     Ok(())
 }
 
-/// Cuts an unfinished replica back to what matches its checksums.
-fn open_unfinished(volume: &Arc<Volume>, block: BlockRef) -> Result<Entry, DatanodeError> {
-    let (data_at, meta_at) = (data_path(volume, Home::Rbw, block), meta_path(volume, Home::Rbw, block));
+/// Cuts an unfinished replica back: one written from start to end to what matches its checksums, one written at any
+/// offset to what has checksums.
+fn open_unfinished(volume: &Arc<Volume>, home: Home, block: BlockRef) -> Result<Entry, DatanodeError> {
+    let (data_at, meta_at) = (data_path(volume, home, block), meta_path(volume, home, block));
     let (data, meta) = (files::open_rw(&data_at)?, files::open_rw(&meta_at)?);
     let data_len = data.metadata().map_err(disk(&data_at))?.len();
     let checksum = files::read_checksum(&meta, &meta_at).ok();
@@ -285,7 +334,12 @@ fn open_unfinished(volume: &Arc<Volume>, block: BlockRef) -> Result<Entry, Datan
     let mut partial_sum = 0;
     let mut meta_len = 0;
     if let Some(checksum) = checksum {
-        let good = meta_file::good_length(&data, &meta, checksum).map_err(disk(&data_at))?;
+        let good = if home == Home::Random {
+            meta_file::covered_length(&data, &meta, checksum)
+        } else {
+            meta_file::good_length(&data, &meta, checksum)
+        };
+        let good = good.map_err(disk(&data_at))?;
         (length, partial_sum) = (good.length, good.partial_sum);
         let chunks = length.div_ceil(checksum.bytes_per_checksum() as u64);
         meta_len = META_HEADER_BYTES as u64 + chunks * checksum.checksum_size() as u64;
@@ -296,7 +350,7 @@ fn open_unfinished(volume: &Arc<Volume>, block: BlockRef) -> Result<Entry, Datan
     meta.set_len(meta_len).map_err(disk(&meta_at))?;
     data.set_len(length).map_err(disk(&data_at))?;
     let replica = Replica::found_unfinished(block, length);
-    let open = OpenReplica::new(Arc::clone(volume), replica, Home::Rbw, checksum);
+    let open = OpenReplica::new(Arc::clone(volume), replica, home, checksum);
     open.lock().partial_sum = partial_sum;
     Ok(Entry::Open(Arc::new(open)))
 }

@@ -56,13 +56,13 @@ impl Dataset {
                 Some(Entry::Open(open)) => open,
             };
             let state = open.lock();
-            let (block, length) = (state.replica.block(), state.replica.length());
+            let block = state.replica.block();
             match state.replica.state() {
                 _ if state.gone => {}
                 ReplicaState::Temporary => return Err(DatanodeError::ReplicaNotFound { block: asked }),
                 // Opened for a moment, by an order that changes nothing or has not changed it yet.
                 ReplicaState::Finalized => {
-                    return Ok(Closed { stamp: block.stamp, length, volume: open.volume.index() });
+                    return Ok(state.to_closed(&open.volume));
                 }
                 state @ (ReplicaState::Rbw | ReplicaState::Rwr | ReplicaState::Rur) => {
                     return Err(TransitionError::State { block, state }.into());

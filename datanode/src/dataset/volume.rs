@@ -77,16 +77,18 @@ impl Volume {
                 other => DatanodeError::Disk { path: lock_path.clone(), source: other.into() },
             })?;
         let identity = VersionFile::read(dir)?;
-        for name in [layout::FINALIZED, layout::RBW, layout::TMP] {
+        for name in [layout::FINALIZED, layout::RBW, layout::RANDOM, layout::TMP] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(disk(&path))?;
             spread::over_inode_groups(&path);
         }
         for subdir in 0..layout::RBW_SUBDIRS {
-            let path = layout::rbw_dir(dir, BlockId(subdir));
-            fs::create_dir_all(&path).map_err(disk(&path))?;
+            for path in [layout::rbw_dir(dir, BlockId(subdir)), layout::random_dir(dir, BlockId(subdir))] {
+                fs::create_dir_all(&path).map_err(disk(&path))?;
+            }
         }
         sync_dir(&dir.join(layout::RBW))?;
+        sync_dir(&dir.join(layout::RANDOM))?;
         sync_dir(dir)?;
         let storage_id = identity.as_ref().map_or_else(new_storage_id, |v| v.storage_id.clone());
         let (total, _) = file_system_space(dir)?;

@@ -3,7 +3,9 @@
 //! The receiver calls, for each packet: [`ReplicaWriter::place`], then [`ReplicaWriter::write_data`] for each
 //! verified piece, then [`ReplicaWriter::commit`]. Nothing is visible to readers before `commit`, and nothing
 //! unverified is written. Dropping the writer leaves the replica as it is, for recovery; a replica that was
-//! being copied in is removed.
+//! being copied in is removed. A writer with random access has steps of its own: see [`random`].
+
+pub mod random;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,7 +17,6 @@ use dfs_proto::v1::ReplicaEvent;
 
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, OpenState, WriterToken};
-use super::replica_map::Closed;
 use super::version_file::sync_dir;
 use super::{Dataset, files, layout};
 use crate::error::{DatanodeError, disk};
@@ -43,6 +44,8 @@ pub struct ReplicaWriter {
     token: Arc<WriterToken>,
     block: BlockRef,
     checksum: Checksum,
+    /// Checksums that packets carry: the same, unless the writer writes at any offset.
+    carried: Checksum,
     data: File,
     data_path: PathBuf,
     meta: File,
@@ -78,10 +81,15 @@ impl ReplicaWriter {
         let block = state.replica.block();
         let mut header_due = true;
         let mut partial_sum = 0;
+        let carried = checksum;
+        let mut checksum = checksum;
+        let random = state.home == Home::Random;
         if !create && meta.metadata().map_err(disk(&meta_path))?.len() > 0 {
             header_due = false;
             let here = files::read_checksum(&meta, &meta_path)?;
-            if here != checksum {
+            if random {
+                checksum = here;
+            } else if here != checksum {
                 return Err(DatanodeError::ChecksumDiffers {
                     block,
                     here: format!("{here:?}"),
@@ -100,6 +108,7 @@ impl ReplicaWriter {
             token,
             block,
             checksum,
+            carried,
             data,
             data_path,
             meta,
@@ -305,7 +314,7 @@ impl ReplicaWriter {
         state.home = Home::Finalized;
         state.writer = None;
         state.gone = true;
-        let closed = Closed { stamp: self.block.stamp, length: self.length, volume: volume.index() };
+        let closed = state.to_closed(&volume);
         self.dataset.map.replace_open(self.block.id, &self.open, Some(closed));
         open.notify(&state);
         drop(state);

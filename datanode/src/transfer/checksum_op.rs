@@ -43,10 +43,10 @@ fn compute(
     op: &OpBlockChecksumProto,
 ) -> Result<OpBlockChecksumResponseProto, DatanodeError> {
     let block = shared.block_of(&op.header)?;
-    let handle = shared.dataset.open_read(block, 0)?;
-    let sums = handle.all_checksums()?;
-    let checksum = handle.checksum();
-    let crc = compose(checksum.kind(), &sums, handle.length(), checksum.bytes_per_checksum() as u64);
+    // A length in the request asks for a prefix; zero stands for all.
+    let asked = op.header.block.num_bytes.filter(|length| *length > 0);
+    let (checksum, sums, length) = shared.dataset.prefix_checksums(block, asked)?;
+    let crc = compose(checksum.kind(), &sums, length, checksum.bytes_per_checksum() as u64);
     let proto = checksum.to_proto();
     Ok(OpBlockChecksumResponseProto {
         bytes_per_crc: proto.bytes_per_checksum,

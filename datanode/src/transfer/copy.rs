@@ -68,7 +68,7 @@ fn copy(
     client_name: &str,
 ) -> Result<(), DatanodeError> {
     let visible = shared.dataset.visible_length(asked)?;
-    let handle = shared.dataset.open_read(asked, visible)?;
+    let mut handle = shared.dataset.open_read(asked, visible)?;
     if !handle.is_finalized() && client_name.is_empty() {
         return Err(DatanodeError::Unsupported("copying a replica that is being written"));
     }
@@ -97,7 +97,7 @@ fn copy(
     let prologue = encode_op(Op::WriteBlock, &request);
     let mut connection = shared.peers.connect(addr)?;
     let mut scratch = shared.scratch.take(checksum.bytes_per_checksum());
-    let sent = send_prefix(&connection, &handle, length, &prologue, &mut scratch);
+    let sent = send_prefix(shared, &connection, &mut handle, length, &prologue, &mut scratch);
     shared.scratch.give(scratch);
     // A target that refuses says why before it hangs up; its answer counts, not our broken pipe.
     connection.set_timeout(shared.config.stream_timeout).map_err(at(addr))?;
@@ -127,13 +127,15 @@ fn copy(
 /// Sends the first `length` bytes. A prefix that ends inside a chunk of a replica being written gets a checksum
 /// of its own.
 fn send_prefix(
+    shared: &Shared,
     connection: &Connection,
-    handle: &ReadHandle,
+    handle: &mut ReadHandle,
     length: u64,
     prologue: &[u8],
     scratch: &mut super::buffers::Scratch,
 ) -> Result<(), DatanodeError> {
-    let prefix = handle.prefix(length)?;
+    let mut prefix = if handle.may_be_overwritten() { None } else { handle.prefix(length)? };
     let range = Range { start: 0, end: length, with_checksums: true };
-    send_range(connection.socket(), prefix.as_ref().unwrap_or(handle), &range, prologue, scratch)
+    let source = prefix.as_mut().unwrap_or(handle);
+    send_range(connection.socket(), &shared.dataset, source, &range, prologue, scratch)
 }

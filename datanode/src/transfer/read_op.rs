@@ -21,8 +21,8 @@ pub fn read_block(
     kept: &mut Option<ReadHandle>,
 ) -> Result<bool, DatanodeError> {
     shared.metrics.reads.increment(1);
-    let handle = match open(shared, op, kept) {
-        Ok(handle) => handle,
+    let (mut handle, wanted_end) = match open(shared, op, kept) {
+        Ok(opened) => opened,
         Err(error) => {
             // Refused before anything was sent: the connection is clean.
             client.send_message(&failure(&error, String::new()))?;
@@ -32,7 +32,7 @@ pub fn read_block(
         }
     };
     let with_checksums = op.send_checksums();
-    let (start, end) = handle.chunk_range(op.offset, op.offset + op.len);
+    let (start, end) = handle.chunk_range(op.offset, wanted_end);
     let announced = if with_checksums {
         handle.checksum()
     } else {
@@ -51,7 +51,7 @@ pub fn read_block(
     encode_delimited(&ready, &mut prologue);
     let mut scratch = shared.scratch.take(handle.checksum().bytes_per_checksum());
     let range = Range { start, end, with_checksums };
-    let sent = send_range(client.socket(), &handle, &range, &prologue, &mut scratch);
+    let sent = send_range(client.socket(), &shared.dataset, &mut handle, &range, &prologue, &mut scratch);
     shared.scratch.give(scratch);
     if let Err(error) = sent {
         shared.dataset.report_if_damaged(&handle, &error);
@@ -83,19 +83,25 @@ pub fn read_block(
     Ok(true)
 }
 
+/// Opens what a request asks for, and tells where the range ends that it gets.
 fn open(
     shared: &Shared,
     op: &OpReadBlockProto,
     kept: &mut Option<ReadHandle>,
-) -> Result<ReadHandle, DatanodeError> {
+) -> Result<(ReadHandle, u64), DatanodeError> {
     let block = shared.block_of(&op.header.base_header)?;
     let end = op.offset.checked_add(op.len).ok_or(DatanodeError::Field("len"))?;
     let handle = match kept.take() {
         Some(handle) if shared.dataset.is_current(&handle, block) => handle,
         _ => shared.dataset.open_read(block, end)?,
     };
+    if end > handle.length() && handle.block().stamp > block.stamp {
+        // The replica has been rewritten, and maybe cut, since the reader located it.
+        let end = handle.length().max(op.offset);
+        return Ok((handle, end));
+    }
     if end > handle.length() {
         return Err(DatanodeError::Range { block, offset: op.offset, end, length: handle.length() });
     }
-    Ok(handle)
+    Ok((handle, end))
 }

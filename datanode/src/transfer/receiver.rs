@@ -7,6 +7,7 @@
 //! packets: they are kept here and acknowledged with an error, so that the writer learns who failed and
 //! rebuilds the pipeline.
 
+mod random;
 mod relay;
 
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ pub struct BlockReceiver<'a> {
     downstream: Option<Connection>,
     writer: Option<ReplicaWriter>,
     mode: Mode,
+    /// Packets may be at any offset.
+    random: bool,
     waits: Waits,
     scratch: &'a mut Scratch,
     metrics: &'a Metrics,
@@ -83,7 +86,7 @@ impl<'a> BlockReceiver<'a> {
         downstream: Option<(Connection, usize)>,
         writer: ReplicaWriter,
         ready: Option<&BlockOpResponseProto>,
-        (mode, waits): (Mode, Waits),
+        (mode, random, waits): (Mode, bool, Waits),
         scratch: &'a mut Scratch,
         metrics: &'a Metrics,
     ) -> Self {
@@ -98,6 +101,7 @@ impl<'a> BlockReceiver<'a> {
             downstream,
             writer: Some(writer),
             mode,
+            random,
             waits,
             scratch,
             metrics,
@@ -192,6 +196,12 @@ impl<'a> BlockReceiver<'a> {
     }
 
     fn receive_body(&mut self, header: &PacketHeader, checksums_len: usize) -> Result<(), DatanodeError> {
+        if self.random {
+            return self.receive_anywhere(header, checksums_len);
+        }
+        if header.zero_len > 0 {
+            return Err(DatanodeError::Field("zero_len"));
+        }
         let head_len = self.scratch.head.len() - checksums_len;
         let block = self.writer()?.block();
         let checksum = self.writer()?.checksum();

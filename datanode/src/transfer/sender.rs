@@ -2,7 +2,8 @@
 //!
 //! Large ranges go from the page cache to the socket with `sendfile`; only headers and checksums pass
 //! through here. Small ranges are read and go out with headers, checksums and the closing packet in one
-//! call. A reader that does not want checksums gets data that was verified here.
+//! call. A reader that does not want checksums gets data that was verified here. What may be overwritten is never sent
+//! with `sendfile`: pages still on their way would change under their checksums.
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
@@ -15,6 +16,7 @@ use nix::sys::socket::MsgFlags;
 
 use super::buffers::{PIECE_BYTES, Scratch};
 use super::net::send_all;
+use crate::dataset::Dataset;
 use crate::dataset::reader::ReadHandle;
 use crate::error::DatanodeError;
 
@@ -46,7 +48,8 @@ pub struct Range {
 /// Sends `prologue`, the packets of the range, and the packet that ends the block.
 pub fn send_range(
     socket: &TcpStream,
-    handle: &ReadHandle,
+    dataset: &Dataset,
+    handle: &mut ReadHandle,
     range: &Range,
     prologue: &[u8],
     scratch: &mut Scratch,
@@ -54,10 +57,10 @@ pub fn send_range(
     let length = range.end - range.start;
     scratch.head.clear();
     scratch.head.extend_from_slice(prologue);
-    if range.with_checksums && length > SMALL_BYTES {
+    if range.with_checksums && length > SMALL_BYTES && !handle.may_be_overwritten() {
         send_large(socket, handle, range, scratch)
     } else {
-        send_buffered(socket, handle, range, scratch)
+        send_buffered(socket, dataset, handle, range, scratch)
     }
 }
 
@@ -124,29 +127,29 @@ fn send_file(socket: &TcpStream, handle: &ReadHandle, offset: u64, end: u64) -> 
 
 fn send_buffered(
     socket: &TcpStream,
-    handle: &ReadHandle,
+    dataset: &Dataset,
+    handle: &mut ReadHandle,
     range: &Range,
     scratch: &mut Scratch,
 ) -> Result<(), DatanodeError> {
     let checksum = handle.checksum();
     let step = chunk_multiple(PIECE_BYTES as u64, checksum.bytes_per_checksum() as u64);
     let mut tail = Vec::new();
-    let mut unsent_sums = Vec::new();
+    let mut sums = Vec::new();
     let (mut offset, mut seqno) = (range.start, 0);
     loop {
         let end = (offset + step).min(range.end);
         let length = (end - offset) as usize;
         let data = &mut scratch.piece.bytes()[..length];
         if length > 0 {
-            handle.read_data(data, offset)?;
-            let sums_len = if range.with_checksums { checksum.checksums_len(length) } else { 0 };
+            sums.clear();
+            dataset.read_consistent(handle, data, offset, &mut sums)?;
+            let sums_len = if range.with_checksums { sums.len() } else { 0 };
             header(offset, seqno, length as u64, false).encode(sums_len, &mut scratch.head);
             if range.with_checksums {
-                handle.checksums(offset, end, &mut scratch.head)?;
+                scratch.head.extend_from_slice(&sums);
             } else {
-                unsent_sums.clear();
-                handle.checksums(offset, end, &mut unsent_sums)?;
-                handle.check(data, offset, &unsent_sums)?;
+                handle.check(data, offset, &sums)?;
             }
             seqno += 1;
         }

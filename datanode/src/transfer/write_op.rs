@@ -15,11 +15,9 @@ use super::receiver::{BlockReceiver, Mode, Waits};
 use super::{Shared, failure};
 use crate::dataset::pipeline::{Purpose, Reopen};
 use crate::dataset::writer::ReplicaWriter;
+use crate::dataset::writer::random::{MAX_BLOCK_BYTES, MIN_CHUNK_BYTES};
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
-
-/// Longest block, which bounds the space promised to a writer. The namenode's limit is 4 GiB.
-const MAX_PROMISED_BYTES: u64 = 4 << 30;
 
 /// Added to the wait for a downstream acknowledgement for each member after it, so that the member next to a
 /// dead one gives up first and names it.
@@ -101,10 +99,18 @@ pub fn write_block(
     let mut scratch = shared.scratch.take(request.checksum.bytes_per_checksum());
     let waits = Waits { stream: shared.config.stream_timeout, peer: peer_wait(shared, op) };
     let mode = request.mode;
+    let random = request.random;
     let ready = (mode == Mode::Pipeline).then_some(&ready);
-    let outcome =
-        BlockReceiver::new(upstream, downstream, writer, ready, (mode, waits), &mut scratch, &shared.metrics)
-            .run();
+    let outcome = BlockReceiver::new(
+        upstream,
+        downstream,
+        writer,
+        ready,
+        (mode, random, waits),
+        &mut scratch,
+        &shared.metrics,
+    )
+    .run();
     shared.scratch.give(scratch);
     if let Some(connection) = outcome? {
         shared.peers.put(connection);
@@ -118,6 +124,8 @@ struct Request<'a> {
     block: BlockRef,
     stage: Stage,
     mode: Mode,
+    /// Packets may be at any offset.
+    random: bool,
     checksum: Checksum,
 }
 
@@ -143,7 +151,11 @@ impl<'a> Request<'a> {
         if mode != Mode::Pipeline && !op.targets.is_empty() {
             return Err(DatanodeError::Unsupported("a copy through several datanodes"));
         }
-        Ok(Self { op, block, stage, mode, checksum })
+        let random = op.random_access() && mode == Mode::Pipeline;
+        if random && checksum.bytes_per_checksum() < MIN_CHUNK_BYTES {
+            return Err(DatanodeError::Unsupported("random access with chunks of less than 512 bytes"));
+        }
+        Ok(Self { op, block, stage, mode, random, checksum })
     }
 
     /// Opens the replica; `None`: it is closed, as asked, and nothing will be written.
@@ -154,13 +166,15 @@ impl<'a> Request<'a> {
             stamp: GenerationStamp(self.op.latest_generation_stamp),
             least: self.op.min_bytes_rcvd,
             most: self.op.max_bytes_rcvd,
+            random: self.random,
         };
         let create = |purpose| {
-            let needed = self.op.header.base_header.block.num_bytes.unwrap_or(0).min(MAX_PROMISED_BYTES);
+            let needed = self.op.header.base_header.block.num_bytes.unwrap_or(0).min(MAX_BLOCK_BYTES);
             let storage = self.op.storage_id.as_deref().filter(|s| !s.is_empty());
             dataset.create(self.block, purpose, self.checksum, needed, storage)
         };
         match self.stage {
+            Stage::PipelineSetupCreate if self.random => create(Purpose::RandomWrite).map(Some),
             Stage::PipelineSetupCreate if self.mode == Mode::Pipeline => create(Purpose::Write).map(Some),
             Stage::PipelineSetupCreate | Stage::TransferRbw | Stage::TransferFinalized => {
                 create(Purpose::Copy).map(Some)

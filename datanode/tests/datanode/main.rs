@@ -4,6 +4,8 @@ mod bad_input;
 mod command;
 mod namenode;
 mod pipeline;
+mod random_access;
+mod random_wire;
 mod reading;
 mod recovery;
 mod restart;

@@ -1,0 +1,64 @@
+//! The receiver's way with packets at any offset.
+
+use dfs_proto::checksum::CHECKSUM_BYTES;
+use dfs_proto::packet::PacketHeader;
+
+use super::BlockReceiver;
+use crate::dataset::writer::random::{chunks_touched, verify_carried};
+use crate::error::DatanodeError;
+
+impl BlockReceiver<'_> {
+    /// Receives, forwards, verifies and writes one packet whose head has been received.
+    pub(super) fn receive_anywhere(
+        &mut self,
+        header: &PacketHeader,
+        checksums_len: usize,
+    ) -> Result<(), DatanodeError> {
+        let writer = self.writer()?;
+        writer.check_place(header.offset_in_block, header.data_len, header.zero_len, checksums_len)?;
+        let (block, carried) = (writer.block(), writer.carried());
+        let chunk = carried.bytes_per_checksum();
+        let step = self.scratch.piece.bytes().len() / chunk * chunk;
+        let mut left = header.data_len as usize;
+        let mut offset = header.offset_in_block;
+        let mut sums_at = self.scratch.head.len() - checksums_len;
+        let mut first = true;
+        while left > 0 || first {
+            // All pieces but the first start on a chunk boundary.
+            let length = left.min(step - (offset % chunk as u64) as usize);
+            self.flush_before_waiting(length)?;
+            self.upstream.read_exact(&mut self.scratch.piece.bytes()[..length])?;
+            self.forward(length, first)?;
+            let piece = &self.scratch.piece.bytes()[..length];
+            let chunks = chunks_touched(chunk as u64, offset, length as u64) as usize;
+            let sums = &self.scratch.head[sums_at..sums_at + chunks * CHECKSUM_BYTES];
+            verify_carried(carried, piece, offset, sums)
+                .map_err(|offset| DatanodeError::Checksum { block, offset })?;
+            if let Some(writer) = &mut self.writer {
+                writer.write_anywhere(offset, piece, sums)?;
+            }
+            left -= length;
+            offset += length as u64;
+            sums_at += chunks * CHECKSUM_BYTES;
+            first = false;
+        }
+        self.metrics.bytes_written.increment(u64::from(header.data_len));
+        if let Some(writer) = &mut self.writer {
+            if header.zero_len > 0 {
+                writer.zero_anywhere(header.offset_in_block, header.zero_len)?;
+            }
+            if header.sync_block {
+                // The members before us shall sync at the same time, not after us.
+                self.acks.flush(self.upstream)?;
+            }
+            if header.sync_block && !header.last_packet_in_block {
+                writer.sync()?;
+            }
+            self.end = writer.length();
+        }
+        if header.last_packet_in_block {
+            self.close(header.sync_block)?;
+        }
+        self.acknowledge(header)
+    }
+}
