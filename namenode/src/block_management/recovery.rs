@@ -4,6 +4,8 @@
 //! A recovery that does not finish in time is not repeated as it is: the service proposes it again, which
 //! gives it a new stamp, and of two recoveries the higher stamp wins.
 
+use std::collections::BTreeSet;
+
 use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::{BlockId, GenerationStamp, InodeId, v1};
 use smallvec::SmallVec;
@@ -90,9 +92,12 @@ impl BlockManager {
         self.recoveries.values().any(|recovery| recovery.inode == inode && recovery.deadline > now)
     }
 
-    /// Recoveries that must be proposed again: the file, and the block in it.
+    /// Recoveries that must be proposed again: the file, and a block in it. A file is named once, however many
+    /// of its blocks are overdue: proposing it starts all of them anew.
     pub fn take_overdue_recoveries(&mut self) -> Vec<(InodeId, BlockId)> {
-        std::mem::take(&mut self.overdue_recoveries).into_iter().map(|(id, inode)| (inode, id)).collect()
+        let overdue = std::mem::take(&mut self.overdue_recoveries);
+        let mut named = BTreeSet::new();
+        overdue.into_iter().map(|(id, inode)| (inode, id)).filter(|(inode, _)| named.insert(*inode)).collect()
     }
 
     /// Finds recoveries that take too long, lost their primary, or never had one.

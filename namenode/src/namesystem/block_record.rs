@@ -12,12 +12,17 @@
 //! | 24     | 8    | inode                                                             |
 //! | 32     | 8    | index in the file                                                 |
 //! | 40     | 8    | issued stamp; not there if complete                               |
-//! | 48     | 8    | length to cut to, 2^64 - 1 for none; not there if complete        |
+//! | 48     | 8    | settled length, 2^64 - 1 for none; not there if complete          |
 //! |        | 4    | a hint, as often as there are hints: number of a storage          |
 //!
 //! Integers are little-endian. The issued stamp is the latest one given to the writer or the recovery:
 //! the recorded stamp stays until one of them reports success, so that replicas with the recorded stamp
 //! stay valid if it never does.
+//!
+//! The settled length is how much of a replica with the recorded stamp counts, if that is known: of a block that
+//! was complete and is open again, its length (its replicas may be longer, if a mount cut the file), until
+//! a pipeline with the issued stamp stands; of a block that is being cut by its datanodes, what is to be
+//! left. A recovery gives the block this length.
 
 use dfs_proto::{BlockId, GenerationStamp, InodeId};
 use smallvec::SmallVec;
@@ -30,7 +35,7 @@ use super::tables::Table;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 40;
 const OPEN_BYTES: usize = 16;
-const NO_TRUNCATE: u64 = u64::MAX;
+const NOT_SETTLED: u64 = u64::MAX;
 
 /// Numbers of storages; three is the usual replication.
 pub(super) type Hints = SmallVec<[u32; 4]>;
@@ -47,15 +52,15 @@ pub(super) struct BlockRecord {
     pub(super) index: u64,
     /// Latest stamp given for this block; equals `stamp` if complete.
     pub(super) issued: GenerationStamp,
-    /// Length to cut to, of a block under recovery for a truncate.
-    pub(super) truncate_length: Option<u64>,
+    /// The settled length, see the module head.
+    pub(super) settled_length: Option<u64>,
     pub(super) hints: Hints,
 }
 
 impl BlockRecord {
     /// Bytes of the file that the row covers from the block's start on.
     pub(super) fn covered(&self) -> u64 {
-        self.truncate_length.unwrap_or(self.length)
+        self.settled_length.unwrap_or(self.length)
     }
 
     /// Whether nothing is known to be in it: it was allocated, and no pipeline has reported since.
@@ -85,7 +90,7 @@ impl BlockRecord {
         }
         if self.state != BlockState::Complete {
             out.extend_from_slice(&self.issued.get().to_le_bytes());
-            out.extend_from_slice(&self.truncate_length.unwrap_or(NO_TRUNCATE).to_le_bytes());
+            out.extend_from_slice(&self.settled_length.unwrap_or(NOT_SETTLED).to_le_bytes());
         }
         for hint in &self.hints {
             out.extend_from_slice(&hint.to_le_bytes());
@@ -122,11 +127,11 @@ impl BlockRecord {
             return Err(corrupt(RecordFault::Length(raw.len())));
         }
         let stamp = GenerationStamp(word(8));
-        let (issued, truncate_length) = if state == BlockState::Complete {
+        let (issued, settled_length) = if state == BlockState::Complete {
             (stamp, None)
         } else {
             let length = word(48);
-            (GenerationStamp(word(40)), (length != NO_TRUNCATE).then_some(length))
+            (GenerationStamp(word(40)), (length != NOT_SETTLED).then_some(length))
         };
         Ok(Self {
             id,
@@ -137,7 +142,7 @@ impl BlockRecord {
             inode: InodeId(word(24)),
             index: word(32),
             issued,
-            truncate_length,
+            settled_length,
             hints: raw[hints_at..]
                 .chunks_exact(4)
                 .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
@@ -160,7 +165,7 @@ mod tests {
             inode: InodeId(5),
             index: 6,
             issued: GenerationStamp(if state == BlockState::Complete { 0x0102 } else { 7 }),
-            truncate_length: (state == BlockState::UnderRecovery).then_some(8),
+            settled_length: (state == BlockState::UnderRecovery).then_some(8),
             hints: Hints::from_slice(&[9, 10]),
         }
     }

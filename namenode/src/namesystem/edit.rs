@@ -197,7 +197,7 @@ impl Tables<'_> {
             inode: file.id,
             index,
             issued: stamp,
-            truncate_length: None,
+            settled_length: None,
             hints: self.record_storages(targets)?,
         };
         self.put_block(&record)?;
@@ -235,11 +235,39 @@ impl Tables<'_> {
         let mut record = before.clone();
         record.state = BlockState::UnderConstruction;
         record.issued = self.counters.take_stamp();
+        record.settled_length = Some(record.length);
         self.change_block(file, before, &record)?;
         let block = self.stored_block(&record)?;
         let targets = block.hints.clone();
         context.effects.push(Effect::BlockAllocated { block, targets: targets.clone() });
         Ok((record, targets))
+    }
+
+    /// Takes over how far the writer of an open block is. With the issued stamp also that the pipeline with that
+    /// stamp stands: replicas with the old one are stale from here on. The caller writes the file afterwards.
+    pub(super) fn advance_block(
+        &mut self,
+        context: &mut Context<'_>,
+        file: &mut Inode,
+        before: &BlockRecord,
+        block: &dfs_proto::v1::Block,
+        storage_ids: &[String],
+    ) -> Result<(), StoreError> {
+        let mut record = before.clone();
+        record.length = block.length;
+        if block.stamp() == before.stamp {
+            record.settled_length = before.settled_length.map(|_| block.length);
+            return self.change_block(file, before, &record);
+        }
+        record.stamp = block.stamp();
+        record.settled_length = None;
+        let targets =
+            if storage_ids.is_empty() { self.stored_block(before)?.hints } else { storage_ids.to_vec() };
+        record.hints = self.known_storages(&targets)?;
+        self.change_block(file, before, &record)?;
+        let block = rows::stored_block_with(&record, targets.clone());
+        context.effects.push(Effect::BlockAllocated { block, targets });
+        Ok(())
     }
 
     /// Makes a block complete with the length and stamp that its writer or its recovery names. The caller
@@ -257,7 +285,7 @@ impl Tables<'_> {
         record.stamp = committed.stamp();
         record.issued = record.stamp;
         record.length = committed.length;
-        record.truncate_length = None;
+        record.settled_length = None;
         record.hints = self.known_storages(storage_ids)?;
         self.change_block(file, before, &record)?;
         context.effects.push(Effect::BlockCommitted {

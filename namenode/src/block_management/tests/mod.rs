@@ -7,6 +7,7 @@ mod leaving;
 mod placement;
 mod reading;
 mod recovery;
+mod reopening;
 mod repair;
 mod reports;
 mod restart;

@@ -60,6 +60,28 @@ fn an_overdue_recovery_is_asked_for_again_and_given_to_another_primary() {
 }
 
 #[test]
+fn a_file_with_several_overdue_blocks_is_named_once() {
+    let mut world = World::cluster(2);
+    let (one, two) = (world.allocate(2, &[0, 1]), world.allocate(2, &[0, 1]));
+    world.stored.get_mut(&two.id).expect("a block of the test").inode = one.inode;
+    start(&mut world, one.id, 5_000);
+    start(&mut world, two.id, 5_001);
+    assert_eq!(recoveries(&world.seconds(20, &[0, 1])).len(), 2);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(one.inode, one.id)]);
+    assert!(world.manager.recovers(world.now, one.inode));
+    // Both run again; one ends before the other.
+    start(&mut world, one.id, 5_002);
+    start(&mut world, two.id, 5_003);
+    assert_eq!(recoveries(&world.seconds(2, &[0, 1])).len(), 2);
+    world.stored.get_mut(&one.id).expect("a block of the test").stamp = GenerationStamp(5_002);
+    world.commit(one.id, 70, &[0, 1]);
+    assert!(world.manager.recovers(world.now, one.inode));
+    world.stored.get_mut(&two.id).expect("a block of the test").stamp = GenerationStamp(5_003);
+    world.commit(two.id, 70, &[0, 1]);
+    assert!(!world.manager.recovers(world.now, one.inode));
+}
+
+#[test]
 fn a_recovery_waits_for_a_datanode_and_survives_the_loss_of_its_primary() {
     let mut world = World::cluster(2);
     let block = world.allocate(1, &[1]);

@@ -22,10 +22,12 @@ fn replicas_are_judged_by_state_stamp_and_length() {
     for (state, replica, stamp, length, located, corrupt) in [
         (complete, Finalized, 0, 0, true, false),
         (complete, Finalized, 0, -1, false, true),
+        (complete, Finalized, 0, 50, true, false),
         (complete, Finalized, 1, 0, false, true),
         (complete, Finalized, -1, 0, false, false),
         (complete, Rwr, 0, 0, true, false),
         (complete, Rwr, 0, -1, false, true),
+        (complete, Rwr, 0, 50, true, false),
         (complete, Rwr, 1, 0, false, true),
         (complete, Rwr, -1, 0, false, false),
         (complete, Rbw, 0, 0, false, false),

@@ -8,10 +8,8 @@ use super::{check, size};
 use crate::log::{self, reply::Reply};
 use crate::namesystem::apply::Context;
 use crate::namesystem::block_record::BlockRecord;
-use crate::namesystem::effect::Effect;
-use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
+use crate::namesystem::error::{InvalidReason, NamesystemError};
 use crate::namesystem::inode::Inode;
-use crate::namesystem::rows::{self, Rows};
 use crate::namesystem::tables::Tables;
 
 /// What becomes of a block.
@@ -57,7 +55,7 @@ pub(super) fn run(
     for (fate, before, block, storage_ids) in fates {
         match fate {
             Fate::Keep => {}
-            Fate::Record => record(tables, context, &mut file, &before, &block, storage_ids)?,
+            Fate::Record => tables.advance_block(context, &mut file, &before, &block, storage_ids)?,
             Fate::Commit => tables.commit_block(context, &mut file, &before, &block, storage_ids)?,
             Fate::Drop => tables.remove_block(context, &mut file, &before)?,
         }
@@ -124,29 +122,4 @@ fn unwritten(
         unwritten.push(open);
     }
     Ok(unwritten)
-}
-
-/// Takes over a length; with the issued stamp, also that the pipeline with that stamp stands: replicas with the
-/// old one are stale from here on.
-fn record(
-    tables: &mut Tables<'_>,
-    context: &mut Context<'_>,
-    file: &mut Inode,
-    before: &BlockRecord,
-    block: &v1::Block,
-    storage_ids: &[String],
-) -> Result<(), StoreError> {
-    let mut record = before.clone();
-    record.length = block.length;
-    record.stamp = block.stamp();
-    if record.stamp == before.stamp {
-        return tables.change_block(file, before, &record);
-    }
-    let targets =
-        if storage_ids.is_empty() { tables.stored_block(before)?.hints } else { storage_ids.to_vec() };
-    record.hints = tables.known_storages(&targets)?;
-    tables.change_block(file, before, &record)?;
-    let block = rows::stored_block_with(&record, targets.clone());
-    context.effects.push(Effect::BlockAllocated { block, targets });
-    Ok(())
 }

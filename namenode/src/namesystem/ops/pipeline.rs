@@ -3,9 +3,7 @@
 use super::check;
 use crate::log::{self, reply::Reply};
 use crate::namesystem::apply::Context;
-use crate::namesystem::effect::Effect;
 use crate::namesystem::error::NamesystemError;
-use crate::namesystem::rows;
 use crate::namesystem::tables::Tables;
 
 /// Records a length that is on disk on all members.
@@ -19,11 +17,9 @@ pub(super) fn fsync(
     let before = check::block_of(tables, &file, &block)?;
     check::writable(&before, &block)?;
     check::length(&before, &file, &block)?;
-    if block.length > before.length {
-        let mut record = before.clone();
-        record.length = block.length;
-        tables.change_block(&mut file, &before, &record)?;
-        file.size = file.size.max(record.index * file.block_size + record.length);
+    if block.length > before.length || block.stamp() != before.stamp {
+        tables.advance_block(context, &mut file, &before, &block, &[])?;
+        file.size = file.size.max(before.index * file.block_size + block.length);
         file.touch_content(context.now_ns);
         tables.put_inode(&file)?;
     }
@@ -57,29 +53,23 @@ pub(super) fn update_pipeline(
     let old = op.old_block.unwrap_or_default();
     let new = op.new_block.unwrap_or_default();
     let before = check::block_of(tables, &file, &old)?;
-    let mut record = before.clone();
     let stale =
-        |given| NamesystemError::StaleGenerationStamp { block: record.id, given, recorded: record.stamp };
-    check::writable(&record, &old)?;
-    if new.block_id() != record.id {
+        |given| NamesystemError::StaleGenerationStamp { block: before.id, given, recorded: before.stamp };
+    check::writable(&before, &old)?;
+    if new.block_id() != before.id {
         return Err(NamesystemError::BlockNotFound { block: new.block_id() });
     }
-    if new.stamp() != record.issued {
+    if new.stamp() != before.issued {
         return Err(stale(new.stamp()));
     }
-    check::length(&record, &file, &new)?;
+    check::length(&before, &file, &new)?;
     if op.storage_ids.is_empty() {
-        return Err(NamesystemError::NotYetReplicated { block: record.id });
+        return Err(NamesystemError::NotYetReplicated { block: before.id });
     }
 
-    record.stamp = new.stamp();
-    record.length = new.length;
-    record.hints = tables.known_storages(&op.storage_ids)?;
-    tables.change_block(&mut file, &before, &record)?;
-    file.size = file.size.max(record.index * file.block_size + record.length);
+    tables.advance_block(context, &mut file, &before, &new, &op.storage_ids)?;
+    file.size = file.size.max(before.index * file.block_size + new.length);
     file.touch_content(context.now_ns);
     tables.put_inode(&file)?;
-    let block = rows::stored_block_with(&record, op.storage_ids.clone());
-    context.effects.push(Effect::BlockAllocated { block, targets: op.storage_ids.clone() });
     Ok(Reply::Empty(Default::default()))
 }

@@ -52,7 +52,7 @@ pub(super) fn recover_lease(
     }
     let mut first = None;
     for record in &written {
-        let started = start(tables, context, &mut file, record, record.truncate_length)?;
+        let started = start(tables, context, &mut file, record, record.settled_length)?;
         first.get_or_insert(started);
     }
     tables.put_inode(&file)?;
@@ -70,21 +70,21 @@ pub(super) fn start(
     let mut record = before.clone();
     record.state = BlockState::UnderRecovery;
     record.issued = tables.counters.take_stamp();
-    record.truncate_length = truncate_length;
+    record.settled_length = truncate_length;
     tables.change_block(file, before, &record)?;
     let block = tables.stored_block(&record)?;
     let reply = log::LeaseRecovery {
         closed: false,
         block: Some(block_spec(&record, file.block_size, block.hints.clone())),
         new_generation_stamp: record.issued.get(),
-        truncate_length: record.truncate_length,
+        truncate_length: record.settled_length,
         inode: record.inode.get(),
     };
     context.effects.push(Effect::RecoveryStarted {
         storage_ids: block.hints.clone(),
         block,
         new_stamp: record.issued,
-        truncate_length: record.truncate_length,
+        truncate_length: record.settled_length,
     });
     Ok(reply)
 }
@@ -123,7 +123,7 @@ pub(super) fn commit_block_synchronization(
             return Err(NamesystemError::NotYetReplicated { block: id });
         }
     } else {
-        let length_fits = match record.truncate_length {
+        let length_fits = match record.settled_length {
             Some(length) => op.new_length == length,
             None => op.new_length <= file.block_size,
         };

@@ -184,3 +184,155 @@ fn every_open_block_is_recovered_before_the_file_closes() {
     assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (300, 300));
     t.assert_sound();
 }
+
+/// Length that a recovery is to give the block at an index.
+fn recovered_to(t: &mut Fixture, index: u64) -> Option<u64> {
+    t.ok(recover_lease("/f"));
+    let wanted = |e: &Effect| match e {
+        Effect::RecoveryStarted { block, truncate_length, .. } if block.index == index => {
+            Some(*truncate_length)
+        }
+        _ => None,
+    };
+    t.effects.iter().find_map(wanted).expect("a recovery of that block")
+}
+
+#[test]
+fn what_was_cut_off_does_not_come_back_with_a_recovery() {
+    // The block is open again, but no pipeline has reported: replicas with the recorded stamp may be longer.
+    let reopened = || {
+        let mut t = Fixture::new();
+        let inode = t.write_file("/f", 100);
+        t.ok(set_size("/f", 60));
+        t.ok(acquire_lease("/f", "m", false));
+        let opened = t.ok_opened(write_block(inode, "m", 0));
+        (t, inode, opened)
+    };
+    let (mut t, ..) = reopened();
+    assert_eq!(recovered_to(&mut t, 0), Some(60));
+    assert_eq!(recovered_to(&mut t, 0), Some(60), "again");
+    t.assert_sound();
+
+    // The same after another stamp for a pipeline that did not come about.
+    let (mut t, inode, opened) = reopened();
+    let again = t.ok_opened(write_block(inode, "m", 0));
+    assert!(again.new_stamp > opened.new_stamp);
+    assert_eq!(recovered_to(&mut t, 0), Some(60));
+
+    // Once the pipeline stands, whoever tells it, its replicas decide.
+    let stands = |inode, opened: &Opened, by: u8| {
+        let old = opened.block.expect("a block");
+        let new = block(old.id, opened.new_stamp, if by == 0 { 60 } else { 70 });
+        let holder = "m".to_owned();
+        match by {
+            0 => Op::UpdatePipeline(log::UpdatePipelineOp {
+                inode,
+                holder,
+                old_block: Some(old),
+                new_block: Some(new),
+                storage_ids: storages(&["s1"]),
+            }),
+            1 => Op::Fsync(log::FsyncOp { inode, holder, block: Some(new) }),
+            _ => commit_blocks(inode, "m", &[written(new, &[], false)], None, false),
+        }
+    };
+    for by in 0..3 {
+        let (mut t, inode, opened) = reopened();
+        t.ok(stands(inode, &opened, by));
+        assert!(matches!(&t.effects[..], [Effect::BlockAllocated { block, targets }]
+            if block.stamp.get() == opened.new_stamp && targets[..] == ["s1"]));
+        t.assert_sound();
+        assert_eq!(recovered_to(&mut t, 0), None);
+    }
+}
+
+#[test]
+fn path_clients_calls_work_on_any_open_block() {
+    let mut t = Fixture::new();
+    let inode = t.write_file("/f", 300);
+    let other = t.write_file("/g", 100);
+    t.ok(acquire_lease("/f", "m", false));
+    t.ok(acquire_lease("/g", "m", false));
+    let first = t.ok_opened(write_block(inode, "m", 0));
+    let new = t.ok_opened(write_block(inode, "m", 7)).block.expect("a block");
+    let empty = t.ok_opened(write_block(inode, "m", 5)).block.expect("a block");
+    let old = first.block.expect("a block");
+    let stamp_for = |block| {
+        Op::UpdateBlockForPipeline(log::UpdateBlockForPipelineOp {
+            inode,
+            holder: "m".to_owned(),
+            block: Some(block),
+        })
+    };
+    assert!(matches!(t.ok(stamp_for(old)), Reply::NewGenerationStamp(stamp) if stamp > first.new_stamp));
+    let fsync = |inode, block| Op::Fsync(log::FsyncOp { inode, holder: "m".to_owned(), block: Some(block) });
+    t.ok(fsync(inode, block(new.id, new.generation_stamp, 10)));
+    assert_eq!((t.stat("/f").size, t.stat("/f").allocated), (710, 310));
+    t.refused(abandon(inode, "m", new), ErrorKind::InvalidArgument);
+    t.ok(abandon(inode, "m", empty));
+    t.refused(fsync(other, block(new.id, new.generation_stamp, 10)), ErrorKind::InvalidArgument);
+    t.refused(fsync(inode, block(1, 1, 10)), ErrorKind::NotFound);
+    t.refused(complete(inode, "m", None), ErrorKind::InvalidArgument);
+    let last = committed(block(new.id, new.generation_stamp, 10), &["s1"]);
+    t.refused(complete(inode, "m", Some(last)), ErrorKind::InvalidArgument);
+    t.assert_sound();
+}
+
+#[test]
+fn commit_blocks_table() {
+    let mut t = Fixture::new();
+    let inode = new_file(&mut t, "/f");
+    let other = new_file(&mut t, "/g");
+    let open = t.ok_opened(write_block(inode, "m", 2)).block.expect("a block");
+    let at = |length| block(open.id, open.generation_stamp, length);
+    let commit = |blocks: &[v1::WrittenBlock]| commit_blocks(inode, "m", blocks, None, false);
+    for (op, kind) in [
+        (commit(&[written(at(10), &[], true)]), ErrorKind::NotYetReplicated),
+        (commit(&[written(at(101), &["s1"], true)]), ErrorKind::InvalidArgument),
+        (commit(&[written(at(101), &[], false)]), ErrorKind::InvalidArgument),
+        (commit(&[written(at(1), &[], false), written(at(2), &["s1"], true)]), ErrorKind::InvalidArgument),
+        (
+            commit(&[written(block(open.id, open.generation_stamp + 1, 10), &["s1"], true)]),
+            ErrorKind::StaleGenerationStamp,
+        ),
+        (commit(&[written(block(1, 1, 1), &["s1"], true)]), ErrorKind::NotFound),
+        (
+            commit_blocks(other, "m", &[written(at(1), &["s1"], true)], None, false),
+            ErrorKind::InvalidArgument,
+        ),
+        (commit_blocks(inode, "m", &[], Some(u64::MAX), false), ErrorKind::TooLarge),
+        (commit_blocks(inode, "m", &[written(at(1), &[], false)], None, true), ErrorKind::InvalidArgument),
+        (commit_blocks(inode, "dfs_namenode", &[], None, true), ErrorKind::LeaseExpired),
+        (commit_blocks(999, "m", &[], None, true), ErrorKind::NotFound),
+        (write_block(inode, "other", 0), ErrorKind::LeaseExpired),
+        (write_block(inode, "m", 1 << 20), ErrorKind::TooLarge),
+        (
+            Op::WriteBlock(log::WriteBlockOp { inode, holder: "m".to_owned(), index: 0, targets: vec![] }),
+            ErrorKind::NoUsableDatanode,
+        ),
+    ] {
+        t.refused(op, kind);
+    }
+    let times = |t: &Fixture| (t.stat("/f").mtime_ns, t.stat("/f").ctime_ns);
+    let before = times(&t);
+    t.ok(commit(&[]));
+    assert_eq!(times(&t), before, "nothing was written");
+    t.ok(commit(&[written(at(10), &["s1"], true)]));
+    assert_eq!((times(&t), t.stat("/f").size), ((t.now_ns, t.now_ns), 210));
+    let before = times(&t);
+    t.ok(commit(&[written(at(10), &["s1"], true)]));
+    assert_eq!(times(&t), before, "told twice");
+    assert!(t.effects.is_empty());
+    // Times that the writer names; the size only grows.
+    let op = log::CommitBlocksOp {
+        inode,
+        holder: "m".to_owned(),
+        size: Some(5),
+        mtime_ns: Some(77),
+        close: true,
+        ..Default::default()
+    };
+    t.ok(Op::CommitBlocks(op));
+    assert_eq!((times(&t), t.stat("/f").size), ((77, t.now_ns), 210));
+    t.assert_sound();
+}
