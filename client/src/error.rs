@@ -302,10 +302,12 @@ impl From<DfsError> for io::Error {
             ErrorKind::Unavailable => io::ErrorKind::HostUnreachable,
             ErrorKind::TooLarge => io::ErrorKind::FileTooLarge,
             ErrorKind::TooManyLinks => io::ErrorKind::TooManyLinks,
+            ErrorKind::Deadlock => io::ErrorKind::Deadlock,
             ErrorKind::VersionMismatch
             | ErrorKind::WrongCluster
             | ErrorKind::NotRegistered
             | ErrorKind::NoAttribute
+            | ErrorKind::NoLocks
             | ErrorKind::Internal
             | ErrorKind::Unspecified => io::ErrorKind::Other,
         };

@@ -51,6 +51,8 @@ pub struct NamenodeConfig {
     pub soft_lease_ms: u64,
     /// Age in ms of a lease after which the namenode closes the file. Default 20 min.
     pub hard_lease_ms: u64,
+    /// Silence in ms after which a mount's session ends: its leases are recovered, its locks dropped. Default 30,000.
+    pub session_timeout_ms: u64,
     /// Bytes that stay free on the disk of `dir`: below, clients' changes are refused until there is room
     /// again, so that the log is never cut off in the middle. Default 100 MiB (as HDFS).
     pub reserved_bytes: u64,
@@ -79,6 +81,7 @@ impl NamenodeConfig {
             dead_after_ms: 30_000,
             soft_lease_ms: 60_000,
             hard_lease_ms: 20 * 60 * 1000,
+            session_timeout_ms: 30_000,
             reserved_bytes: 100 << 20,
             cache_bytes: 96 << 20,
         }
@@ -112,6 +115,7 @@ impl NamenodeConfig {
         check(self.dead_after_ms > self.stale_after_ms, "dead after", "more than stale after")?;
         check(self.soft_lease_ms > 0, "soft lease limit", "more than 0")?;
         check(self.hard_lease_ms >= self.soft_lease_ms, "hard lease limit", "at least the soft limit")?;
+        check(self.session_timeout_ms >= 100, "session timeout", "at least 100 ms")?;
         check(self.cache_bytes >= 8 << 20, "cache", "at least 8 MiB")
     }
 }
@@ -132,6 +136,7 @@ mod tests {
             NamenodeConfig { stale_after_ms: 1_500, ..good.clone() },
             NamenodeConfig { dead_after_ms: 5_000, ..good.clone() },
             NamenodeConfig { hard_lease_ms: 1, ..good.clone() },
+            NamenodeConfig { session_timeout_ms: 0, ..good.clone() },
         ] {
             assert!(matches!(bad.validate(), Err(NamenodeError::Setting { .. })), "{bad:?}");
         }

@@ -53,6 +53,7 @@ async fn health(State(context): State<Arc<Context>>) -> (StatusCode, &'static st
 async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
     let stats = context.soft.blocks().stats(context.soft.now_ms());
     let counts = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok());
+    let (sessions, open_files, locks) = context.sessions.counts();
     Json(json!({
         "cluster_id": context.cluster_id,
         "leader": context.consensus.is_leader(),
@@ -67,6 +68,9 @@ async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
         "under_replicated_blocks": stats.under_replicated_blocks,
         "corrupt_blocks": stats.corrupt_blocks,
         "missing_blocks": stats.missing_blocks,
+        "sessions": sessions,
+        "open_files": open_files,
+        "locks": locks,
     }))
 }
 
@@ -83,6 +87,10 @@ fn set_gauges(context: &Context) {
     gauge!("dfs_datanodes", "state" => "live").set(f64::from(stats.live_datanodes));
     gauge!("dfs_datanodes", "state" => "stale").set(f64::from(stats.stale_datanodes));
     gauge!("dfs_datanodes", "state" => "dead").set(f64::from(stats.dead_datanodes));
+    let (sessions, open_files, locks) = context.sessions.counts();
+    gauge!("dfs_sessions").set(sessions as f64);
+    gauge!("dfs_open_files").set(open_files as f64);
+    gauge!("dfs_locks").set(locks as f64);
     if let Some((inodes, blocks)) = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok()) {
         gauge!("dfs_inodes").set(inodes as f64);
         gauge!("dfs_blocks").set(blocks as f64);

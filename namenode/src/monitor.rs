@@ -1,5 +1,5 @@
-//! Work that nobody asks for: liveness and repair, leases that ran out, freeing of what was deleted,
-//! the search for missing blocks after a start, and recording where replicas are.
+//! Work that nobody asks for: liveness and repair, leases that ran out, sessions that ended, freeing of what was
+//! deleted, the search for missing blocks after a start, and recording where replicas are.
 //!
 //! Each is a loop of its own that ends with the namenode. Decisions are made in block management; here
 //! are only the clock and the proposals, which the leader alone makes.
@@ -28,6 +28,12 @@ const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Orphans that one command frees.
+const ORPHANS_MAX: usize = 1_000;
+
+/// How often sessions are looked at, in parts of their timeout.
+const SESSION_CHECKS: u64 = 10;
+
 /// How often changed replica locations are recorded as hints.
 const HINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,8 @@ pub fn spawn_all(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
     tasks.spawn(tick(context.clone()));
     tasks.spawn(watch_disk(context.clone()));
     tasks.spawn(expire_leases(context.clone()));
+    tasks.spawn(expire_sessions(context.clone()));
+    tasks.spawn(free_orphans(context.clone()));
     tasks.spawn(reclaim(context.clone()));
     tasks.spawn(record_hints(context.clone()));
     tasks.spawn(scan_redundancy(context.clone()));
@@ -134,6 +142,63 @@ async fn expire_leases(context: Arc<Context>) {
     }
 }
 
+async fn expire_sessions(context: Arc<Context>) {
+    let period = Duration::from_millis(context.config.session_timeout_ms / SESSION_CHECKS);
+    let mut ticks = interval(period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !context.consensus.is_leader() {
+            continue;
+        }
+        let now = context.soft.now_ms();
+        for session in context.sessions.expired(now) {
+            end_session(&context, &session, "session was silent").await;
+        }
+        context.sessions.free_unclaimed(now);
+    }
+}
+
+/// Ends a session, and recovers the leases that it has not given back.
+pub async fn end_session(context: &Context, session: &str, why: &'static str) {
+    let known = context.sessions.end(session);
+    let leases = context.snapshot().and_then(|snapshot| {
+        let leases = snapshot.leases_of(session);
+        leases.map_err(|e| crate::service::rpc_error(&e))
+    });
+    match leases {
+        Ok(leases) => {
+            if known {
+                tracing::info!(session, leases = leases.len(), why, "session ended");
+            }
+            for inode in leases {
+                recover(context, inode, why).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, session, "leases cannot be read"),
+    }
+}
+
+/// Frees unlinked files that nobody has open any longer.
+async fn free_orphans(context: Arc<Context>) {
+    loop {
+        let inodes = context.sessions.take_unwanted(ORPHANS_MAX);
+        if inodes.is_empty() {
+            context.sessions.unwanted_added.notified().await;
+            continue;
+        }
+        let op = log::ReleaseOrphansOp { inodes: inodes.clone() };
+        match context.own_change_relaxed(Op::ReleaseOrphans(op)).await {
+            Ok(_) => context.soft.reclaim.notify_one(),
+            Err(error) => {
+                tracing::debug!(%error, "orphans wait");
+                context.sessions.put_back_unwanted(inodes);
+                tokio::time::sleep(RECLAIM_RETRY).await;
+            }
+        }
+    }
+}
+
 /// Starts or restarts recovery of a file's lease.
 async fn recover(context: &Context, inode: InodeId, why: &str) {
     let node = Some(NodeRef { base: inode.get(), path: Default::default() });
@@ -146,9 +211,14 @@ async fn recover(context: &Context, inode: InodeId, why: &str) {
 
 async fn reclaim(context: Arc<Context>) {
     loop {
-        match context.own_change(Op::Reclaim(log::ReclaimOp { budget: RECLAIM_BUDGET })).await {
+        // Most deletions leave nothing behind, and asking costs less than a command.
+        if context.snapshot().is_ok_and(|snapshot| snapshot.needs_reclaim().is_ok_and(|needs| !needs)) {
+            context.soft.reclaim.notified().await;
+            continue;
+        }
+        match context.own_change_relaxed(Op::Reclaim(log::ReclaimOp { budget: RECLAIM_BUDGET })).await {
             Ok(log::Reply { reply: Some(Reply::More(true)) }) => tokio::task::yield_now().await,
-            Ok(_) => context.soft.reclaim.notified().await,
+            Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "reclaim waits");
                 tokio::time::sleep(RECLAIM_RETRY).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dfs_proto::MAX_RPC_BYTES;
 use dfs_proto::v1::client_protocol_server::ClientProtocolServer;
 use dfs_proto::v1::datanode_protocol_server::DatanodeProtocolServer;
+use dfs_proto::v1::file_system_protocol_server::FileSystemProtocolServer;
 use nix::unistd::{Uid, User};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,7 +21,10 @@ use crate::error::NamenodeError;
 use crate::groups::GroupMapping;
 use crate::log::{InitializeOp, command::Op};
 use crate::namesystem::{Effect, Snapshot};
-use crate::service::{ClientService, Context, DatanodeService, SoftState, seed, wall_clock_ns};
+use crate::service::{
+    ClientService, Context, DatanodeService, FileSystemService, NAME_PREFIX, Sessions, SoftState, seed,
+    wall_clock_ns,
+};
 use crate::{http, listener, monitor};
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
@@ -79,10 +83,12 @@ impl Namenode {
         .await?;
         consensus.wait_for_leader(LEADER_DEADLINE).await?;
         let (cluster_id, block_pool_id) = identity(&config, &superuser, &consensus).await?;
-        recall(&soft, &consensus)?;
+        let sessions = Sessions::new(config.session_timeout_ms);
+        recall(&soft, &sessions, &consensus)?;
 
         let context = Arc::new(Context {
             groups: Arc::new(GroupMapping::new(config.static_groups.clone())),
+            sessions,
             safe_mode: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             config,
@@ -171,15 +177,20 @@ async fn identity(
 }
 
 /// Tells soft state what the namespace knows from before the start.
-fn recall(soft: &SoftState, consensus: &Consensus) -> Result<(), NamenodeError> {
+fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Result<(), NamenodeError> {
     let snapshot = Snapshot::open(&consensus.database())?;
     let now = soft.now_ms();
     for (info, storage_ids) in snapshot.datanodes()? {
         soft.blocks().recall_datanode(info, &storage_ids);
     }
+    let mut holders = Vec::new();
     for (holder, _) in snapshot.leases()? {
         soft.leases().added(now, &holder);
+        holders.push(holder);
     }
+    holders.retain(|holder| holder.starts_with(NAME_PREFIX));
+    holders.dedup();
+    sessions.expect(now, &holders, &[]);
     // A new cluster has nobody to wait for: its start is over before the first datanode registers.
     soft.blocks().tick(now);
     Ok(())
@@ -206,12 +217,16 @@ fn serve_rpc(
     let datanodes = DatanodeProtocolServer::new(DatanodeService::new(context.clone()))
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
+    let mounts = FileSystemProtocolServer::new(FileSystemService::new(context.clone()))
+        .max_decoding_message_size(MAX_RPC_BYTES)
+        .max_encoding_message_size(MAX_RPC_BYTES);
     let router = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(clients)
         .add_service(datanodes)
+        .add_service(mounts)
         .add_service(context.consensus.raft_service());
     tasks.spawn(async move {
         let connections = listener::connections(socket);

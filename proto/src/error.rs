@@ -35,6 +35,8 @@
 //! | TooLarge                     | OUT_OF_RANGE        | EFBIG        | no                         |
 //! | NoAttribute                  | NOT_FOUND           | ENODATA      | no                         |
 //! | TooManyLinks                 | FAILED_PRECONDITION | EMLINK       | no                         |
+//! | Deadlock                     | FAILED_PRECONDITION | EDEADLK      | no                         |
+//! | NoLocks                      | RESOURCE_EXHAUSTED  | ENOLCK       | no                         |
 //! | Internal, Unspecified        | INTERNAL            | EIO          | no                         |
 
 use std::fmt;
@@ -59,14 +61,17 @@ impl ErrorKind {
             | Self::SafeMode
             | Self::WrongCluster
             | Self::NotRegistered
-            | Self::TooManyLinks => Code::FailedPrecondition,
+            | Self::TooManyLinks
+            | Self::Deadlock => Code::FailedPrecondition,
             Self::InvalidPath | Self::NameTooLong | Self::InvalidArgument => Code::InvalidArgument,
             Self::AccessDenied | Self::NotPermitted => Code::PermissionDenied,
             Self::LeaseExpired | Self::StaleGenerationStamp => Code::Aborted,
             Self::RecoveryInProgress | Self::NotYetReplicated | Self::NotLeader | Self::Unavailable => {
                 Code::Unavailable
             }
-            Self::NoUsableDatanode | Self::NoSpace | Self::QuotaExceeded => Code::ResourceExhausted,
+            Self::NoUsableDatanode | Self::NoSpace | Self::QuotaExceeded | Self::NoLocks => {
+                Code::ResourceExhausted
+            }
             Self::ChecksumMismatch | Self::BlockMissing => Code::DataLoss,
             Self::Unsupported => Code::Unimplemented,
             Self::TooLarge => Code::OutOfRange,
@@ -112,6 +117,8 @@ impl ErrorKind {
             Self::TooLarge => "Too large",
             Self::NoAttribute => "No data available",
             Self::TooManyLinks => "Too many links",
+            Self::Deadlock => "Resource deadlock avoided",
+            Self::NoLocks => "No locks available",
             Self::Internal | Self::Unspecified => "Internal error",
         }
     }
@@ -207,14 +214,14 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_wire() {
-        for raw in 0..=29 {
+        for raw in 0..=33 {
             let kind = ErrorKind::try_from(raw).expect("a kind");
             let error = RpcError::new(kind, "/a/b", "because");
             let status = error.to_status();
             assert_eq!(status.code(), kind.code());
             assert_eq!(RpcError::from_status(&status), error);
         }
-        assert!(ErrorKind::try_from(30).is_err(), "extend this test with the new kind");
+        assert!(ErrorKind::try_from(34).is_err(), "extend this test with the new kind");
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Joins "applied" and "on disk": a proposal is acknowledged when both are true.
+//! Joins "applied" and "written" or "on disk": a proposal is acknowledged when both are true.
 //!
-//! The apply thread reports what was applied, the log thread what was synced; whoever comes second sends
+//! The apply thread reports what was applied, the log thread what was written and synced; whoever comes second sends
 //! the reply, so that a caller is woken once.
 //!
-//! Invariants: `synced` falls only when the log is cut; an answer at [`Level::Durable`] is sent only when its entry's index
-//! is below `synced`; after a failure nothing is acknowledged any more.
+//! Invariants: `synced <= written`; they fall only when the log is cut; an answer is sent only when its entry's index
+//! is below `synced` ([`Level::Durable`]) or `written` ([`Level::Written`]); after a failure nothing is acknowledged
+//! any more.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,17 +26,29 @@ pub struct Acks {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Entries below this index are in the log file.
+    written: u64,
     /// Entries below this index are on disk.
     synced: u64,
     failed: bool,
-    /// Applied, not yet on disk, by index. Bounded by the proposals in flight.
+    /// Applied, not yet in the log file as far as they want, by index. Bounded by the proposals in flight.
     waiting: VecDeque<(u64, Waiter, Outcome)>,
+}
+
+impl State {
+    /// Whether an entry has come as far as its caller wants.
+    const fn is_safe(&self, index: u64, level: Level) -> bool {
+        match level {
+            Level::Written => index < self.written,
+            Level::Durable => index < self.synced,
+        }
+    }
 }
 
 impl Acks {
     /// Starts with all entries below `synced` on disk.
     pub fn new(synced: u64) -> Self {
-        let state = State { synced, ..State::default() };
+        let state = State { written: synced, synced, ..State::default() };
         Self { state: Mutex::new(state), progress: Condvar::new(), synced: watch::Sender::new(synced) }
     }
 
@@ -47,7 +60,7 @@ impl Acks {
     pub fn applied(&self, index: u64, outcomes: impl Iterator<Item = (Waiter, Outcome)>) {
         let mut state = self.lock();
         for (waiter, outcome) in outcomes {
-            if waiter.level == Level::Applied || index < state.synced {
+            if state.is_safe(index, waiter.level) {
                 waiter.answer(outcome);
             } else if state.failed {
                 waiter.answer(Err(ProposeError::Stopped));
@@ -57,12 +70,35 @@ impl Acks {
         }
     }
 
+    /// Reports that all entries below `next` are in the log file.
+    pub fn written(&self, next: u64) {
+        let mut ready = Vec::new();
+        {
+            let mut state = self.lock();
+            state.written = state.written.max(next);
+            let mut position = 0;
+            while let Some((index, waiter, _)) =
+                state.waiting.get(position).filter(|(index, ..)| *index < next)
+            {
+                if state.is_safe(*index, waiter.level) {
+                    ready.extend(state.waiting.remove(position));
+                } else {
+                    position += 1;
+                }
+            }
+        }
+        for (_, waiter, outcome) in ready {
+            waiter.answer(outcome);
+        }
+    }
+
     /// Reports that all entries below `next` are on disk.
     pub fn synced(&self, next: u64) {
         let mut ready = Vec::new();
         {
             let mut state = self.lock();
             state.synced = state.synced.max(next);
+            state.written = state.written.max(next);
             while state.waiting.front().is_some_and(|(index, ..)| *index < next) {
                 ready.extend(state.waiting.pop_front());
             }
@@ -79,6 +115,7 @@ impl Acks {
         let synced = {
             let mut state = self.lock();
             state.synced = state.synced.min(next);
+            state.written = state.written.min(next);
             state.synced
         };
         self.synced.send_replace(synced);
@@ -131,14 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn a_durable_reply_waits_for_the_sync_and_a_relaxed_one_does_not() {
+    fn a_durable_reply_waits_for_the_sync_and_a_relaxed_one_for_the_write() {
         let acks = Acks::new(5);
         assert!(applied(&acks, 4, Level::Durable).try_recv().is_ok(), "already on disk");
         let mut durable = applied(&acks, 5, Level::Durable);
-        let mut relaxed = applied(&acks, 6, Level::Applied);
+        let mut relaxed = applied(&acks, 6, Level::Written);
         let mut later = applied(&acks, 7, Level::Durable);
+        assert!(relaxed.try_recv().is_err());
+        acks.written(7);
         assert!(durable.try_recv().is_err());
         assert!(relaxed.try_recv().is_ok());
+        assert!(applied(&acks, 6, Level::Written).try_recv().is_ok(), "already written");
         acks.synced(6);
         assert!(durable.try_recv().is_ok());
         assert!(later.try_recv().is_err());

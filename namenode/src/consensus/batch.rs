@@ -29,8 +29,8 @@ pub type Outcome = Result<(log::Reply, u64), ProposeError>;
 pub enum Level {
     /// When it is applied and its entry is on disk.
     Durable,
-    /// When it is applied.
-    Applied,
+    /// When it is applied and its entry is written to the log file: the end of the process loses nothing.
+    Written,
 }
 
 /// A caller that waits for the reply to a command.

@@ -76,7 +76,7 @@ struct Gathering {
 impl Gathering {
     fn add(&mut self, proposal: Proposal) {
         self.bytes += proposal.command.encoded_len();
-        self.relaxed |= proposal.waiter.level == Level::Applied;
+        self.relaxed |= proposal.waiter.level == Level::Written;
         self.commands.push(proposal.command);
         self.waiters.push(proposal.waiter);
     }

@@ -142,7 +142,11 @@ impl LogThread {
     /// Writes and syncs what is staged, then reports it.
     fn flush(&mut self, group: &mut Group) -> Result<(), ConsensusError> {
         let next = self.log.last().map_or(0, |id| id.index + 1);
-        let result = self.log.write().and_then(|()| self.log.sync());
+        let written = self.log.write();
+        if written.is_ok() {
+            self.acks.written(next);
+        }
+        let result = written.and_then(|()| self.log.sync());
         for callback in group.callbacks.drain(..) {
             callback.log_io_completed(match &result {
                 Ok(()) => Ok(()),

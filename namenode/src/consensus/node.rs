@@ -214,11 +214,11 @@ impl Consensus {
         self.submit(command, Level::Durable).await.map(|(reply, _)| reply)
     }
 
-    /// Proposes a command and returns when it is applied, with its position in the log. It is durable
-    /// when [`Consensus::wait_synced`] returns for that position, at the latest a second later. What is
-    /// durable is always a prefix of the log.
+    /// Proposes a command and returns when it is applied and its entry is written to the log file, with its position
+    /// in the log: the end of this process does not lose it. It is durable when [`Consensus::wait_synced`] returns
+    /// for that position, at the latest a second later. What is durable is always a prefix of the log.
     pub async fn propose_relaxed(&self, command: log::Command) -> Result<(log::Reply, u64), ProposeError> {
-        self.submit(command, Level::Applied).await
+        self.submit(command, Level::Written).await
     }
 
     async fn submit(&self, command: log::Command, level: Level) -> Outcome {
@@ -234,6 +234,15 @@ impl Consensus {
             // The entry was cut off the log by another leader, or everything stopped.
             Err(_) if self.inner.health.failure().is_some() => Err(ProposeError::Stopped),
             Err(_) => Err(ProposeError::NotLeader { leader: self.leader() }),
+        }
+    }
+
+    /// Returns when everything that was answered before is on disk here.
+    pub async fn sync(&self) -> Result<(), ProposeError> {
+        let applied = *self.inner.applied.borrow();
+        match applied {
+            Some(last) => self.wait_synced(last.index).await,
+            None => Ok(()),
         }
     }
 

@@ -35,11 +35,7 @@ impl ClientService {
 
     /// A change whose reply is the node's status.
     async fn change_status(&self, context: Option<CallContext>, op: Op) -> Answer<FileStatus> {
-        answer(match self.context.change(context, op).await {
-            Ok(log::Reply { reply: Some(Reply::Status(status)) }) => Ok(status),
-            Ok(_) => Err(wrong_reply("change")),
-            Err(e) => Err(e),
-        })
+        answer(self.context.change_status(context, op).await)
     }
 }
 
@@ -51,7 +47,7 @@ fn answer<T>(result: Result<T, RpcError>) -> Answer<T> {
 }
 
 /// Caller's address, for sorting by distance.
-fn peer_ip<T>(request: &Request<T>) -> Option<IpAddr> {
+pub(super) fn peer_ip<T>(request: &Request<T>) -> Option<IpAddr> {
     request.remote_addr().map(|addr| addr.ip().to_canonical())
 }
 

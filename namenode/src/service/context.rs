@@ -15,9 +15,13 @@ use crate::block_management::{BlockManager, LeaseManager};
 use crate::config::NamenodeConfig;
 use crate::consensus::Consensus;
 use crate::groups::GroupMapping;
-use crate::log::{self, Caller, Command, Reply, command::Op};
+use crate::log::{self, Caller, Command, Reply, command::Op, reply};
 use crate::namesystem::{Effect, NamesystemError, Snapshot};
-use crate::service::status::{rpc_error, rpc_error_of_proposal};
+use crate::service::sessions::Sessions;
+use crate::service::status::{rpc_error, rpc_error_of_proposal, wrong_reply};
+
+/// Groups that a call may name; a host's limit is 65,536, but nobody has so many, and each change logs them.
+const GROUPS_MAX: usize = 1_024;
 
 /// Bytes of a client id.
 const CLIENT_ID_BYTES: usize = 16;
@@ -88,6 +92,8 @@ pub struct Context {
     pub soft: Arc<SoftState>,
     /// Groups of users.
     pub groups: Arc<GroupMapping>,
+    /// Sessions of mounts, and locks.
+    pub sessions: Sessions,
     /// Safe mode, entered by an administrator: no changes by clients.
     pub safe_mode: AtomicBool,
     /// The disk of the log has less room than the reserve: no changes by clients.
@@ -112,7 +118,13 @@ impl Context {
         if user.is_empty() {
             return Err(RpcError::new(ErrorKind::AccessDenied, "", "the call names no user"));
         }
+        let named = context.map(|c| c.groups.as_slice()).unwrap_or_default();
+        if named.len() > GROUPS_MAX {
+            let reason = format!("at most {GROUPS_MAX} groups of a user");
+            return Err(RpcError::new(ErrorKind::InvalidArgument, "groups", reason));
+        }
         let groups = match self.groups.cached(user) {
+            _ if !named.is_empty() => named.to_vec(),
             Some(groups) => groups,
             None => {
                 let (mapping, user) = (self.groups.clone(), user.to_owned());
@@ -125,7 +137,13 @@ impl Context {
         Ok(Caller { user: user.to_owned(), groups, superuser })
     }
 
-    /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk.
+    /// The namenode as a caller: no permission is checked.
+    pub fn own_caller() -> Caller {
+        Caller { superuser: true, ..Caller::default() }
+    }
+
+    /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk; a relaxed
+    /// call when it is applied and written to the log file.
     pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
         if self.safe_mode.load(Ordering::Relaxed) {
             return Err(RpcError::new(ErrorKind::SafeMode, "", "an administrator has to leave it"));
@@ -139,14 +157,26 @@ impl Context {
         if context.client_id.len() != CLIENT_ID_BYTES {
             return Err(RpcError::new(ErrorKind::InvalidArgument, "client id", "16 bytes are needed"));
         }
-        self.propose(Command {
+        let command = Command {
             now_ns: wall_clock_ns(),
             caller: Some(caller),
             client_id: context.client_id.to_vec(),
             call_id: context.call_id,
             op: Some(op),
-        })
-        .await
+        };
+        if context.relaxed { self.propose_relaxed(command).await } else { self.propose(command).await }
+    }
+
+    /// A client's change whose reply is the node's status.
+    pub async fn change_status(
+        &self,
+        context: Option<CallContext>,
+        op: Op,
+    ) -> Result<v1::FileStatus, RpcError> {
+        match self.change(context, op).await? {
+            Reply { reply: Some(reply::Reply::Status(status)) } => Ok(status),
+            _ => Err(wrong_reply("change")),
+        }
     }
 
     /// Carries out a change of the namenode's own.
@@ -154,8 +184,23 @@ impl Context {
         self.propose(Command { now_ns: wall_clock_ns(), op: Some(op), ..Command::default() }).await
     }
 
+    /// Carries out a change of the namenode's own that may be lost with the power: it would be made again.
+    pub async fn own_change_relaxed(&self, op: Op) -> Result<Reply, RpcError> {
+        self.propose_relaxed(Command { now_ns: wall_clock_ns(), op: Some(op), ..Command::default() }).await
+    }
+
     async fn propose(&self, command: Command) -> Result<Reply, RpcError> {
         self.consensus.propose(command).await.map_err(|e| rpc_error_of_proposal(&e))
+    }
+
+    async fn propose_relaxed(&self, command: Command) -> Result<Reply, RpcError> {
+        let answered = self.consensus.propose_relaxed(command).await;
+        answered.map(|(reply, _)| reply).map_err(|e| rpc_error_of_proposal(&e))
+    }
+
+    /// Returns when every change answered before is on disk in the log.
+    pub async fn sync(&self) -> Result<(), RpcError> {
+        self.consensus.sync().await.map_err(|e| rpc_error_of_proposal(&e))
     }
 
     /// The namespace as it stands.

@@ -4,11 +4,20 @@
 mod client_protocol;
 mod context;
 mod datanode_protocol;
+mod filesystem_protocol;
+mod lock_table;
+mod locks;
 mod read_path;
+mod session_files;
+mod session_names;
+mod session_table;
+mod sessions;
 mod status;
 mod write_path;
 
 pub use client_protocol::ClientService;
 pub use context::{Context, SoftState, seed, wall_clock_ns};
 pub use datanode_protocol::DatanodeService;
+pub use filesystem_protocol::FileSystemService;
+pub use sessions::{NAME_PREFIX, Sessions};
 pub use status::{rpc_error, rpc_error_of_proposal};

@@ -53,8 +53,20 @@ pub fn open(
 ) -> Result<LocatedBlocks, RpcError> {
     let snapshot = context.snapshot()?;
     let status = snapshot.open_file(caller, node).map_err(|e| rpc_error(&e))?;
+    locate_file(context, &snapshot, status, request.offset, request.length, reader)
+}
+
+/// Located blocks of a range of a file whose status is `status`.
+pub fn locate_file(
+    context: &Context,
+    snapshot: &Snapshot,
+    status: FileStatus,
+    offset: u64,
+    length: u64,
+    reader: Option<IpAddr>,
+) -> Result<LocatedBlocks, RpcError> {
     let (stored, complete) = snapshot
-        .file_blocks(InodeId(status.inode), request.offset, request.length, OPEN_BLOCKS_MAX)
+        .file_blocks(InodeId(status.inode), offset, length, OPEN_BLOCKS_MAX)
         .map_err(|e| rpc_error(&e))?;
     Ok(LocatedBlocks { blocks: locate(context, &stored, reader), status: Some(status), complete })
 }

@@ -12,7 +12,7 @@ use super::status::{rpc_error, wrong_reply};
 use crate::block_management::PlacementRequest;
 use crate::config::MAX_REPLICATION;
 use crate::log::reply::Reply;
-use crate::log::{self, Caller, command::Op};
+use crate::log::{self, command::Op};
 
 /// Block sizes are multiples of this, so that a block always holds whole checksum chunks.
 const BLOCK_SIZE_UNIT: u64 = dfs_proto::checksum::DEFAULT_BYTES_PER_CHECKSUM as u64;
@@ -23,7 +23,7 @@ pub async fn create(
     request: CreateRequest,
     writer: Option<IpAddr>,
 ) -> Result<CreateResponse, RpcError> {
-    let (replication, block_size) = shape(context, &request)?;
+    let (replication, block_size) = shape(context, request.replication, request.block_size)?;
     let targets = if request.allocate_block {
         storages(&choose(context, writer, replication, block_size, &[], &[]))
     } else {
@@ -54,16 +54,16 @@ pub async fn create(
 }
 
 /// Replication and block size of a new file, within their bounds.
-fn shape(context: &Context, request: &CreateRequest) -> Result<(u16, u64), RpcError> {
+pub fn shape(context: &Context, replication: u32, block_size: u64) -> Result<(u16, u64), RpcError> {
     let config = &context.config;
-    let replication = match request.replication {
+    let replication = match replication {
         0 => config.default_replication,
         asked => u16::try_from(asked)
             .ok()
             .filter(|asked| *asked <= MAX_REPLICATION)
             .ok_or_else(|| RpcError::new(ErrorKind::InvalidArgument, "replication", "must be 1 to 512"))?,
     };
-    let block_size = match request.block_size {
+    let block_size = match block_size {
         0 => config.default_block_size,
         asked => asked,
     };
@@ -114,21 +114,7 @@ pub async fn add_block(
     writer: Option<IpAddr>,
 ) -> Result<LocatedBlock, RpcError> {
     let status = file(context, request.inode)?;
-    let replication = u16::try_from(status.replication).unwrap_or(MAX_REPLICATION);
-    let chosen = choose(context, writer, replication, status.block_size, &request.exclude, &[]);
-    if chosen.is_empty() && context.soft.blocks().is_starting() {
-        return Err(RpcError::new(ErrorKind::Unavailable, "", "datanodes are still registering"));
-    }
-    if chosen.is_empty() {
-        let stats = context.soft.blocks().stats(context.soft.now_ms());
-        let reason = format!(
-            "{} live datanodes, {} excluded by the writer, {} bytes free",
-            stats.live_datanodes,
-            request.exclude.len(),
-            stats.remaining
-        );
-        return Err(RpcError::new(ErrorKind::NoUsableDatanode, "", reason));
-    }
+    let chosen = choose_or_refuse(context, writer, &status, &request.exclude)?;
     let op = Op::AddBlock(log::AddBlockOp {
         inode: request.inode,
         holder: request.holder,
@@ -139,6 +125,31 @@ pub async fn add_block(
         log::Reply { reply: Some(Reply::Block(spec)) } => Ok(context.located(spec)),
         _ => Err(wrong_reply("add block")),
     }
+}
+
+/// Storages for a new block of a file; at least one.
+pub fn choose_or_refuse(
+    context: &Context,
+    writer: Option<IpAddr>,
+    status: &FileStatus,
+    exclude: &[String],
+) -> Result<Vec<ReplicaLocation>, RpcError> {
+    let replication = u16::try_from(status.replication).unwrap_or(MAX_REPLICATION);
+    let chosen = choose(context, writer, replication, status.block_size, exclude, &[]);
+    if chosen.is_empty() && context.soft.blocks().is_starting() {
+        return Err(RpcError::new(ErrorKind::Unavailable, "", "datanodes are still registering"));
+    }
+    if chosen.is_empty() {
+        let stats = context.soft.blocks().stats(context.soft.now_ms());
+        let reason = format!(
+            "{} live datanodes, {} excluded by the writer, {} bytes free",
+            stats.live_datanodes,
+            exclude.len(),
+            stats.remaining
+        );
+        return Err(RpcError::new(ErrorKind::NoUsableDatanode, "", reason));
+    }
+    Ok(chosen)
 }
 
 /// More members for a pipeline; nothing is recorded until the pipeline is.
@@ -194,14 +205,14 @@ pub async fn recover_lease(
 }
 
 /// A file by inode, as the namenode itself sees it.
-fn file(context: &Context, inode: u64) -> Result<FileStatus, RpcError> {
-    let caller = Caller { superuser: true, ..Caller::default() };
+pub fn file(context: &Context, inode: u64) -> Result<FileStatus, RpcError> {
+    let caller = Context::own_caller();
     let node = NodeRef { base: inode, path: Default::default() };
     context.snapshot()?.stat(&caller, &node).map_err(|e| rpc_error(&e))
 }
 
 /// Storages for replicas of one block; fewer than asked for if no more can take it.
-fn choose(
+pub fn choose(
     context: &Context,
     writer_ip: Option<IpAddr>,
     replication: u16,
@@ -219,13 +230,14 @@ fn choose(
     })
 }
 
-fn storages(locations: &[ReplicaLocation]) -> Vec<String> {
+/// Storages of locations.
+pub fn storages(locations: &[ReplicaLocation]) -> Vec<String> {
     locations.iter().map(|location| location.storage_id.clone()).collect()
 }
 
 /// If `error` says that another client writes the file and that client has been silent for longer than
 /// the soft limit, starts recovery of the lease and asks the caller to try again.
-async fn take_over_if_silent(
+pub async fn take_over_if_silent(
     context: &Context,
     call: Option<&CallContext>,
     node: Option<NodeRef>,

@@ -1,0 +1,176 @@
+//! `FileSystemProtocol`: one method a call, in the order of `filesystem.proto`. Files of sessions are in
+//! `session_files`, names in `session_names`, soft state in `sessions` and `locks`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::v1::file_system_protocol_server::FileSystemProtocol;
+use dfs_proto::v1::*;
+use dfs_proto::{ErrorKind, RpcError};
+use tonic::{Request, Response, Status};
+
+use super::client_protocol::peer_ip;
+use super::context::Context;
+use super::{session_files, session_names};
+use crate::log::{self, command::Op};
+use crate::monitor;
+
+/// Longest wait for a lock in one call.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The service.
+pub struct FileSystemService {
+    context: Arc<Context>,
+}
+
+impl FileSystemService {
+    /// Serves from `context`.
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+/// What every method returns.
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(result: Result<T, RpcError>) -> Answer<T> {
+    result.map(Response::new).map_err(|e| e.to_status())
+}
+
+/// A lock that a request must name.
+fn named(lock: Option<FileLock>) -> Result<FileLock, RpcError> {
+    lock.ok_or_else(|| RpcError::new(ErrorKind::InvalidArgument, "lock", "missing"))
+}
+
+#[tonic::async_trait]
+impl FileSystemProtocol for FileSystemService {
+    async fn keep_session(&self, request: Request<KeepSessionRequest>) -> Answer<KeepSessionResponse> {
+        let request = request.into_inner();
+        let result = async {
+            self.context.caller(request.context.as_ref()).await?;
+            self.context.sessions.keep(&self.context.soft, request).await
+        };
+        answer(result.await)
+    }
+
+    async fn close_session(&self, request: Request<CloseSessionRequest>) -> Answer<Empty> {
+        let request = request.into_inner();
+        let result = async {
+            self.context.caller(request.context.as_ref()).await?;
+            monitor::end_session(&self.context, &request.session, "session closed").await;
+            Ok(Empty {})
+        };
+        answer(result.await)
+    }
+
+    async fn make_node(&self, request: Request<MakeNodeRequest>) -> Answer<MakeNodeResponse> {
+        let writer = peer_ip(&request);
+        answer(session_files::make(&self.context, request.into_inner(), writer).await)
+    }
+
+    async fn link(&self, request: Request<LinkRequest>) -> Answer<FileStatus> {
+        let LinkRequest { context, inode, node } = request.into_inner();
+        answer(self.context.change_status(context, Op::Link(log::LinkOp { inode, node })).await)
+    }
+
+    async fn unlink(&self, request: Request<UnlinkRequest>) -> Answer<UnlinkResponse> {
+        answer(session_names::unlink(&self.context, request.into_inner()).await)
+    }
+
+    async fn r#move(&self, request: Request<MoveRequest>) -> Answer<MoveResponse> {
+        answer(session_names::rename(&self.context, request.into_inner()).await)
+    }
+
+    async fn set_attributes(&self, request: Request<SetAttributesRequest>) -> Answer<FileStatus> {
+        let request = request.into_inner();
+        let cuts = request.size.is_some();
+        let op = log::SetAttributesOp {
+            node: request.node,
+            mode: request.mode,
+            owner: request.owner,
+            group: request.group,
+            size: request.size,
+            atime_ns: request.atime_ns,
+            mtime_ns: request.mtime_ns,
+            atime_now: request.atime_now,
+            mtime_now: request.mtime_now,
+            holder: request.session,
+            kill_privileges: request.kill_privileges,
+            opened: request.opened,
+        };
+        let result = self.context.change_status(request.context, Op::SetAttributes(op)).await;
+        if cuts {
+            self.context.soft.reclaim.notify_one();
+        }
+        answer(result)
+    }
+
+    async fn get_xattr(&self, request: Request<GetXattrRequest>) -> Answer<GetXattrResponse> {
+        let name = String::from_utf8_lossy(&request.get_ref().name).into_owned();
+        answer(Err(RpcError::new(ErrorKind::Unsupported, name, "extended attributes")))
+    }
+
+    async fn list_xattrs(&self, request: Request<ListXattrsRequest>) -> Answer<ListXattrsResponse> {
+        self.context.caller(request.get_ref().context.as_ref()).await.map_err(|e| e.to_status())?;
+        answer(Ok(ListXattrsResponse::default()))
+    }
+
+    async fn set_xattr(&self, request: Request<SetXattrRequest>) -> Answer<FileStatus> {
+        let SetXattrRequest { context, inode, name, value, mode } = request.into_inner();
+        let op = log::SetXattrOp { inode, name: name.into(), value: value.into(), mode };
+        answer(self.context.change_status(context, Op::SetXattr(op)).await)
+    }
+
+    async fn remove_xattr(&self, request: Request<RemoveXattrRequest>) -> Answer<FileStatus> {
+        let RemoveXattrRequest { context, inode, name } = request.into_inner();
+        let op = log::RemoveXattrOp { inode, name: name.into() };
+        answer(self.context.change_status(context, Op::RemoveXattr(op)).await)
+    }
+
+    async fn open_file(&self, request: Request<OpenFileRequest>) -> Answer<LocatedBlocks> {
+        let reader = peer_ip(&request);
+        answer(session_files::open(&self.context, request.into_inner(), reader).await)
+    }
+
+    async fn release_files(&self, request: Request<ReleaseFilesRequest>) -> Answer<Empty> {
+        answer(session_files::release(&self.context, request.get_ref()).await)
+    }
+
+    async fn write_block(&self, request: Request<WriteBlockRequest>) -> Answer<WriteBlockResponse> {
+        let writer = peer_ip(&request);
+        answer(session_files::write_block(&self.context, request.into_inner(), writer).await)
+    }
+
+    async fn commit_blocks(&self, request: Request<CommitBlocksRequest>) -> Answer<FileStatus> {
+        answer(session_files::commit_blocks(&self.context, request.into_inner()).await)
+    }
+
+    async fn set_lock(&self, request: Request<SetLockRequest>) -> Answer<SetLockResponse> {
+        let SetLockRequest { context, session, lock, wait_ms } = request.into_inner();
+        let result = async {
+            self.context.caller(context.as_ref()).await?;
+            self.context.sessions.touch(&self.context.soft, &session)?;
+            let patience = Duration::from_millis(u64::from(wait_ms)).min(LOCK_WAIT_MAX);
+            let granted = self.context.sessions.locks.set(&session, &named(lock)?, patience).await?;
+            Ok(SetLockResponse { granted })
+        };
+        answer(result.await)
+    }
+
+    async fn get_lock(&self, request: Request<GetLockRequest>) -> Answer<GetLockResponse> {
+        let GetLockRequest { context, session, lock } = request.into_inner();
+        let result = async {
+            self.context.caller(context.as_ref()).await?;
+            self.context.sessions.locks.get(&session, &named(lock)?)
+        };
+        answer(result.await)
+    }
+
+    async fn sync_namespace(&self, request: Request<SyncNamespaceRequest>) -> Answer<Empty> {
+        let result = async {
+            self.context.caller(request.get_ref().context.as_ref()).await?;
+            self.context.sync().await.map(|()| Empty {})
+        };
+        answer(result.await)
+    }
+}
