@@ -186,13 +186,15 @@ mod tests {
             let locks = locks.clone();
             async move { locks.set("a", &lock(1, 0, LockType::Write), LONG).await }
         });
-        let error = loop {
-            match locks.set("b", &lock(1, 1, LockType::Write), Duration::from_millis(1)).await {
-                Ok(granted) => assert!(!granted),
-                Err(error) => break error,
+        loop {
+            let waits_for_b = locks.table().would_deadlock("b", &lock(1, 1, LockType::Write));
+            if waits_for_b {
+                break;
             }
-        };
-        assert_eq!(error.kind, ErrorKind::Deadlock);
+            tokio::task::yield_now().await;
+        }
+        let refused = locks.set("b", &lock(1, 1, LockType::Write), LONG).await.expect_err("refused");
+        assert_eq!(refused.kind, ErrorKind::Deadlock);
         let unlock = lock(1, 0, LockType::Unlock);
         assert_eq!(locks.set("b", &unlock, Duration::ZERO).await, Ok(true));
         assert_eq!(waits.await.expect("no panic"), Ok(true));
