@@ -45,6 +45,13 @@
 //! * A writer survives the loss of all but one of its datanodes, and has others added when too few are left.
 //! * Whatever the size of a file, a reader holds 256 KiB and a writer the packets in flight.
 //!
+//! # Paths
+//!
+//! Paths are absolute text such as `/data/new`. Names are bytes, and a mount can make some that are no UTF-8: in paths, each
+//! byte that belongs to no character is written `\xNN`, both in listings and in arguments ([`escape_name`] tells
+//! the rule, by which every name has a path). A literal backslash is written as it is, but `\x5c` before `x` and two hexadecimal
+//! digits.
+//!
 //! # Settings
 //!
 //! [`DfsClient::builder`] sets the user, retries, timeouts, packet size and defaults for new files.
@@ -76,6 +83,7 @@ mod lease_renewer;
 mod local_reader;
 mod local_replica;
 mod local_replicas;
+mod name_text;
 mod namenode;
 mod open_block;
 mod options;
@@ -104,6 +112,7 @@ pub use error::{DfsError, ReplicaFault, TransferFault};
 pub use file_checksum::FileChecksum;
 pub use file_reader::FileReader;
 pub use file_writer::FileWriter;
+pub use name_text::{escape_name, unescape_name};
 pub use options::{CreateOptions, MkdirOptions, RenameOptions};
 pub use retry::RetryPolicy;
 pub use status::{FileKind, FileStatus, ListPage, LocatedStatus};

@@ -1,38 +1,45 @@
 //! Paths of the namespace, as path clients write them.
 //!
-//! Absolute, '/'-separated, UTF-8. The rules are the namenode's; they are checked here too, so that a bad
-//! path costs no round trip and its error carries the path as the caller wrote it.
+//! Absolute, '/'-separated text; see [`crate::escape_name`] for names that are no UTF-8. The rules are the namenode's; they
+//! are checked here too, so that a bad path costs no round trip and its error carries the path as the caller wrote it.
 
 use dfs_proto::v1::NodeRef;
 use dfs_proto::{InodeId, MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH};
 
-use crate::DfsError;
+use crate::name_text::unescape_name;
+use crate::{DfsError, escape_name};
 
 /// Checks `path` and makes the reference that requests carry. `/` is the root.
 pub(crate) fn node(path: &str) -> Result<NodeRef, DfsError> {
     let invalid = || DfsError::InvalidPath { path: path.to_owned() };
     let too_long = || DfsError::NameTooLong { path: path.to_owned() };
     let relative = path.strip_prefix('/').ok_or_else(invalid)?;
-    if path.len() > MAX_PATH_BYTES {
-        return Err(too_long());
-    }
+    let mut bytes = Vec::with_capacity(relative.len());
     if !relative.is_empty() {
-        let mut depth = 0;
-        for name in relative.split('/') {
-            depth += 1;
-            if name.is_empty() || name == "." || name == ".." || name.contains('\0') {
+        for (depth, name) in relative.split('/').enumerate() {
+            let name = unescape_name(name);
+            if matches!(name.as_ref(), b"" | b"." | b"..") || name.iter().any(|b| matches!(b, 0 | b'/')) {
                 return Err(invalid());
             }
-            if name.len() > MAX_NAME_BYTES || depth > MAX_PATH_DEPTH {
+            if name.len() > MAX_NAME_BYTES || depth >= MAX_PATH_DEPTH {
                 return Err(too_long());
             }
+            if depth > 0 {
+                bytes.push(b'/');
+            }
+            bytes.extend_from_slice(&name);
         }
     }
-    Ok(NodeRef { base: InodeId::ROOT.get(), path: relative.to_owned().into() })
+    // The leading slash counts.
+    if bytes.len() >= MAX_PATH_BYTES {
+        return Err(too_long());
+    }
+    Ok(NodeRef { base: InodeId::ROOT.get(), path: bytes.into() })
 }
 
 /// Path of the entry `name` of directory `parent`.
-pub(crate) fn join(parent: &str, name: &str) -> String {
+pub(crate) fn join(parent: &str, name: &[u8]) -> String {
+    let name = escape_name(name);
     if parent.ends_with('/') { format!("{parent}{name}") } else { format!("{parent}/{name}") }
 }
 
@@ -47,8 +54,17 @@ mod tests {
             let node = node(path).expect("valid");
             assert_eq!((node.base, node.path.as_ref()), (1, relative.as_bytes()));
         }
-        assert_eq!(join("/", "a"), "/a");
-        assert_eq!(join("/a", "b"), "/a/b");
+        assert_eq!(join("/", b"a"), "/a");
+        assert_eq!(join("/a", b"b"), "/a/b");
+    }
+
+    #[test]
+    fn names_of_any_bytes_have_a_path() {
+        let path = join("/a", b"\xff\\x2f");
+        assert_eq!(path, "/a/\\xff\\x5cx2f");
+        assert_eq!(node(&path).expect("valid").path.as_ref(), b"a/\xff\\x2f");
+        let longest = format!("/{}", "\\xff".repeat(MAX_NAME_BYTES));
+        assert_eq!(node(&longest).expect("255 bytes").path.as_ref(), [0xff; MAX_NAME_BYTES]);
     }
 
     #[test]
@@ -64,6 +80,9 @@ mod tests {
             ("/a/./b", ErrorKind::InvalidPath),
             ("/a/..", ErrorKind::InvalidPath),
             ("/a\0b", ErrorKind::InvalidPath),
+            ("/a\\x00b", ErrorKind::InvalidPath),
+            ("/a\\x2fb", ErrorKind::InvalidPath),
+            ("/\\x2e.", ErrorKind::InvalidPath),
             (long_name.as_str(), ErrorKind::NameTooLong),
             (long_path.as_str(), ErrorKind::NameTooLong),
             (deep.as_str(), ErrorKind::NameTooLong),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use dfs_proto::v1;
 
+use crate::name_text::unescape_name;
 use crate::path;
 
 /// What a name stands for.
@@ -29,10 +30,10 @@ pub enum FileKind {
 /// Attributes of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStatus {
-    /// Full path as asked for; of a listing, the directory's path and the entry's name.
+    /// Full path as asked for; of a listing, the directory's path and the entry's name (see
+    /// [`escape_name`](crate::escape_name) for names that are no UTF-8).
     pub path: String,
-    /// Name in its directory as stored; empty for the root. Path clients speak UTF-8: in `path`, bytes of
-    /// other encodings (a mount can make such names) are shown as U+FFFD.
+    /// Name in its directory as stored; empty for the root.
     pub raw_name: Bytes,
     /// Inode id; never used again after deletion.
     pub inode: u64,
@@ -74,7 +75,7 @@ impl FileStatus {
     /// Attributes of the node at `path`.
     pub(crate) fn of_path(path: &str, status: v1::FileStatus) -> Self {
         let name = path.rsplit('/').next().unwrap_or_default();
-        let raw_name = Bytes::copy_from_slice(name.as_bytes());
+        let raw_name = Bytes::copy_from_slice(&unescape_name(name));
         Self::build(path.to_owned(), raw_name, status)
     }
 
@@ -83,7 +84,7 @@ impl FileStatus {
         if status.name.is_empty() {
             return Self::of_path(parent, status);
         }
-        let path = path::join(parent, &String::from_utf8_lossy(&status.name));
+        let path = path::join(parent, &status.name);
         let raw_name = status.name.clone();
         Self::build(path, raw_name, status)
     }
@@ -121,7 +122,7 @@ impl FileStatus {
         }
     }
 
-    /// Name in its directory; empty for the root.
+    /// Name in its directory as the path has it; empty for the root.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
     }
@@ -200,5 +201,9 @@ mod tests {
         let itself = FileStatus::of_entry("/a/f", v1::FileStatus::default());
         assert_eq!((itself.path.as_str(), itself.name(), itself.raw_name.as_ref()), ("/a/f", "f", &b"f"[..]));
         assert_eq!(FileStatus::of_path("/", v1::FileStatus::default()).name(), "");
+        let odd = v1::FileStatus { name: Bytes::from_static(b"\xff"), ..Default::default() };
+        let odd = FileStatus::of_entry("/", odd);
+        assert_eq!((odd.path.as_str(), odd.raw_name.as_ref()), ("/\\xff", &b"\xff"[..]));
+        assert_eq!(FileStatus::of_path("/\\xff", v1::FileStatus::default()).raw_name, odd.raw_name);
     }
 }

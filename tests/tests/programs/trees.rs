@@ -1,6 +1,8 @@
 //! Real file trees through `dfs put -r` and `dfs get -r`.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, ensure};
 use dfs_tests::pattern::{ensure_same, pattern};
@@ -43,9 +45,23 @@ fn a_tree_with_odd_names_modes_and_times_comes_back_as_it_was() -> Result<()> {
         fs::create_dir_all(source.join("empty/in/empty"))?;
         set_mode(&source.join("empty/in"), 0o750)?;
         set_mtime(&source.join("empty/in"), 1_234_567_890, 987_654_321)?;
+        fs::create_dir(source.join("bytes"))?;
+        for name in [&b"caf\xe9"[..], b"caf\xc3\xa9", b"back\\slash", b"like\\x41"] {
+            fs::write(source.join("bytes").join(OsStr::from_bytes(name)), name)?;
+        }
         cluster.dfs(&["put", "-r", "-p", "source", "/odd"]).await?.ok()?;
         cluster.dfs(&["get", "-r", "-p", "/odd", "back"]).await?.ok()?;
         ensure_same_tree(&cluster.home().join("back"), &source, true)?;
+
+        // Names that are no UTF-8 are shown with escapes, which are taken as arguments and patterns.
+        let shown = cluster.dfs(&["ls", "-C", "/odd/bytes"]).await?.ok()?.text();
+        let shown: Vec<&str> = shown.lines().collect();
+        let names =
+            ["back\\slash", "caf\u{e9}", "caf\\xe9", "like\\x5cx41"].map(|n| format!("/odd/bytes/{n}"));
+        assert_eq!(shown, names);
+        assert_eq!(cluster.dfs(&["cat", "/odd/bytes/caf\\xe9"]).await?.ok()?.stdout, b"caf\xe9");
+        assert_eq!(cluster.dfs(&["cat", "/odd/bytes/like\\x5cx41"]).await?.ok()?.stdout, b"like\\x41");
+        assert_eq!(cluster.dfs(&["cat", "/odd/bytes/*\\xe9"]).await?.ok()?.stdout, b"caf\xe9");
 
         // Without -p the bytes are the same and the attributes are whatever new files get.
         cluster.dfs(&["get", "-r", "/odd", "plain"]).await?.ok()?;

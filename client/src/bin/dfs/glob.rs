@@ -8,6 +8,9 @@
 //! | `[^a]`      | one character that is none of these (also `[!a]`)        |
 //! | `{ab,c*}`   | either alternative; may hold `/` and be nested           |
 //! | `\c`        | the character itself                                     |
+//! | `\xNN`      | that byte of a name that is no UTF-8, as listings show it |
+//!
+//! Names are matched as listings show them (`dfs_client::escape_name`).
 //!
 //! An unclosed `[` or `{` stands for itself. Braces are expanded first, into whole paths; what is left
 //! is matched name by name, so that only directories that can hold a match are listed.
@@ -37,7 +40,16 @@ pub enum Component {
 
 /// Whether `text` has any character with a meaning.
 pub fn has_meta(text: &str) -> bool {
-    text.contains(['*', '?', '[', '{', '\\'])
+    let escapes = || text.match_indices('\\').any(|(at, _)| !is_byte_escape(text[at..].chars()));
+    text.contains(['*', '?', '[', '{']) || escapes()
+}
+
+/// Whether `\xNN` comes next: part of a name's spelling, and no pattern.
+fn is_byte_escape(mut chars: impl Iterator<Item = char>) -> bool {
+    chars.next() == Some('\\')
+        && chars.next() == Some('x')
+        && chars.next().is_some_and(|c| c.is_ascii_hexdigit())
+        && chars.next().is_some_and(|c| c.is_ascii_hexdigit())
 }
 
 /// Expands braces and splits every resulting path into its components.
@@ -144,6 +156,7 @@ fn tokens_of(text: &str) -> Vec<Token> {
         tokens.push(match c {
             '?' => Token::AnyOne,
             '*' => Token::AnyRun,
+            '\\' if is_byte_escape(chars[at - 1..].iter().copied()) => Token::Char('\\'),
             '\\' if at < chars.len() => {
                 at += 1;
                 Token::Char(chars[at - 1])
@@ -288,6 +301,9 @@ mod tests {
             ("[a", "[a", true),
             ("\\*", "*", true),
             ("\\*", "a", false),
+            ("a\\xff*", "a\\xffb", true),
+            ("a\\xff", "axff", false),
+            ("a\\xg", "axg", true),
             ("*a*b*c*", "xxaxxbxxcxx", true),
             ("*a*b*c*", "xxaxxcxxbxx", false),
             ("*ab", "aab", true),
@@ -332,5 +348,7 @@ mod tests {
         );
         assert!(!has_meta("/plain/path"));
         assert!(has_meta("/p*"));
+        assert!(has_meta("/\\xyz"));
+        assert!(!has_meta("/\\xff/a\\x5cb"));
     }
 }

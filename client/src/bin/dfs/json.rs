@@ -1,6 +1,6 @@
 //! Shapes of `--json` output. Scripts read them: names and units stay as they are.
 
-use dfs_client::{FileKind, FileStatus};
+use dfs_client::{FileKind, FileStatus, escape_name};
 use serde::Serialize;
 
 use crate::times;
@@ -31,6 +31,14 @@ pub struct NodeRow {
     pub access_time_ms: i64,
     /// Inode id.
     pub inode: u64,
+    /// Names that it has; a directory's also from its entries.
+    pub links: u32,
+    /// Target of a symbolic link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Number of a device, as `major:minor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Being written.
     pub open: bool,
 }
@@ -50,8 +58,21 @@ impl NodeRow {
             modification_time_ms: times::millis(status.mtime_ns),
             access_time_ms: times::millis(status.atime_ns),
             inode: status.inode,
+            links: status.nlink,
+            target: (status.kind == FileKind::Symlink).then(|| escape_name(&status.symlink)),
+            device: device_number(status).map(|(major, minor)| format!("{major}:{minor}")),
             open: status.under_construction,
         }
+    }
+}
+
+/// Major and minor number of a device node, in Linux's encoding.
+pub fn device_number(status: &FileStatus) -> Option<(u32, u32)> {
+    match status.kind {
+        FileKind::CharDevice | FileKind::BlockDevice => {
+            Some((libc::major(status.rdev), libc::minor(status.rdev)))
+        }
+        FileKind::File | FileKind::Directory | FileKind::Symlink | FileKind::Fifo | FileKind::Socket => None,
     }
 }
 

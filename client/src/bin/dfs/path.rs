@@ -1,10 +1,12 @@
 //! Paths of the namespace on the command line.
 //!
 //! An argument that does not start with `/` is relative to `/user/NAME`, as in HDFS. What is shown
-//! back to the user is spelled as he wrote it. Trailing slashes are dropped; everything else (`..`,
+//! back to the user is spelled as he wrote it, and names that are no UTF-8 with `\xNN` for each odd byte
+//! (`dfs_client::escape_name`). Trailing slashes are dropped; everything else (`..`,
 //! empty names) is left for the namenode to refuse.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
@@ -14,9 +16,6 @@ pub const COPYING_SUFFIX: &str = "._COPYING_";
 /// A path argument that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// Paths of the namespace are text.
-    #[error("path is not valid UTF-8")]
-    NotUtf8,
     /// An empty argument names nothing.
     #[error("path is empty")]
     Empty,
@@ -29,11 +28,7 @@ pub struct RemoteArg(String);
 impl RemoteArg {
     /// Checks what clap handed over as a local path.
     pub fn from_os(arg: &OsStr) -> Result<Self, PathError> {
-        match arg.to_str() {
-            Some("") => Err(PathError::Empty),
-            Some(text) => Ok(Self(text.to_owned())),
-            None => Err(PathError::NotUtf8),
-        }
+        if arg.is_empty() { Err(PathError::Empty) } else { Ok(Self(text_of(arg))) }
     }
 
     /// Parser for clap.
@@ -93,6 +88,16 @@ impl RemotePath {
     }
 }
 
+/// An argument as text: bytes that are no UTF-8 are escaped, escapes that the user wrote stay.
+fn text_of(arg: &OsStr) -> String {
+    let mut text = String::with_capacity(arg.len());
+    for chunk in arg.as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.push_str(&dfs_client::escape_name(chunk.invalid()));
+    }
+    text
+}
+
 /// Home directory of `user`.
 pub fn home(user: &str) -> String {
     format!("/user/{user}")
@@ -139,10 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn text_only() {
-        use std::os::unix::ffi::OsStrExt;
-        let bad = OsStr::from_bytes(b"/a\xff");
-        assert_eq!(RemoteArg::from_os(bad), Err(PathError::NotUtf8));
+    fn odd_bytes_are_escaped_and_escapes_stay() {
+        let odd = RemoteArg::from_os(OsStr::from_bytes(b"/a\xff\\xe9")).expect("not empty");
+        assert_eq!(odd.as_str(), "/a\\xff\\xe9");
         assert_eq!(RemoteArg::from_os(OsStr::new("")), Err(PathError::Empty));
     }
 }

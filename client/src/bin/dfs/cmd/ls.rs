@@ -1,10 +1,10 @@
 //! `dfs ls`: entries of directories.
 
 use clap::Args;
-use dfs_client::FileStatus;
+use dfs_client::{FileKind, FileStatus, escape_name};
 
 use crate::exit::OutputError;
-use crate::json::{NodeRow, kind_letter};
+use crate::json::{NodeRow, device_number, kind_letter};
 use crate::namespace::{self, Node};
 use crate::output::Out;
 use crate::path::RemoteArg;
@@ -165,7 +165,15 @@ impl LsArgs {
                 out.line(format_args!("{shown}"))?;
             } else {
                 let time = times::local_minutes(self.time_ns(status));
-                out.line(format_args!("{} {time} {shown}", widths.columns(status, self.human)))?;
+                let columns = widths.columns(status, self.human);
+                match status.kind {
+                    FileKind::Symlink => {
+                        let target = escape_name(&status.symlink);
+                        let target = if self.hide_control { hide_control(&target) } else { target };
+                        out.line(format_args!("{columns} {time} {shown} -> {target}"))?;
+                    }
+                    _ => out.line(format_args!("{columns} {time} {shown}"))?,
+                }
             }
         }
         Ok(())
@@ -188,7 +196,7 @@ impl Widths {
             widths.replication = widths.replication.max(replication(status).len());
             widths.owner = widths.owner.max(status.owner.chars().count());
             widths.group = widths.group.max(status.group.chars().count());
-            widths.length = widths.length.max(human::maybe(status.size, human).len());
+            widths.length = widths.length.max(length(status, human).len());
         }
         widths
     }
@@ -203,13 +211,21 @@ impl Widths {
             replication(status),
             status.owner,
             status.group,
-            human::maybe(status.size, human),
+            length(status, human),
         )
     }
 }
 
 fn replication(status: &FileStatus) -> String {
     if status.is_file() { status.replication.to_string() } else { "-".to_owned() }
+}
+
+/// Length of the content; of a device its number, as `ls` of local files has it.
+fn length(status: &FileStatus, human: bool) -> String {
+    match device_number(status) {
+        Some((major, minor)) => format!("{major}, {minor}"),
+        None => human::maybe(status.size, human),
+    }
 }
 
 fn hide_control(name: &str) -> String {
@@ -219,7 +235,6 @@ fn hide_control(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dfs_client::FileKind;
 
     fn status(kind: FileKind, size: u64) -> FileStatus {
         FileStatus {
@@ -256,5 +271,9 @@ mod tests {
         assert_eq!(widths.columns(&nodes[0].status, false), "-rw-r--r--   3 alice users       1536");
         assert_eq!(widths.columns(&nodes[1].status, false), "drw-r--r--   - alice users          0");
         assert_eq!(widths.columns(&nodes[0].status, true), "-rw-r--r--   3 alice users      1.5 K");
+        let null = FileStatus { rdev: 0x103, ..status(FileKind::CharDevice, 0) };
+        assert_eq!(widths.columns(&null, true), "crw-r--r--   - alice users       1, 3");
+        let pipe = status(FileKind::Fifo, 0);
+        assert_eq!(widths.columns(&pipe, false), "prw-r--r--   - alice users          0");
     }
 }

@@ -1,10 +1,10 @@
 //! `dfs stat` and `dfs test`: questions about single nodes.
 
 use clap::Args;
-use dfs_client::{ErrorKind, FileKind, FileStatus};
+use dfs_client::{ErrorKind, FileKind, FileStatus, escape_name};
 
 use crate::exit::UsageError;
-use crate::json::{NodeRow, kind_letter, kind_word};
+use crate::json::{NodeRow, device_number, kind_letter, kind_word};
 use crate::namespace::{self, is_absent};
 use crate::output::Out;
 use crate::path::RemoteArg;
@@ -14,8 +14,9 @@ use crate::{mode, times};
 /// `dfs stat`.
 #[derive(Debug, Args)]
 pub struct StatArgs {
-    /// Format: %a %A mode, %b bytes, %F type, %g group, %n name, %o block size, %r replication,
-    /// %u owner, %x %X access time, %y %Y modification time (UTC, or milliseconds)
+    /// Format: %a %A mode, %b bytes, %F type, %g group, %h links, %i inode, %n name, %N name and a link's target,
+    /// %o block size, %r replication, %t:%T device, %u owner, %x %X access time, %y %Y modification time (UTC, or
+    /// milliseconds), %z %Z change time
     #[arg(short = 'c', long = "format", value_name = "FORMAT")]
     format: Option<String>,
     /// Print one JSON array
@@ -71,14 +72,27 @@ fn formatted(format: &str, name: &str, status: &FileStatus) -> String {
             Some('F') if status.kind == FileKind::File => text.push_str("regular file"),
             Some('F') => text.push_str(kind_word(status.kind)),
             Some('g') => text.push_str(&status.group),
+            Some('h') => text.push_str(&status.nlink.to_string()),
+            Some('i') => text.push_str(&status.inode.to_string()),
             Some('n') => text.push_str(name),
+            Some('N') => {
+                text.push_str(name);
+                if status.kind == FileKind::Symlink {
+                    text.push_str(" -> ");
+                    text.push_str(&escape_name(&status.symlink));
+                }
+            }
             Some('o') => text.push_str(&status.block_size.to_string()),
             Some('r') => text.push_str(&status.replication.to_string()),
+            Some('t') => text.push_str(&device_number(status).map_or(0, |(major, _)| major).to_string()),
+            Some('T') => text.push_str(&device_number(status).map_or(0, |(_, minor)| minor).to_string()),
             Some('u') => text.push_str(&status.owner),
             Some('x') => text.push_str(&times::utc_seconds(status.atime_ns)),
             Some('X') => text.push_str(&times::millis(status.atime_ns).to_string()),
             Some('y') => text.push_str(&times::utc_seconds(status.mtime_ns)),
             Some('Y') => text.push_str(&times::millis(status.mtime_ns).to_string()),
+            Some('z') => text.push_str(&times::utc_seconds(status.ctime_ns)),
+            Some('Z') => text.push_str(&times::millis(status.ctime_ns).to_string()),
             Some('%') => text.push('%'),
             Some(other) => text.extend(['%', other]),
             None => text.push('%'),
@@ -222,5 +236,11 @@ mod tests {
         let text = formatted("%b %F %g %n %o %r %u %a %A %X %Y %% %q %", "f", &status);
         assert_eq!(text, "42 regular file users f 1024 2 alice 750 -rwxr-x--- 1500 61000 % %q %");
         assert_eq!(formatted("%x|%y", "f", &status), "1970-01-01 00:00:01|1970-01-01 00:01:01");
+        assert_eq!(formatted("%h %i %t:%T", "f", &status), "1 7 0:0");
+        let link =
+            FileStatus { kind: FileKind::Symlink, symlink: "../\u{e4}".into(), nlink: 2, ..status.clone() };
+        assert_eq!(formatted("%N %F %h", "l", &link), "l -> ../\u{e4} symlink 2");
+        let disk = FileStatus { kind: FileKind::BlockDevice, rdev: 0x801, ..status };
+        assert_eq!(formatted("%A %t:%T", "d", &disk), "brwxr-x--- 8:1");
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dfs_client::{ErrorKind, FileReader};
+use dfs_client::{ErrorKind, FileReader, unescape_name};
 use tokio::sync::mpsc;
 
 use super::preserve::{Attributes, Names};
@@ -64,7 +64,8 @@ impl Planner {
             if self.transfer.interrupt.happened() {
                 break;
             }
-            let target = if into { target.join(node.path.name()) } else { target.to_owned() };
+            let name = unescape_name(node.path.name());
+            let target = if into { target.join(OsStr::from_bytes(&name)) } else { target.to_owned() };
             let outcome = if node.status.is_dir() {
                 self.plan_tree(&node, &target).await.map(|tree| trees.push(tree))
             } else {
@@ -170,8 +171,17 @@ impl Planner {
 /// none, but what comes over a network is not trusted with the local disk.
 fn below(staging: &Path, root: &str, path: &str) -> Option<PathBuf> {
     let relative = path.strip_prefix(root.trim_end_matches('/'))?.strip_prefix('/')?;
-    let sound = relative.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'));
-    sound.then(|| staging.join(OsStr::from_bytes(relative.as_bytes())))
+    let mut target = staging.to_owned();
+    for name in relative.split('/') {
+        let name = unescape_name(name);
+        let sound =
+            !matches!(name.as_ref(), b"" | b"." | b"..") && !name.iter().any(|b| matches!(b, 0 | b'/'));
+        if !sound {
+            return None;
+        }
+        target.push(OsStr::from_bytes(&name));
+    }
+    Some(target)
 }
 
 fn with_suffix(target: &Path) -> PathBuf {
@@ -305,7 +315,10 @@ mod tests {
         let here = Path::new("/out");
         assert_eq!(below(here, "/", "/a/b"), Some("/out/a/b".into()));
         assert_eq!(below(here, "/a", "/a/b"), Some("/out/b".into()));
-        for path in ["/a/../b", "/a/./b", "/a//b", "/a/", "/ab/c", "/a/x\0y"] {
+        let odd = Path::new(OsStr::from_bytes(b"/out/\xff"));
+        assert_eq!(below(here, "/a", "/a/\\xff").as_deref(), Some(odd));
+        for path in ["/a/\\x2e\\x2e/b", "/a/x\\x2fy", "/a/../b", "/a/./b", "/a//b", "/a/", "/ab/c", "/a/x\0y"]
+        {
             assert_eq!(below(here, "/a", path), None, "{path}");
         }
     }

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dfs_client::{ErrorKind, FileStatus};
+use dfs_client::{ErrorKind, FileStatus, escape_name};
 use tokio::sync::mpsc;
 
 use super::preserve::{Attributes, Names};
@@ -50,9 +50,9 @@ impl Item {
     fn name(&self) -> Option<String> {
         match self {
             Self::Local(path) => match path.file_name() {
-                Some(name) => name.to_str().map(str::to_owned),
+                Some(name) => Some(escape_name(name.as_bytes())),
                 // `.` and `..` have the name of the directory they stand for.
-                None => path.canonicalize().ok()?.file_name()?.to_str().map(str::to_owned),
+                None => Some(escape_name(path.canonicalize().ok()?.file_name()?.as_bytes())),
             },
             Self::Stdin => None,
             Self::Remote(node) => Some(node.path.name().to_owned()),
@@ -100,7 +100,7 @@ impl Planner {
                 let Some(name) = item.name() else {
                     let cause = match item {
                         Item::Stdin => ErrorKind::IsADirectory.text(),
-                        Item::Local(_) | Item::Remote(_) => "name is not valid UTF-8",
+                        Item::Local(_) | Item::Remote(_) => "has no name",
                     };
                     let subject =
                         if matches!(item, Item::Stdin) { target.shown.clone() } else { item.shown() };
@@ -302,11 +302,7 @@ impl LocalWalk {
                 continue;
             };
             let name = path.file_name().unwrap_or(OsStr::new(""));
-            let Some(name) = name.to_str() else {
-                self.fail(&path, "name is not valid UTF-8");
-                continue;
-            };
-            let target = level.target.child(name);
+            let target = level.target.child(&escape_name(name.as_bytes()));
             let metadata = match std::fs::metadata(&path) {
                 Ok(metadata) => metadata,
                 Err(error) => {
@@ -397,7 +393,8 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let here = here.file_name().unwrap().to_str().unwrap();
         assert_eq!(Item::Local(".".into()).name().as_deref(), Some(here));
-        assert_eq!(Item::Local(OsStr::from_bytes(b"/\xff").into()).name(), None);
+        let odd = Item::Local(OsStr::from_bytes(b"/\xff").into());
+        assert_eq!(odd.name().as_deref(), Some("\\xff"));
         assert_eq!(Item::Stdin.name(), None);
     }
 }
