@@ -14,9 +14,11 @@ use super::file_calls::ALL_BYTES;
 use super::lock_table::LockTable;
 use super::namespace::{incomplete, node};
 use super::open_files::{LeaseTurn, OpenFiles};
+use super::read_local::LOCAL_BUFFER_BYTES;
 use super::subject::Subject;
 use super::write_limits::{Budget, Pipelines};
 use super::{Caller, FileSystemConfig, NewNode, OpenFile, OpenOptions, releases, session};
+use crate::buffer_pool::BufferPool;
 use crate::dfs_client::Inner;
 use crate::namenode::Namenode;
 use crate::{DfsClient, DfsError};
@@ -42,6 +44,8 @@ pub(crate) struct FsInner {
     pub(crate) client: Arc<Inner>,
     /// Memory for data not written back yet and data read ahead.
     pub(super) budget: Budget,
+    /// Buffers of reads from files on this machine.
+    pub(super) local_buffers: Arc<BufferPool>,
     /// Leave to have a pipeline.
     pub(super) pipelines: Pipelines,
     /// How long an operation waits for what is away.
@@ -63,6 +67,7 @@ impl FileSystem {
         let inner = Arc::new(FsInner {
             client: client.inner,
             budget: Budget::new(config.memory_bytes),
+            local_buffers: BufferPool::new(LOCAL_BUFFER_BYTES),
             pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),

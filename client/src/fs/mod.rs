@@ -25,6 +25,7 @@ mod open_file_state;
 mod open_files;
 mod read_at;
 mod read_block;
+mod read_local;
 mod read_table;
 mod releases;
 mod session;

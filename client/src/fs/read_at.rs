@@ -27,6 +27,11 @@ impl FileCore {
         {
             return Ok(data.clone());
         }
+        if layers.is_empty()
+            && let Some(bytes) = self.read_local(&range).await
+        {
+            return Ok(bytes);
+        }
         let mut parts = Vec::new();
         for gap in uncovered(&range, &layers) {
             self.add_parts(gap, &mut parts).await?;

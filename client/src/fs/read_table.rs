@@ -21,6 +21,8 @@ pub(super) struct BlockTable {
     known: BTreeMap<u64, u64>,
     /// Replicas (block id, datanode uuid) with bad data.
     corrupt: HashSet<(u64, String)>,
+    /// Blocks (id) whose files on this machine could not be read.
+    network_only: HashSet<u64>,
 }
 
 impl BlockTable {
@@ -89,6 +91,16 @@ impl BlockTable {
             (first, end) = (first.min(from), end.max(until));
         }
         self.known.insert(first, end);
+    }
+
+    /// The block is not read from files on this machine any more.
+    pub(super) fn note_network_only(&mut self, id: u64) {
+        self.network_only.insert(id);
+    }
+
+    /// Whether the block is read over the network only.
+    pub(super) fn is_network_only(&self, id: u64) -> bool {
+        self.network_only.contains(&id)
     }
 
     /// Forgets everything.

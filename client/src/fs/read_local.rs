@@ -1,0 +1,100 @@
+//! Reads of replicas on this machine, from their files.
+//!
+//! Only settled blocks are read this way: of one that is being written here, the pipeline knows more. A replica that cannot be
+//! read or does not verify is read over the network from then on.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_proto::v1::{Block, LocatedBlock};
+
+use super::open_file::FileCore;
+use crate::buffer_pool::BufferPool;
+use crate::local_replica::LocalReplica;
+use crate::{TransferFault, datanode};
+
+/// Bytes of a buffer: the largest read of a kernel with the chunks at its edges, so that it is used again.
+pub(super) const LOCAL_BUFFER_BYTES: usize = (1 << 20) + (8 << 10);
+
+/// A range of one settled block.
+struct Settled {
+    row: Arc<LocatedBlock>,
+    block: Block,
+    /// In the block.
+    range: Range<u64>,
+}
+
+impl FileCore {
+    /// Reads a range if nothing newer lies over it, one block has all of it, and the files of a replica were lately used. Blocks
+    /// the thread while the disk works, and waits for nothing else.
+    pub(super) fn try_read_local(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let settled = self.settled(offset, len)?;
+        let replica = self.fs.client.local.kept(&settled.block)?;
+        let read = read(&replica, &settled.block, &settled.range, &self.fs.local_buffers);
+        self.local_outcome(&settled.block, read)
+    }
+
+    /// Reads a range if one settled block has all of it and a replica is on this machine.
+    pub(super) async fn read_local(&self, range: &Range<u64>) -> Option<Bytes> {
+        let settled = self.settled(range.start, (range.end - range.start) as usize)?;
+        let client = &self.fs.client;
+        let location = settled.row.locations.first()?;
+        let named = datanode::extended(&client.defaults.block_pool_id, settled.block);
+        let replica = client.local.get(datanode::uuid(location), &settled.block, named).await?;
+        let (block, range, pool) = (settled.block, settled.range, Arc::clone(&self.fs.local_buffers));
+        let task = tokio::task::spawn_blocking(move || read(&replica, &block, &range, &pool));
+        let outcome = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()));
+        self.local_outcome(&block, outcome)
+    }
+
+    /// The settled block that has all of a range, if that is known without asking.
+    fn settled(&self, offset: u64, len: usize) -> Option<Settled> {
+        if !self.fs.client.config.local_reads {
+            return None;
+        }
+        let state = self.state();
+        let end = offset.saturating_add(len as u64).min(state.size);
+        let index = offset / self.block_size;
+        let start = index * self.block_size;
+        if offset >= end || state.write.writers.contains_key(&index) {
+            return None;
+        }
+        let row = state.table.row(index)?;
+        let block = row.block?;
+        let fits = end - start <= block.length;
+        if !fits
+            || row.under_construction
+            || state.table.is_network_only(block.id)
+            || !state.write.overlay(offset..end).is_empty()
+        {
+            return None;
+        }
+        Some(Settled { row: Arc::clone(row), block, range: offset - start..end - start })
+    }
+
+    fn local_outcome(&self, block: &Block, outcome: Result<Bytes, TransferFault>) -> Option<Bytes> {
+        match outcome {
+            Ok(bytes) => Some(bytes),
+            Err(fault) => {
+                tracing::debug!(file = %self.subject, %block, %fault, "local read failed, the network is next");
+                self.fs.client.local.forget(block);
+                self.state().table.note_network_only(block.id);
+                None
+            }
+        }
+    }
+}
+
+/// Reads and verifies a range of a replica.
+fn read(
+    replica: &LocalReplica,
+    block: &Block,
+    range: &Range<u64>,
+    pool: &Arc<BufferPool>,
+) -> Result<Bytes, TransferFault> {
+    let (start, end) = replica.chunk_range(range.start, range.end, block.length);
+    let mut buffer = pool.take((end - start) as usize);
+    replica.read_chunks(&mut buffer, start, &mut Vec::new())?;
+    Ok(buffer.freeze().slice((range.start - start) as usize..(range.end - start) as usize))
+}
