@@ -9,6 +9,8 @@ mod large_delete;
 mod leases;
 mod local_reads;
 mod namespace;
+mod open_files;
+mod open_files_model;
 mod permissions;
 mod pipeline;
 mod random_operations;

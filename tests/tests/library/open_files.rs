@@ -1,0 +1,237 @@
+//! Open files of a mount's session: what is written is read, kept, and seen elsewhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use dfs_client::ErrorKind;
+use dfs_client::fs::{
+    Caller, FileStatus, FileSystem, FileSystemConfig, FileType, InodeId, NewNode, OpenFile, OpenOptions,
+};
+use dfs_tests::cluster::{MiniCluster, SUPERUSER};
+use dfs_tests::harness::run;
+use dfs_tests::pattern::{ensure_same, pattern};
+use dfs_tests::wait::{PATIENCE, wait_until};
+use dfs_tests::workload::read_all;
+
+const BLOCK: u64 = 1 << 20;
+
+/// A session of the superuser.
+pub async fn session(cluster: &MiniCluster, block_size: u64) -> Result<FileSystem> {
+    let config = FileSystemConfig {
+        user: Some(SUPERUSER.to_owned()),
+        block_size: Some(block_size),
+        ..FileSystemConfig::of_namenodes(&cluster.namenode_address())
+    };
+    Ok(FileSystem::connect(config).await?)
+}
+
+pub fn root() -> Caller {
+    Caller::named(SUPERUSER)
+}
+
+/// Makes a file of the root directory and opens it for writing.
+pub async fn create(fs: &FileSystem, name: &str) -> Result<(FileStatus, Arc<OpenFile>)> {
+    let new = NewNode::new(FileType::File, 0o644, "");
+    Ok(fs.create(&root(), InodeId::ROOT, name.as_bytes(), new).await?)
+}
+
+/// Opens a file.
+pub async fn open(fs: &FileSystem, inode: u64, write: bool) -> Result<Arc<OpenFile>> {
+    Ok(fs.open(&root(), InodeId(inode), OpenOptions { write, truncate: false }).await?)
+}
+
+/// All bytes of an open file.
+pub async fn contents(file: &OpenFile) -> Result<Vec<u8>> {
+    let size = file.status().size;
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < size {
+        let part = file.read_at(bytes.len() as u64, 700_000).await?;
+        ensure!(!part.is_empty(), "ends at {} of {size}", bytes.len());
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+#[test]
+fn what_was_written_is_read_before_and_after_it_is_flushed() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let bytes = pattern(7, 0, 3 * BLOCK as usize + 12_345);
+        let (status, file) = create(&fs, "f").await?;
+        for (index, piece) in bytes.chunks(100_000).enumerate() {
+            file.write_at(index as u64 * 100_000, Bytes::copy_from_slice(piece)).await?;
+        }
+        ensure!(file.status().size == bytes.len() as u64);
+        ensure!(fs.stat(&root(), InodeId(status.inode)).await?.size == bytes.len() as u64, "stat is overlaid");
+        ensure_same("before the flush", &contents(&file).await?, &bytes)?;
+        file.flush().await?;
+        ensure_same("after the flush", &contents(&file).await?, &bytes)?;
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        ensure!(!client.stat("/f").await?.under_construction, "closed with the flush of the only handle");
+        file.release(true).await?;
+        cluster.wait_for_replication("/f", 3).await?;
+
+        let again = open(&fs, status.inode, false).await?;
+        ensure_same("opened again", &contents(&again).await?, &bytes)?;
+        again.release(false).await?;
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn overwrites_change_blocks_in_place_and_are_on_every_replica() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let mut bytes = pattern(1, 0, 2 * BLOCK as usize);
+        let (status, file) = create(&fs, "f").await?;
+        file.write_at(0, bytes.clone().into()).await?;
+        file.flush().await?;
+        file.release(true).await?;
+        let before = cluster.blocks("/f").await?;
+
+        let file = open(&fs, status.inode, true).await?;
+        for (seed, offset, len) in [(2u64, 5usize, 10usize), (3, 4096, 4096), (4, BLOCK as usize - 7, 14), (5, 70_000, 9_000)] {
+            let data = pattern(seed, 0, len);
+            bytes[offset..offset + len].copy_from_slice(&data);
+            file.write_at(offset as u64, data.into()).await?;
+            ensure_same("dirty", &contents(&file).await?, &bytes)?;
+        }
+        file.sync(true).await?;
+        ensure_same("synced", &contents(&file).await?, &bytes)?;
+        file.release(true).await?;
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        let after = cluster.blocks("/f").await?;
+        for (before, after) in before.iter().zip(&after) {
+            let (before, after) = (before.block.context("block")?, after.block.context("block")?);
+            ensure!(before.id == after.id && before.generation_stamp < after.generation_stamp);
+        }
+        for block in &after {
+            ensure!(block.locations.len() == 3, "{block:?}");
+        }
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn holes_take_no_blocks_and_read_as_zeros() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let (_, file) = create(&fs, "f").await?;
+        file.write_at(5 * BLOCK + 10, Bytes::from_static(b"end")).await?;
+        file.write_at(BLOCK, Bytes::from_static(b"second")).await?;
+        file.set_len(7 * BLOCK).await?;
+        let mut bytes = vec![0; 7 * BLOCK as usize];
+        bytes[BLOCK as usize..BLOCK as usize + 6].copy_from_slice(b"second");
+        bytes[5 * BLOCK as usize + 10..][..3].copy_from_slice(b"end");
+        ensure_same("here", &contents(&file).await?, &bytes)?;
+        file.flush().await?;
+        ensure_same("flushed", &contents(&file).await?, &bytes)?;
+        ensure!(file.seek_data(0).await? == Some(BLOCK));
+        let hole = file.seek_hole(BLOCK).await?;
+        ensure!((BLOCK + 6..=2 * BLOCK).contains(&hole), "{hole}");
+        ensure!(file.seek_data(6 * BLOCK).await?.is_none());
+        ensure!(file.seek_hole(6 * BLOCK).await? == 6 * BLOCK);
+        file.release(true).await?;
+        ensure!(cluster.blocks("/f").await?.len() == 2);
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_session_sees_what_was_flushed_and_gets_the_lease_of_an_idle_writer() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (one, two) = (session(&cluster, BLOCK).await?, session(&cluster, BLOCK).await?);
+        let (status, first) = create(&one, "f").await?;
+        first.write_at(0, Bytes::from_static(b"first")).await?;
+        first.sync(false).await?;
+        let seen = open(&two, status.inode, false).await?;
+        ensure_same("synced", &contents(&seen).await?, b"first")?;
+        seen.release(false).await?;
+
+        // The writer stays open and idle: the lease is recalled.
+        let began = Instant::now();
+        let second = open(&two, status.inode, true).await?;
+        ensure!(began.elapsed() < Duration::from_secs(6), "took {:?}", began.elapsed());
+        second.write_at(5, Bytes::from_static(b"second")).await?;
+        let refused = first.write_at(0, Bytes::from_static(b"x")).await;
+        ensure!(refused.is_err_and(|e| e.kind() == ErrorKind::LeaseHeldByOther) || second.status().size > 0);
+        second.release(true).await?;
+        first.write_at(0, Bytes::from_static(b"F")).await?;
+        first.release(true).await?;
+        let seen = open(&two, status.inode, false).await?;
+        ensure_same("both", &contents(&seen).await?, b"Firstsecond")?;
+        seen.release(false).await?;
+        one.close().await?;
+        two.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_fsync_survives_the_loss_of_a_datanode_and_writing_goes_on() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let mut bytes = pattern(1, 0, 3 * BLOCK as usize);
+        let (_, file) = create(&fs, "f").await?;
+        file.write_at(0, bytes.clone().into()).await?;
+        file.sync(false).await?;
+        cluster.kill_datanode(1).await;
+        for round in 0..20u64 {
+            let data = pattern(round + 2, 0, 4096);
+            let offset = (round * 131 * 4096 % (3 * BLOCK)) as usize;
+            bytes[offset..offset + 4096].copy_from_slice(&data);
+            file.write_at(offset as u64, data.into()).await?;
+            file.sync(true).await?;
+        }
+        ensure_same("with two datanodes", &contents(&file).await?, &bytes)?;
+        file.release(true).await?;
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        cluster.start_datanode(1).await?;
+        cluster.wait_for_replication("/f", 3).await?;
+        ensure_same("again", &read_all(&client, "/f").await?, &bytes)?;
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_outage_of_all_datanodes_is_waited_out() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let bytes = pattern(1, 0, 100_000);
+        let (_, file) = create(&fs, "f").await?;
+        file.write_at(0, bytes.clone().into()).await?;
+        file.flush().await?;
+        for index in 0..3 {
+            cluster.kill_datanode(index).await;
+        }
+        let reading = tokio::spawn({
+            let file = Arc::clone(&file);
+            async move { file.read_at(0, 100_000).await }
+        });
+        for index in 0..3 {
+            cluster.start_datanode(index).await?;
+        }
+        ensure_same("read", &reading.await??, &bytes)?;
+        file.write_at(100_000, Bytes::from_static(b"more")).await?;
+        file.release(true).await?;
+        wait_until("the file to be whole", PATIENCE, async || {
+            Ok(read_all(&client, "/f").await?.ends_with(b"more"))
+        })
+        .await?;
+        fs.close().await?;
+        Ok(())
+    })
+}
