@@ -36,6 +36,18 @@ pub(crate) fn address(location: &ReplicaLocation) -> Result<SocketAddr, Transfer
     }
 }
 
+/// Whether two locations are equally near to any third machine, for all that their addresses and racks tell.
+pub(crate) fn is_as_near(one: &ReplicaLocation, other: &ReplicaLocation) -> bool {
+    let (Some(one), Some(other)) = (&one.datanode, &other.datanode) else { return false };
+    one.ip == other.ip || (one.rack == other.rack && !is_local(&one.ip) && !is_local(&other.ip))
+}
+
+/// Whether an address is one of this machine's.
+fn is_local(ip: &str) -> bool {
+    // Only an address of our own can be bound to.
+    ip.parse::<IpAddr>().is_ok_and(|ip| std::net::UdpSocket::bind((ip, 0)).is_ok())
+}
+
 fn socket_name(ip: &str, port: u32) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }

@@ -23,6 +23,7 @@ mod open_file;
 mod open_file_resize;
 mod open_file_state;
 mod open_files;
+mod read_ahead;
 mod read_at;
 mod read_block;
 mod read_local;

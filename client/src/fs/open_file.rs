@@ -17,6 +17,7 @@ use tokio::sync::{Notify, RwLock};
 
 use super::file_system::FsInner;
 use super::open_file_state::FileState;
+use super::read_ahead::ReadStreams;
 use super::subject::Subject;
 use super::write_limits::Pipelines;
 use super::write_sync::SyncRound;
@@ -51,6 +52,7 @@ pub(super) struct FileCore {
     pub(super) shape: RwLock<()>,
     pub(super) commit_turn: tokio::sync::Mutex<()>,
     pub(super) sync_turn: tokio::sync::Mutex<SyncRound>,
+    pub(super) streams: ReadStreams,
 }
 
 impl FileCore {
@@ -144,6 +146,7 @@ impl OpenFile {
             shape: RwLock::default(),
             commit_turn: tokio::sync::Mutex::default(),
             sync_turn: tokio::sync::Mutex::default(),
+            streams: ReadStreams::default(),
         };
         Arc::new(Self { core: Arc::new(core) })
     }
@@ -151,7 +154,9 @@ impl OpenFile {
     /// One more handle was opened, with a fresh answer of the namenode.
     pub(crate) fn opened(&self, located: LocatedBlocks, writable: bool) {
         let mut state = self.core.state();
-        state.adopt(located, self.core.block_size);
+        if state.adopt(located, self.core.block_size) {
+            self.core.streams.clear();
+        }
         if writable {
             state.writable += 1;
             state.lease = true;
@@ -173,7 +178,9 @@ impl OpenFile {
     /// Attributes were set at the namenode, `status` is its answer: an explicit modification time must survive the flush of older
     /// writes, and a size that was set while no handle is writable is the size.
     pub(crate) fn attributes_set(&self, status: &FileStatus) {
-        self.core.state().attributes_set(status);
+        let mut state = self.core.state();
+        state.attributes_set(status);
+        self.core.streams.clear();
     }
 
     /// Another client wants the lease: once nothing was written for a second, or the file is closed, writes back and gives

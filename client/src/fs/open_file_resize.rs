@@ -42,7 +42,9 @@ impl FileCore {
             }
             let _commit = self.commit_turn.lock().await;
             let status = self.fs.set_size(self.inode, size).await?;
-            self.state().resized(status, self.block_size);
+            let mut state = self.state();
+            state.resized(status, self.block_size);
+            self.streams.clear();
             return Ok(());
         }
     }
@@ -72,6 +74,7 @@ impl FileCore {
                 self.send_zeros(&mut state, index, range);
             }
             state.touched(end);
+            self.streams.clear();
             return Ok(());
         }
     }

@@ -3,6 +3,7 @@
 //! What is not acknowledged is taken before the replicas are asked, so that it cannot slip away between the two.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
@@ -13,7 +14,7 @@ use crate::DfsError;
 
 impl FileCore {
     /// Up to `len` bytes from `offset`; fewer only at the end of the file.
-    pub(super) async fn read(&self, offset: u64, len: usize) -> Result<Bytes, DfsError> {
+    pub(super) async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes, DfsError> {
         let (range, layers) = {
             let state = self.state();
             let end = offset.saturating_add(len as u64).min(state.size);
@@ -29,6 +30,11 @@ impl FileCore {
         }
         if layers.is_empty()
             && let Some(bytes) = self.read_local(&range).await
+        {
+            return Ok(bytes);
+        }
+        if layers.is_empty()
+            && let Some(bytes) = self.read_from_stream(&range).await
         {
             return Ok(bytes);
         }

@@ -126,6 +126,28 @@ impl FileCore {
         }
     }
 
+    /// The nearest replica that has not failed, slow datanodes last; of equally near ones the one in use. Tells whether
+    /// another one could take its place at once.
+    pub(super) fn choose_preferring(
+        &self,
+        row: &LocatedBlock,
+        failed: &HashSet<String>,
+        in_use: &str,
+    ) -> Option<(ReplicaLocation, bool)> {
+        let Choice { location, hurried } = self.choose(row, failed)?;
+        let preferred = row
+            .locations
+            .iter()
+            .find(|other| datanode::uuid(other) == in_use && datanode::is_as_near(other, &location));
+        let usable = preferred.filter(|other| {
+            let id = row.block.map_or(0, |block| block.id);
+            !failed.contains(in_use)
+                && !self.fs.client.slow.contains(in_use)
+                && !self.state().table.is_corrupt(id, datanode::uuid(other))
+        });
+        Some((usable.cloned().unwrap_or(location), hurried))
+    }
+
     /// The nearest replica that has not failed, slow datanodes last.
     fn choose(&self, row: &LocatedBlock, failed: &HashSet<String>) -> Option<Choice> {
         let id = row.block.map_or(0, |block| block.id);

@@ -44,6 +44,7 @@ impl FileCore {
         let grown = state.write.dirty.bytes() - before.min(state.write.dirty.bytes());
         self.fs.budget.give((len - grown.min(len)) as usize);
         state.touched(offset + len);
+        self.streams.clear();
         if state.write.dirty.bytes() > MAX_DIRTY_BYTES {
             self.write_back_all(state, false);
         } else {

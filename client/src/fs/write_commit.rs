@@ -181,7 +181,9 @@ impl FileCore {
         }
         let located = self.fs.reopen(self.inode).await?;
         let mut state = self.state();
-        state.adopt(located, self.block_size);
+        if state.adopt(located, self.block_size) {
+            self.streams.clear();
+        }
         state.lease = true;
         state.rewritten = true;
         state.recalled = false;

@@ -65,7 +65,10 @@ fn what_was_written_is_read_before_and_after_it_is_flushed() -> Result<()> {
             file.write_at(index as u64 * 100_000, Bytes::copy_from_slice(piece)).await?;
         }
         ensure!(file.status().size == bytes.len() as u64);
-        ensure!(fs.stat(&root(), InodeId(status.inode)).await?.size == bytes.len() as u64, "stat is overlaid");
+        ensure!(
+            fs.stat(&root(), InodeId(status.inode)).await?.size == bytes.len() as u64,
+            "stat is overlaid"
+        );
         ensure_same("before the flush", &contents(&file).await?, &bytes)?;
         file.flush().await?;
         ensure_same("after the flush", &contents(&file).await?, &bytes)?;
@@ -95,7 +98,9 @@ fn overwrites_change_blocks_in_place_and_are_on_every_replica() -> Result<()> {
         let before = cluster.blocks("/f").await?;
 
         let file = open(&fs, status.inode, true).await?;
-        for (seed, offset, len) in [(2u64, 5usize, 10usize), (3, 4096, 4096), (4, BLOCK as usize - 7, 14), (5, 70_000, 9_000)] {
+        for (seed, offset, len) in
+            [(2u64, 5usize, 10usize), (3, 4096, 4096), (4, BLOCK as usize - 7, 14), (5, 70_000, 9_000)]
+        {
             let data = pattern(seed, 0, len);
             bytes[offset..offset + len].copy_from_slice(&data);
             file.write_at(offset as u64, data.into()).await?;
