@@ -111,6 +111,7 @@ impl FileState {
         self.recorded_size = status.size;
         self.mtime_ns = status.mtime_ns;
         self.table.cut(status.size, block_size);
+        self.write.cut(status.size.div_ceil(block_size));
         self.status = status;
         self.namespace_changed = true;
     }

@@ -188,7 +188,14 @@ impl FileCore {
         let mut state = self.state();
         state.namespace_changed = true;
         state.table.set(index, block, members, self.block_size);
-        if let Some(writer) = state.write.writers.get_mut(&index) {
+        let write = &mut state.write;
+        let was_unsynced = write.unsynced.remove(&index).is_some();
+        if let Some(writer) = write.writers.get_mut(&index) {
+            if was_unsynced {
+                // What it had before is now this pipeline's to sync.
+                writer.data_id = writer.data_id.max(1);
+                writer.synced_id = 0;
+            }
             writer.block = Some(block);
             writer.recorded = Some(block);
             writer.storages = members.iter().map(|member| member.storage_id.clone()).collect();
@@ -235,9 +242,7 @@ impl FileCore {
         state.table.set(index, finished.block, &finished.members, self.block_size);
         if let Some(writer) = state.write.writers.get_mut(&index) {
             writer.block = None;
-            if synced {
-                state.write.unsynced.remove(&index);
-            } else if writer.is_unsynced() || state.write.unsynced.contains_key(&index) {
+            if !synced && writer.is_unsynced() {
                 state.write.unsynced.insert(index, finished.clone());
             }
         }

@@ -101,6 +101,8 @@ impl FileCore {
             Err(error) => return Err(error),
         }
         giving.done = true;
+        // Never written, it was forgotten.
+        self.state().write.prepared = None;
         Ok(true)
     }
 

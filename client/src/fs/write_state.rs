@@ -117,6 +117,15 @@ impl WriteState {
         self.dirty.is_empty() && self.in_flight.is_empty() && self.writers.is_empty()
     }
 
+    /// The file has no blocks from index `kept` on any more; all writers there have ended.
+    pub(super) fn cut(&mut self, kept: u64) {
+        drop(self.finished.split_off(&kept));
+        drop(self.unsynced.split_off(&kept));
+        if kept == 0 {
+            self.prepared = None;
+        }
+    }
+
     /// Every packet up to `id` is acknowledged.
     pub(super) fn is_acknowledged(&self, id: u64) -> bool {
         self.in_flight.first_key_value().is_none_or(|(first, _)| *first > id)
