@@ -8,13 +8,15 @@
 //!
 //! * [`replica`]: states of a replica and legal transitions; pure.
 //! * [`dataset`]: replicas on disk; blocking.
+//! * [`journal`]: what makes overwrites durable; blocking.
 //! * [`transfer`]: the data transfer protocol; blocking threads, no async.
 //! * [`namenode_link`]: registration, heartbeats, reports, commands, block recovery.
 //! * [`server`]: puts them together.
 //!
 //! Durability: a packet is acknowledged once it is in this machine's page cache and in that of every
 //! member after it; with `sync_block`, once it is on disk. A replica is closed (renamed) before its last packet is
-//! acknowledged. What a crash leaves unfinished is cut back to its last good checksum at start.
+//! acknowledged. What a crash leaves unfinished is cut back to its last good checksum at start; of replicas written at any
+//! offset nothing is cut: overwrites are redone from the volume's journal.
 
 pub mod config;
 pub mod control;
@@ -22,8 +24,10 @@ pub mod dataset;
 pub mod error;
 mod guard;
 mod http;
+pub mod journal;
 mod metrics;
 pub mod namenode_link;
+mod piece;
 pub mod replica;
 pub mod server;
 mod sync;

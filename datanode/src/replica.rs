@@ -10,14 +10,16 @@
 //! | Finalized                | `append`                   | Rbw       |
 //! | Finalized                | `append_random`            | Rbw       |
 //! | Finalized, Rbw           | `recover_append`           | Rbw       |
-//! | Finalized, Rbw           | `recover_append_random`    | Rbw       |
+//! | Finalized, Rbw, Rwr (1)  | `recover_append_random`    | Rbw       |
 //! | Rbw                      | `recover_rbw`              | Rbw       |
-//! | Rbw                      | `recover_random`           | Rbw       |
+//! | Rbw, Rwr (1)             | `recover_random`           | Rbw       |
 //! | Finalized, Rbw           | `recover_close`            | Finalized |
-//! | Finalized, Rbw           | `recover_close_random`     | Finalized |
+//! | Finalized, Rbw, Rwr (1)  | `recover_close_random`     | Finalized |
 //! | Finalized, Rwr           | `close_found`              | Finalized |
 //! | Finalized, Rbw, Rwr, Rur | `begin_recovery`           | Rur       |
 //! | Rur                      | `finish_recovery`          | Finalized |
+//!
+//! (1) If it is intact: the datanode stopped, the machine did not.
 //!
 //! Invariants: `acked <= length`; a stamp never goes down; a refused transition changes nothing.
 
@@ -111,6 +113,8 @@ pub struct Replica {
     state: ReplicaState,
     length: u64,
     acked: u64,
+    /// Found unfinished, but with everything that it ever acknowledged.
+    intact: bool,
     recovery: Option<Recovery>,
 }
 
@@ -159,7 +163,7 @@ pub enum TransitionError {
 
 impl Replica {
     fn new(block: BlockRef, state: ReplicaState, length: u64) -> Self {
-        Self { block, state, length, acked: length, recovery: None }
+        Self { block, state, length, acked: length, intact: false, recovery: None }
     }
 
     /// A new replica that a client writes.
@@ -180,6 +184,12 @@ impl Replica {
     /// A replica found unfinished at start; `length` bytes match their checksums.
     pub fn found_unfinished(block: BlockRef, length: u64) -> Self {
         Self::new(block, ReplicaState::Rwr, length)
+    }
+
+    /// The same, of a replica written at any offset, after the end of the datanode alone: the machine went on, so
+    /// everything that was acknowledged is there and its writer may go on with it.
+    pub fn found_intact(block: BlockRef, length: u64) -> Self {
+        Self { intact: true, ..Self::found_unfinished(block, length) }
     }
 
     /// Id and stamp.
@@ -278,12 +288,12 @@ impl Replica {
         stamp: GenerationStamp,
         expected: u64,
     ) -> Result<u64, TransitionError> {
-        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+        if self.state != ReplicaState::Finalized && !self.can_go_on() {
             return Err(self.wrong_state());
         }
         self.check_stamps(known, stamp)?;
         self.check_length(expected, u64::MAX)?;
-        self.state = ReplicaState::Rbw;
+        self.go_on();
         self.cut(expected);
         self.block.stamp = stamp;
         Ok(expected)
@@ -297,11 +307,12 @@ impl Replica {
         stamp: GenerationStamp,
         least: u64,
     ) -> Result<u64, TransitionError> {
-        if self.state != ReplicaState::Rbw {
+        if !self.can_go_on() {
             return Err(self.wrong_state());
         }
         self.check_stamps(known, stamp)?;
         self.check_length(least, u64::MAX)?;
+        self.go_on();
         self.block.stamp = stamp;
         Ok(self.length)
     }
@@ -362,6 +373,7 @@ impl Replica {
         self.check_length(expected, expected)?;
         self.state = ReplicaState::Finalized;
         self.acked = self.length;
+        self.intact = false;
         self.block.stamp = stamp;
         Ok(())
     }
@@ -377,6 +389,9 @@ impl Replica {
         let mut cut = self.clone();
         cut.check_length(expected, u64::MAX)?;
         cut.cut(expected);
+        if cut.can_go_on() {
+            cut.go_on();
+        }
         cut.recover_close(known, stamp, expected)?;
         *self = cut;
         Ok(())
@@ -391,6 +406,7 @@ impl Replica {
         self.check_stamps(stamp, stamp)?;
         self.check_length(expected, expected)?;
         self.state = ReplicaState::Finalized;
+        self.intact = false;
         Ok(())
     }
 
@@ -414,6 +430,7 @@ impl Replica {
         }
         self.recovery = Some(Recovery { original: self.original_state(), id });
         self.state = ReplicaState::Rur;
+        self.intact = false;
         Ok(())
     }
 
@@ -434,6 +451,16 @@ impl Replica {
         self.state = ReplicaState::Finalized;
         self.recovery = None;
         Ok(())
+    }
+
+    /// Whether a writer at any offset may go on with it.
+    fn can_go_on(&self) -> bool {
+        self.state == ReplicaState::Rbw || (self.state == ReplicaState::Rwr && self.intact)
+    }
+
+    fn go_on(&mut self) {
+        self.state = ReplicaState::Rbw;
+        self.intact = false;
     }
 
     fn cut(&mut self, length: u64) {

@@ -2,7 +2,7 @@
 //!
 //! Who owns what: [`volume`] a directory, its lock and space; [`replica_map`] which block is where;
 //! [`open_replica`] the lock and state of a replica that changes; [`writer`] and [`reader`] open files.
-//! `scan` fills the map at start. Formats: [`meta_file`], [`version_file`], [`layout`].
+//! `scan` fills the map at start, with the help of `redo` for what the journals know. Formats: [`meta_file`], [`version_file`], [`layout`].
 //!
 //! Everything here blocks and is called from data threads and disk workers only.
 //!
@@ -16,6 +16,7 @@ pub mod open_replica;
 pub mod pipeline;
 pub mod reader;
 pub mod recovery;
+mod redo;
 pub mod replica_map;
 mod scan;
 mod spread;
@@ -24,6 +25,7 @@ pub mod version_file;
 pub mod volume;
 pub mod writer;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,7 +38,9 @@ use self::open_replica::{OpenReplica, OpenState};
 use self::replica_map::{Entry, ReplicaMap};
 use self::version_file::VersionFile;
 use self::volume::Volume;
-use crate::error::DatanodeError;
+use crate::error::{DatanodeError, disk};
+use crate::journal::replay::Found;
+use crate::journal::{self, Journal};
 use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, Replica, ReplicaState};
 use crate::sync::lock;
@@ -66,6 +70,8 @@ pub struct ReportedReplica {
 /// All replicas of a datanode.
 #[derive(Debug)]
 pub struct Dataset {
+    /// One a volume. First in line, so that they end before the volumes are given up.
+    journals: Vec<Arc<Journal>>,
     volumes: Vec<Arc<Volume>>,
     map: ReplicaMap,
     uuid: String,
@@ -99,8 +105,17 @@ impl Dataset {
             }
             volumes.push(volume);
         }
-        let map = scan::scan(&volumes)?;
+        let boot = journal::boot_id();
+        let found = volumes.iter().map(|v| Found::read(v.dir(), &boot)).collect::<Result<Vec<_>, _>>()?;
+        let map = scan::scan(&volumes, &found)?;
+        // Only now is everything on disk that the journals stood for.
+        let started = volumes
+            .iter()
+            .zip(&found)
+            .map(|(volume, found)| Ok(Arc::new(Journal::start(volume.dir(), found.last() + 1)?)));
+        let journals = started.collect::<Result<_, DatanodeError>>()?;
         Ok(Self {
+            journals,
             volumes,
             map,
             uuid: known.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |v| v.datanode_uuid.clone()),
@@ -161,6 +176,26 @@ impl Dataset {
             return Err(DatanodeError::WrongPool { asked: asked.to_owned(), ours: ours.clone() });
         }
         Ok(())
+    }
+
+    /// Journal of a volume.
+    fn journal(&self, volume: &Volume) -> &Arc<Journal> {
+        &self.journals[usize::from(volume.index())]
+    }
+
+    /// Puts a replica's files on disk if the journal has records of it, and drops those: what comes next is not recorded.
+    /// The replica's lock is held and it has no writer.
+    fn retire_records(&self, open: &OpenReplica, state: &OpenState) -> Result<(), DatanodeError> {
+        let block = state.replica.block();
+        let journal = self.journal(&open.volume);
+        if !journal.is_live(block.id) {
+            return Ok(());
+        }
+        let up_to = journal.last();
+        for path in [state.data_path(&open.volume), state.meta_path(&open.volume)] {
+            File::open(&path).and_then(|file| file.sync_data()).map_err(disk(&path))?;
+        }
+        journal.settle(block, up_to)
     }
 
     /// Volumes.

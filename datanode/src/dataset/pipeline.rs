@@ -119,6 +119,10 @@ impl Dataset {
         open: &Arc<OpenReplica>,
         state: &mut OpenState,
     ) -> Result<(), DatanodeError> {
+        let block = state.replica.block();
+        let journal = self.journal(&open.volume);
+        // A later replica of the block must not be given what this one's records say.
+        journal.settle(block, journal.last())?;
         files::remove(&state.data_path(&open.volume))?;
         files::remove(&state.meta_path(&open.volume))?;
         open.volume.sub_used(state.replica.length());
@@ -194,6 +198,9 @@ impl Dataset {
             if state.home == Home::Finalized && !asked.random {
                 self.check_checksum(open, state, checksum)?;
             }
+            if !asked.random || length < state.replica.length() {
+                self.retire_records(open, state)?;
+            }
             let known_sum = state.known_sum();
             files::relocate(&open.volume, before, (asked.home(), next.block()))?;
             state.home = asked.home();
@@ -237,6 +244,9 @@ impl Dataset {
                 next.recover_close_random(asked.block.stamp, asked.stamp, asked.least)?;
             } else {
                 next.recover_close(asked.block.stamp, asked.stamp, asked.least)?;
+            }
+            if next.length() < have {
+                self.retire_records(open, state)?;
             }
             let mut from = (state.home, state.replica.block());
             if from.0 == Home::Finalized && next.length() < have {

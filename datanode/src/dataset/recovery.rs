@@ -65,6 +65,7 @@ impl Dataset {
                 }
                 let mut next = state.replica.clone();
                 next.finish_recovery(id, length)?;
+                self.retire_records(open, state)?;
                 let (old, have) = (state.replica.block(), state.replica.length());
                 if state.home == Home::Finalized && length < have {
                     // Cut outside of finalized/, so that a crash in between is found and completed at start.

@@ -1,5 +1,6 @@
 //! The scan at start: finds all replicas, completes moves that a crash interrupted, cuts unfinished replicas
-//! back to their last good checksum, and sets aside what has lost its other half.
+//! back to their last good checksum, and sets aside what has lost its other half. Replicas that were written at any offset are
+//! not cut but brought into order with the volume's journal: see `redo.rs`.
 //!
 //! Volumes are scanned in parallel, and several threads share one volume's directories.
 //! Nothing is deleted but copies that were on their way in (the source still has them), replicas without a
@@ -18,9 +19,11 @@ use super::files;
 use super::layout::{self, BlockFile};
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, data_path, meta_path};
+use super::redo;
 use super::replica_map::{Closed, Entry, ReplicaMap};
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
+use crate::journal::replay::Found as FoundJournal;
 use crate::replica::{BlockRef, Replica};
 use crate::sync::lock;
 
@@ -54,10 +57,12 @@ impl Found {
     }
 }
 
-/// Scans all volumes.
-pub fn scan(volumes: &[Arc<Volume>]) -> Result<ReplicaMap, DatanodeError> {
+/// Scans all volumes. Each comes with what was found of its journal.
+pub fn scan(volumes: &[Arc<Volume>], journals: &[FoundJournal]) -> Result<ReplicaMap, DatanodeError> {
     let outcomes: Vec<Result<Vec<(BlockId, Entry)>, DatanodeError>> = thread::scope(|scope| {
-        let threads: Vec<_> = volumes.iter().map(|volume| scope.spawn(|| scan_volume(volume))).collect();
+        let pairs = volumes.iter().zip(journals);
+        let threads: Vec<_> =
+            pairs.map(|(volume, journal)| scope.spawn(|| scan_volume(volume, journal))).collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
     });
     let mut map = BTreeMap::new();
@@ -114,7 +119,7 @@ fn set_aside_replica(volumes: &[Arc<Volume>], id: BlockId, entry: &Entry) -> Res
     set_aside(&volume, &meta_path(&volume, home, block))
 }
 
-fn scan_volume(volume: &Arc<Volume>) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
+fn scan_volume(volume: &Arc<Volume>, journal: &FoundJournal) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
     let tmp = volume.dir().join(layout::TMP);
     let mut unfinished_copies = 0usize;
     for entry in list(&tmp)? {
@@ -130,7 +135,7 @@ fn scan_volume(volume: &Arc<Volume>) -> Result<Vec<(BlockId, Entry)>, DatanodeEr
     random.sort();
     let mut finalized = scan_finalized(volume)?;
     finalized.sort();
-    let replicas = resolve(volume, &Halves { finalized, rbw, random })?;
+    let replicas = resolve(volume, journal, &Halves { finalized, rbw, random })?;
     tracing::info!(
         storage_id = volume.storage_id(),
         replicas = replicas.len(),
@@ -234,7 +239,11 @@ impl Halves {
 }
 
 /// Pairs data with checksums.
-fn resolve(volume: &Arc<Volume>, halves: &Halves) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
+fn resolve(
+    volume: &Arc<Volume>,
+    journal: &FoundJournal,
+    halves: &Halves,
+) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
     let mut out = Vec::with_capacity(halves.kinds().iter().map(|(_, found)| found.data.len()).sum());
     for (home, found) in halves.kinds() {
         for &(id, length) in &found.data {
@@ -243,10 +252,10 @@ fn resolve(volume: &Arc<Volume>, halves: &Halves) -> Result<Vec<(BlockId, Entry)
                 tracing::warn!(path = %path.display(), length, "unfinished twin of a replica set aside");
                 set_aside(volume, &path)?;
             } else if let Some(block) = found.metas(id).last() {
-                out.push((id, open_found(volume, home, *block, length)?));
+                out.push((id, open_found(volume, journal, home, *block, length)?));
             } else if let Some((other, block)) = halves.strayed(id, home) {
                 let place = complete_move(volume, home, other, block)?;
-                out.push((id, open_found(volume, place, block, length)?));
+                out.push((id, open_found(volume, journal, place, block, length)?));
             } else if length == 0 && home != Home::Finalized {
                 files::remove(&path)?;
             } else {
@@ -283,16 +292,21 @@ fn complete_move(
 /// The entry of a replica whose two files are in one place.
 fn open_found(
     volume: &Arc<Volume>,
+    journal: &FoundJournal,
     home: Home,
     block: BlockRef,
-    length: u64,
+    mut length: u64,
 ) -> Result<Entry, DatanodeError> {
+    if redo::redo(journal, volume, home, block)? {
+        let path = data_path(volume, home, block);
+        length = fs::metadata(&path).map_err(disk(&path))?.len();
+    }
     match home {
         Home::Finalized => {
             let (stamp, volume) = (block.stamp, volume.index());
             Ok(Entry::Closed(Closed { stamp, length, volume, rewritten: false }))
         }
-        Home::Rbw | Home::Random | Home::Tmp => open_unfinished(volume, home, block),
+        Home::Rbw | Home::Random | Home::Tmp => open_unfinished(volume, journal, home, block),
     }
 }
 
@@ -325,7 +339,12 @@ fn drop_loose_metas(
 
 /// Cuts an unfinished replica back: one written from start to end to what matches its checksums, one written at any
 /// offset to what has checksums.
-fn open_unfinished(volume: &Arc<Volume>, home: Home, block: BlockRef) -> Result<Entry, DatanodeError> {
+fn open_unfinished(
+    volume: &Arc<Volume>,
+    journal: &FoundJournal,
+    home: Home,
+    block: BlockRef,
+) -> Result<Entry, DatanodeError> {
     let (data_at, meta_at) = (data_path(volume, home, block), meta_path(volume, home, block));
     let (data, meta) = (files::open_rw(&data_at)?, files::open_rw(&meta_at)?);
     let data_len = data.metadata().map_err(disk(&data_at))?.len();
@@ -349,7 +368,13 @@ fn open_unfinished(volume: &Arc<Volume>, home: Home, block: BlockRef) -> Result<
     }
     meta.set_len(meta_len).map_err(disk(&meta_at))?;
     data.set_len(length).map_err(disk(&data_at))?;
-    let replica = Replica::found_unfinished(block, length);
+    let mut replica = Replica::found_unfinished(block, length);
+    if home == Home::Random {
+        redo::settle(block, (&data, &meta), length, None).map_err(disk(&data_at))?;
+        if journal.is_same_boot() {
+            replica = Replica::found_intact(block, length);
+        }
+    }
     let open = OpenReplica::new(Arc::clone(volume), replica, home, checksum);
     open.lock().partial_sum = partial_sum;
     Ok(Entry::Open(Arc::new(open)))

@@ -8,11 +8,11 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::Dataset;
 use super::open_replica::{Home, data_path, meta_path};
 use super::replica_map::{Closed, Entry};
 use super::version_file::sync_dir;
 use super::volume::Volume;
-use super::{Dataset, layout};
 use crate::error::{DatanodeError, disk};
 use crate::replica::{BlockRef, ReplicaState, TransitionError};
 
@@ -20,12 +20,12 @@ use crate::replica::{BlockRef, ReplicaState, TransitionError};
 const OPEN_ATTEMPTS: usize = 3;
 
 impl Dataset {
-    /// Puts data, checksums and names of a finalized replica on disk. It must have at least the stamp of `asked`
+    /// Puts data, checksums and names of a replica on disk that is finalized or written at any offset. It must have at least the stamp of `asked`
     /// and at least `length` bytes.
     pub fn sync_replica(&self, asked: BlockRef, length: u64) -> Result<(), DatanodeError> {
         let mut attempts = OPEN_ATTEMPTS;
         loop {
-            let closed = self.finalized(asked)?;
+            let (closed, home) = self.syncable(asked)?;
             if closed.stamp < asked.stamp {
                 return Err(DatanodeError::StaleReplica { block: asked, here: closed.stamp });
             }
@@ -34,7 +34,10 @@ impl Dataset {
                 return Err(DatanodeError::Range { block: asked, offset: 0, end, length });
             }
             let volume = &self.volumes[usize::from(closed.volume)];
-            let outcome = put_on_disk(volume, BlockRef { id: asked.id, stamp: closed.stamp });
+            let here = BlockRef { id: asked.id, stamp: closed.stamp };
+            let journal = self.journal(volume);
+            let up_to = journal.last();
+            let outcome = put_on_disk(volume, home, here).and_then(|()| journal.settle(here, up_to));
             attempts -= 1;
             match outcome {
                 Err(DatanodeError::Disk { source, .. })
@@ -48,11 +51,11 @@ impl Dataset {
         }
     }
 
-    fn finalized(&self, asked: BlockRef) -> Result<Closed, DatanodeError> {
+    fn syncable(&self, asked: BlockRef) -> Result<(Closed, Home), DatanodeError> {
         loop {
             let open = match self.map.get(asked.id) {
                 None => return Err(DatanodeError::ReplicaNotFound { block: asked }),
-                Some(Entry::Closed(closed)) => return Ok(closed),
+                Some(Entry::Closed(closed)) => return Ok((closed, Home::Finalized)),
                 Some(Entry::Open(open)) => open,
             };
             let state = open.lock();
@@ -62,7 +65,10 @@ impl Dataset {
                 ReplicaState::Temporary => return Err(DatanodeError::ReplicaNotFound { block: asked }),
                 // Opened for a moment, by an order that changes nothing or has not changed it yet.
                 ReplicaState::Finalized => {
-                    return Ok(state.to_closed(&open.volume));
+                    return Ok((state.to_closed(&open.volume), Home::Finalized));
+                }
+                ReplicaState::Rbw if state.home == Home::Random => {
+                    return Ok((state.to_closed(&open.volume), Home::Random));
                 }
                 state @ (ReplicaState::Rbw | ReplicaState::Rwr | ReplicaState::Rur) => {
                     return Err(TransitionError::State { block, state }.into());
@@ -72,16 +78,15 @@ impl Dataset {
     }
 }
 
-fn put_on_disk(volume: &Volume, block: BlockRef) -> Result<(), DatanodeError> {
+fn put_on_disk(volume: &Volume, home: Home, block: BlockRef) -> Result<(), DatanodeError> {
     if volume.is_failed() {
         return Err(disk(volume.dir())(Errno::EIO.into()));
     }
-    let (data_path, meta_path) =
-        (data_path(volume, Home::Finalized, block), meta_path(volume, Home::Finalized, block));
+    let (data_path, meta_path) = (data_path(volume, home, block), meta_path(volume, home, block));
     let data = File::open(&data_path).map_err(disk(&data_path))?;
     let meta = File::open(&meta_path).map_err(disk(&meta_path))?;
     data.sync_data().map_err(disk(&data_path))?;
     meta.sync_data().map_err(disk(&meta_path))?;
     // The directory, and the two above in case that they are new.
-    layout::finalized_dir(volume.dir(), block.id).ancestors().take(3).try_for_each(sync_dir)
+    data_path.ancestors().skip(1).take(3).try_for_each(sync_dir)
 }

@@ -9,17 +9,18 @@ pub mod random;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum};
 use dfs_proto::v1::ReplicaEvent;
 
+use self::random::Recorded;
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, OpenState, WriterToken};
 use super::version_file::sync_dir;
 use super::{Dataset, files, layout};
 use crate::error::{DatanodeError, disk};
+use crate::journal::ReplicaFiles;
 use crate::replica::{BlockRef, ReplicaState};
 
 /// Bytes written beyond the promised ones between two looks at the volume's free space.
@@ -46,10 +47,9 @@ pub struct ReplicaWriter {
     checksum: Checksum,
     /// Checksums that packets carry: the same, unless the writer writes at any offset.
     carried: Checksum,
-    data: File,
-    data_path: PathBuf,
-    meta: File,
-    meta_path: PathBuf,
+    files: Arc<ReplicaFiles>,
+    /// With random access, what the journal has of this writer.
+    recorded: Option<Recorded>,
     length: u64,
     partial_sum: u32,
     /// Physical end of the data file.
@@ -59,6 +59,7 @@ pub struct ReplicaWriter {
     promised: u64,
     unpromised: u64,
     sums: Vec<u8>,
+    merged: Vec<u8>,
 }
 
 impl ReplicaWriter {
@@ -109,10 +110,13 @@ impl ReplicaWriter {
             block,
             checksum,
             carried,
-            data,
-            data_path,
-            meta,
-            meta_path,
+            files: Arc::new(ReplicaFiles {
+                data: Arc::new(data),
+                data_path,
+                meta: Arc::new(meta),
+                meta_path,
+            }),
+            recorded: random.then(|| Recorded::new(create)),
             length,
             partial_sum,
             data_end: length,
@@ -121,6 +125,7 @@ impl ReplicaWriter {
             promised,
             unpromised: 0,
             sums: Vec::new(),
+            merged: Vec::new(),
         })
     }
 
@@ -180,8 +185,8 @@ impl ReplicaWriter {
         if self.token.is_stopped() {
             return Err(DatanodeError::WriterStopped { block: self.block });
         }
-        if let Err(source) = self.data.write_all_at(data, offset) {
-            let error = disk(&self.data_path)(source);
+        if let Err(source) = self.files.data.write_all_at(data, offset) {
+            let error = disk(&self.files.data_path)(source);
             self.dataset.note_error(&self.open.volume, &error);
             return Err(error);
         }
@@ -197,7 +202,7 @@ impl ReplicaWriter {
         } else {
             let start = offset - offset % chunk_len;
             let mut head = vec![0u8; (offset - start) as usize];
-            self.data.read_exact_at(&mut head, start).map_err(disk(&self.data_path))?;
+            self.files.data.read_exact_at(&mut head, start).map_err(disk(&self.files.data_path))?;
             self.checksum.of(&head)
         };
         Ok(meta_file::extend(self.checksum, head, data))
@@ -222,9 +227,9 @@ impl ReplicaWriter {
         if self.token.is_stopped() {
             return Err(DatanodeError::WriterStopped { block: self.block });
         }
-        if let Err(source) = self.meta.write_all_at(&self.sums, at) {
+        if let Err(source) = self.files.meta.write_all_at(&self.sums, at) {
             drop(state);
-            let error = disk(&self.meta_path)(source);
+            let error = disk(&self.files.meta_path)(source);
             self.dataset.note_error(&self.open.volume, &error);
             return Err(error);
         }
@@ -261,17 +266,25 @@ impl ReplicaWriter {
     /// Puts data, checksums and, the first time, the names on disk.
     pub fn sync(&mut self) -> Result<(), DatanodeError> {
         self.write_header_if_due()?;
+        if self.recorded.is_some() {
+            return self.sync_recorded();
+        }
         let synced = self
+            .files
             .data
             .sync_data()
-            .map_err(disk(&self.data_path))
-            .and_then(|()| self.meta.sync_data().map_err(disk(&self.meta_path)));
+            .map_err(disk(&self.files.data_path))
+            .and_then(|()| self.files.meta.sync_data().map_err(disk(&self.files.meta_path)));
         if let Err(error) = synced {
             self.dataset.note_error(&self.open.volume, &error);
             return Err(error);
         }
+        self.sync_names()
+    }
+
+    fn sync_names(&mut self) -> Result<(), DatanodeError> {
         if !self.names_synced {
-            if let Some(dir) = self.data_path.parent() {
+            if let Some(dir) = self.files.data_path.parent() {
                 sync_dir(dir)?;
             }
             self.names_synced = true;
@@ -282,7 +295,7 @@ impl ReplicaWriter {
     fn write_header_if_due(&mut self) -> Result<(), DatanodeError> {
         if self.header_due {
             let header = meta_file::encode_header(self.checksum);
-            self.meta.write_all_at(&header, 0).map_err(disk(&self.meta_path))?;
+            self.files.meta.write_all_at(&header, 0).map_err(disk(&self.files.meta_path))?;
             self.header_due = false;
         }
         Ok(())
@@ -292,11 +305,12 @@ impl ReplicaWriter {
     pub fn finalize(mut self, durable: bool) -> Result<(), DatanodeError> {
         self.write_header_if_due()?;
         if self.data_end > self.length {
-            self.data.set_len(self.length).map_err(disk(&self.data_path))?;
+            self.files.data.set_len(self.length).map_err(disk(&self.files.data_path))?;
         }
         if durable {
             self.sync()?;
         }
+        self.commit_records()?;
         let volume = Arc::clone(&self.open.volume);
         let open = Arc::clone(&self.open);
         let mut state = open.lock();

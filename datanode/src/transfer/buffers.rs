@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use crate::piece::Piece;
 use crate::sync::lock;
 
 /// Data handled at a time: small enough to stay in a core's cache from receive over forwarding and checksum
@@ -10,30 +11,6 @@ pub const PIECE_BYTES: usize = 256 << 10;
 
 /// Buffers kept for reuse. More are allocated when needed and freed afterwards.
 const MAX_KEPT: usize = 16;
-
-const PAGE_BYTES: usize = 4096;
-
-/// Page-aligned memory.
-#[derive(Debug)]
-pub struct Piece {
-    raw: Vec<u8>,
-    offset: usize,
-    len: usize,
-}
-
-impl Piece {
-    /// Allocates `len` bytes; the system hands out the pages when they are touched.
-    pub fn new(len: usize) -> Self {
-        let raw = vec![0u8; len + PAGE_BYTES];
-        let offset = raw.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-        Self { raw, offset, len }
-    }
-
-    /// The memory.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        &mut self.raw[self.offset..self.offset + self.len]
-    }
-}
 
 /// What one operation works in.
 #[derive(Debug)]
@@ -68,7 +45,7 @@ impl ScratchPool {
     /// Gives buffers back.
     pub fn give(&self, scratch: Scratch) {
         let mut free = lock(&self.free);
-        if scratch.piece.len == PIECE_BYTES && free.len() < MAX_KEPT {
+        if scratch.piece.len() == PIECE_BYTES && free.len() < MAX_KEPT {
             free.push(scratch);
         }
     }

@@ -67,6 +67,8 @@ pub struct BlockReceiver<'a> {
     metrics: &'a Metrics,
     acks: AckWriter,
     outstanding: OutstandingPackets,
+    /// Packets written that wait for a sync before they are acknowledged, and those behind them.
+    held: Vec<PacketHeader>,
     /// When the oldest outstanding packet's acknowledgement is overdue.
     ack_due: Instant,
     /// A member after us failed.
@@ -107,6 +109,7 @@ impl<'a> BlockReceiver<'a> {
             metrics,
             acks,
             outstanding: OutstandingPackets::default(),
+            held: Vec::new(),
             ack_due: Instant::now(),
             downstream_failed: false,
             expected_head: BUFFER_BYTES,
@@ -182,7 +185,7 @@ impl<'a> BlockReceiver<'a> {
         if self.upstream.buffered().len() >= least {
             return Ok(());
         }
-        self.flush_acks()?;
+        self.flush_before_waiting(least)?;
         if self.downstream.is_some() && !self.downstream_failed {
             while self.upstream.buffered().len() < least && !self.upstream.try_fill(self.expected_head)? {
                 self.wait(true)?;
@@ -309,7 +312,11 @@ impl<'a> BlockReceiver<'a> {
 
     /// Nothing may be gathered while we wait for bytes: the writer may be waiting for it before it sends them.
     fn flush_before_waiting(&mut self, wanted: usize) -> Result<(), DatanodeError> {
-        if self.upstream.buffered().len() < wanted { self.flush_acks() } else { Ok(()) }
+        if self.upstream.buffered().len() >= wanted {
+            return Ok(());
+        }
+        self.release_held()?;
+        self.flush_acks()
     }
 
     fn flush_acks(&mut self) -> Result<(), DatanodeError> {

@@ -14,6 +14,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::ReplicaWriter;
 use crate::dataset::meta_file::{self, META_HEADER_BYTES};
 use crate::error::{DatanodeError, disk};
+use crate::journal::record::Change;
 
 /// Longest block, the namenode's limit: no packet reaches beyond.
 pub const MAX_BLOCK_BYTES: u64 = 4 << 30;
@@ -27,6 +28,30 @@ const ZERO_SUMS_BYTES: usize = 64 << 10;
 
 /// Zeros written at a time where no hole can be made.
 const ZERO_PIECE_BYTES: usize = 64 << 10;
+
+/// Data of one packet, and chunk, up to which an overwrite goes to the journal as a whole, so that putting it on disk takes
+/// one flush. Larger ones would be written twice where two more flushes cost less.
+const RECORDED_BYTES: usize = 64 << 10;
+
+/// What the journal has of a writer.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The journal or the file system knows, on disk, that the replica is being overwritten.
+    marked: bool,
+    /// Something was written since the last sync that the journal does not have.
+    unrecorded: bool,
+    /// This writer's last record.
+    last: u64,
+    /// This writer has been told to sync, and will be again.
+    syncs: bool,
+}
+
+impl Recorded {
+    /// Of a writer that creates its replica, or reopens one.
+    pub const fn new(create: bool) -> Self {
+        Self { marked: create, unrecorded: false, last: 0, syncs: false }
+    }
+}
 
 /// Number of chunks that `len` bytes from `offset` on touch.
 pub const fn chunks_touched(chunk_len: u64, offset: u64, len: u64) -> u64 {
@@ -73,8 +98,14 @@ impl ReplicaWriter {
         self.carried
     }
 
-    /// Writes data that was verified; `carried` are its checksums as they came.
-    pub fn write_anywhere(&mut self, offset: u64, data: &[u8], carried: &[u8]) -> Result<(), DatanodeError> {
+    /// Writes data that was verified; `carried` are its checksums as they came. `sync`: it is to be put on disk next.
+    pub fn write_anywhere(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        carried: &[u8],
+        sync: bool,
+    ) -> Result<(), DatanodeError> {
         if data.is_empty() {
             return Ok(());
         }
@@ -87,40 +118,66 @@ impl ReplicaWriter {
         let first = offset - offset % chunk_len;
         let last = (end - 1) - (end - 1) % chunk_len;
         let covers_last = end.is_multiple_of(chunk_len) || end >= self.length;
-        let head = if offset > first || (first == last && !covers_last) {
-            Some(self.old_chunk(first)?)
+        // What stays of the first and of the last chunk, around the data.
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        if first == last && !covers_last {
+            before = self.old_chunk(first)?;
+            behind = before.split_off((end - first) as usize);
         } else {
-            None
-        };
-        let tail = if last > first && !covers_last { Some(self.old_chunk(last)?) } else { None };
-
-        let mut sums = std::mem::take(&mut self.sums);
-        sums.clear();
-        if head.is_none() && tail.is_none() && self.carried == self.checksum {
-            sums.extend_from_slice(carried);
-        } else {
-            let mut from = 0;
-            if let Some(mut chunk) = head {
-                let at = (offset - first) as usize;
-                let len = data.len().min(chunk_len as usize - at);
-                chunk.resize(chunk.len().max(at + len), 0);
-                chunk[at..at + len].copy_from_slice(&data[..len]);
-                sums.extend_from_slice(&self.checksum.of(&chunk).to_be_bytes());
-                from = len;
+            if offset > first {
+                before = self.old_chunk(first)?;
             }
-            let to = if tail.is_some() { data.len() - (end - last) as usize } else { data.len() };
-            if from < to {
-                self.checksum.append_checksums(&data[from..to], &mut sums);
-            }
-            if let Some(mut chunk) = tail {
-                let len = (end - last) as usize;
-                chunk[..len].copy_from_slice(&data[to..]);
-                sums.extend_from_slice(&self.checksum.of(&chunk).to_be_bytes());
+            if !covers_last {
+                behind = self.old_chunk(last)?.split_off((end - last) as usize);
             }
         }
-        let outcome = self.apply(offset, data, first, &sums);
-        self.sums = sums;
+        before.truncate((offset - first) as usize);
+
+        let overwrites = first < self.length;
+        let to_record = self.is_recorded(data.len(), overwrites, sync);
+        let mut sums = std::mem::take(&mut self.sums);
+        let mut merged = std::mem::take(&mut self.merged);
+        sums.clear();
+        merged.clear();
+        let whole_chunks = before.is_empty() && behind.is_empty();
+        let chunks = if whole_chunks {
+            data
+        } else {
+            merged.extend_from_slice(&before);
+            merged.extend_from_slice(data);
+            merged.extend_from_slice(&behind);
+            &merged
+        };
+        if whole_chunks && self.carried == self.checksum {
+            sums.extend_from_slice(carried);
+        } else {
+            self.checksum.append_checksums(chunks, &mut sums);
+        }
+        let outcome = self.apply(offset, data, (first, chunks, &sums), to_record);
+        (self.sums, self.merged) = (sums, merged);
         outcome
+    }
+
+    /// Puts data and the checksums of all chunks that it touches in place, and notes it in the journal. `chunks` are
+    /// the first one's offset, their content and checksums.
+    fn apply(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        (first, chunks, sums): (u64, &[u8], &[u8]),
+        to_record: bool,
+    ) -> Result<(), DatanodeError> {
+        let end = offset + data.len() as u64;
+        self.announce(first, end, to_record)?;
+        self.change(first, end, |writer| {
+            writer.files.data.write_all_at(data, offset).map_err(disk(&writer.files.data_path))?;
+            writer.put_sums(first, sums)
+        })?;
+        if to_record {
+            let checksum = self.checksum;
+            self.note(Change::Write { checksum, offset: first, sums, data: chunks })?;
+        }
+        Ok(())
     }
 
     /// Makes a range zeros; whole pages of it take no space. What is behind the replica's end is added to it.
@@ -149,30 +206,23 @@ impl ReplicaWriter {
             sums.extend_from_slice(&self.carried.of(&zeros[..(end - at) as usize]).to_be_bytes());
             at = end;
         }
-        self.write_anywhere(from, &zeros, &sums)
+        self.write_anywhere(from, &zeros, &sums, false)
     }
 
     /// A chunk of the replica as it stands, verified.
     fn old_chunk(&self, start: u64) -> Result<Vec<u8>, DatanodeError> {
         let len = (self.length - start).min(self.checksum.bytes_per_checksum() as u64);
         let mut chunk = vec![0; len as usize];
-        let have = meta_file::read_up_to(&self.data, &mut chunk, start).map_err(disk(&self.data_path))?;
+        let have = meta_file::read_up_to(&self.files.data, &mut chunk, start)
+            .map_err(disk(&self.files.data_path))?;
         let mut sum = [0; CHECKSUM_BYTES];
         let at = meta_file::checksum_offset(self.checksum, start);
-        let sum_len = meta_file::read_up_to(&self.meta, &mut sum, at).map_err(disk(&self.meta_path))?;
+        let sum_len =
+            meta_file::read_up_to(&self.files.meta, &mut sum, at).map_err(disk(&self.files.meta_path))?;
         if have < chunk.len() || sum_len < sum.len() || self.checksum.of(&chunk).to_be_bytes() != sum {
             return Err(DatanodeError::Damaged { block: self.block, offset: start });
         }
         Ok(chunk)
-    }
-
-    /// Puts data and the checksums of all chunks that it touches in place. `first` is the first of these chunks.
-    fn apply(&mut self, offset: u64, data: &[u8], first: u64, sums: &[u8]) -> Result<(), DatanodeError> {
-        let end = offset + data.len() as u64;
-        self.change(first, end, |writer| {
-            writer.data.write_all_at(data, offset).map_err(disk(&writer.data_path))?;
-            writer.put_sums(first, sums)
-        })
     }
 
     /// Adds zeros up to `end`, which is behind the replica's end.
@@ -186,8 +236,9 @@ impl ReplicaWriter {
             chunk.resize((end - first).min(chunk_len) as usize, 0);
             sums.extend_from_slice(&self.checksum.of(&chunk).to_be_bytes());
         }
+        self.announce(first, end, false)?;
         self.change(first, end, |writer| {
-            writer.data.set_len(end).map_err(disk(&writer.data_path))?;
+            writer.files.data.set_len(end).map_err(disk(&writer.files.data_path))?;
             writer.put_sums(first, &sums)?;
             writer.put_zero_sums(old.next_multiple_of(chunk_len), end)
         })
@@ -198,6 +249,7 @@ impl ReplicaWriter {
         if from >= to {
             return Ok(());
         }
+        self.announce(from, to, false)?;
         self.change(from, to, |writer| {
             writer.punch_data(from, to)?;
             writer.put_zero_sums(from, to)
@@ -206,19 +258,19 @@ impl ReplicaWriter {
 
     fn punch_data(&self, from: u64, to: u64) -> Result<(), DatanodeError> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.data, flags, from as i64, (to - from) as i64) {
+        match fallocate(&self.files.data, flags, from as i64, (to - from) as i64) {
             Ok(()) => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
                 let zeros = vec![0; ZERO_PIECE_BYTES.min((to - from) as usize)];
                 let mut at = from;
                 while at < to {
                     let len = zeros.len().min((to - at) as usize);
-                    self.data.write_all_at(&zeros[..len], at).map_err(disk(&self.data_path))?;
+                    self.files.data.write_all_at(&zeros[..len], at).map_err(disk(&self.files.data_path))?;
                     at += len as u64;
                 }
                 Ok(())
             }
-            Err(errno) => Err(disk(&self.data_path)(errno.into())),
+            Err(errno) => Err(disk(&self.files.data_path)(errno.into())),
         }
     }
 
@@ -228,12 +280,12 @@ impl ReplicaWriter {
         if self.header_due && at == META_HEADER_BYTES as u64 {
             let mut raw = meta_file::encode_header(self.checksum).to_vec();
             raw.extend_from_slice(sums);
-            self.meta.write_all_at(&raw, 0).map_err(disk(&self.meta_path))?;
+            self.files.meta.write_all_at(&raw, 0).map_err(disk(&self.files.meta_path))?;
             self.header_due = false;
             return Ok(());
         }
         self.write_header_if_due()?;
-        self.meta.write_all_at(sums, at).map_err(disk(&self.meta_path))
+        self.files.meta.write_all_at(sums, at).map_err(disk(&self.files.meta_path))
     }
 
     /// Writes the checksums of chunks of zeros. `from` is on a chunk boundary.
@@ -258,6 +310,66 @@ impl ReplicaWriter {
             self.put_sums(start, &sums)?;
         }
         Ok(())
+    }
+
+    /// Whether data goes to the journal as a whole.
+    fn is_recorded(&self, data_len: usize, overwrites: bool, sync: bool) -> bool {
+        let syncs = self.recorded.as_ref().is_some_and(|recorded| recorded.syncs);
+        let small = data_len <= RECORDED_BYTES && self.checksum.bytes_per_checksum() <= RECORDED_BYTES;
+        small && (overwrites || sync || syncs)
+    }
+
+    /// Chunks of `first..end` are about to be changed. Before the first of the replica's old bytes is overwritten, the journal
+    /// knows of it, on disk: a stop of the machine may undo the move to `random/`.
+    fn announce(&mut self, first: u64, end: u64, to_record: bool) -> Result<(), DatanodeError> {
+        let overwrites = first < self.length;
+        let Some(recorded) = &mut self.recorded else {
+            return Err(DatanodeError::Field("random_access"));
+        };
+        recorded.unrecorded |= !to_record;
+        let must_be_on_disk = overwrites && !recorded.marked;
+        if must_be_on_disk || (overwrites && !to_record) {
+            self.note(Change::Intent { offset: first, len: end - first })?;
+        }
+        if must_be_on_disk {
+            self.commit_records()?;
+            self.recorded.iter_mut().for_each(|recorded| recorded.marked = true);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, change: Change<'_>) -> Result<(), DatanodeError> {
+        let noted = self.dataset.journal(&self.open.volume).append(self.block, change, &self.files);
+        let number = noted.inspect_err(|error| self.dataset.note_error(&self.open.volume, error))?;
+        self.recorded.iter_mut().for_each(|recorded| recorded.last = number);
+        Ok(())
+    }
+
+    /// Puts this writer's records on disk.
+    pub(super) fn commit_records(&self) -> Result<(), DatanodeError> {
+        let last = self.recorded.as_ref().map_or(0, |recorded| recorded.last);
+        self.dataset
+            .journal(&self.open.volume)
+            .commit(last)
+            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
+    }
+
+    /// [`ReplicaWriter::sync`] with random access: what the journal has need not be put on disk in the files.
+    pub(super) fn sync_recorded(&mut self) -> Result<(), DatanodeError> {
+        let unrecorded = self.recorded.as_mut().is_some_and(|recorded| {
+            recorded.syncs = true;
+            std::mem::take(&mut recorded.unrecorded)
+        });
+        self.sync_names()?;
+        if !unrecorded {
+            return self.commit_records();
+        }
+        let journal = Arc::clone(self.dataset.journal(&self.open.volume));
+        let up_to = journal.last();
+        self.files
+            .sync()
+            .and_then(|()| journal.settle(self.block, up_to))
+            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
     }
 
     /// Changes the chunks of `first..end` under the replica's lock.

@@ -7,6 +7,9 @@ use super::BlockReceiver;
 use crate::dataset::writer::random::{chunks_touched, verify_carried};
 use crate::error::DatanodeError;
 
+/// Packets that wait for one sync at most: more gain nothing, and the first one waits for the last.
+const MAX_HELD: usize = 64;
+
 impl BlockReceiver<'_> {
     /// Receives, forwards, verifies and writes one packet whose head has been received.
     pub(super) fn receive_anywhere(
@@ -35,7 +38,7 @@ impl BlockReceiver<'_> {
             verify_carried(carried, piece, offset, sums)
                 .map_err(|offset| DatanodeError::Checksum { block, offset })?;
             if let Some(writer) = &mut self.writer {
-                writer.write_anywhere(offset, piece, sums)?;
+                writer.write_anywhere(offset, piece, sums, header.sync_block)?;
             }
             left -= length;
             offset += length as u64;
@@ -47,18 +50,39 @@ impl BlockReceiver<'_> {
             if header.zero_len > 0 {
                 writer.zero_anywhere(header.offset_in_block, header.zero_len)?;
             }
-            if header.sync_block {
-                // The members before us shall sync at the same time, not after us.
-                self.acks.flush(self.upstream)?;
-            }
-            if header.sync_block && !header.last_packet_in_block {
-                writer.sync()?;
-            }
             self.end = writer.length();
         }
         if header.last_packet_in_block {
+            self.release_held()?;
             self.close(header.sync_block)?;
+            return self.acknowledge(header);
         }
-        self.acknowledge(header)
+        if !header.sync_block && self.held.is_empty() {
+            return self.acknowledge(header);
+        }
+        // Those that have come already are written first and share the sync.
+        self.held.push(*header);
+        if self.held.len() >= MAX_HELD || !self.more_has_come() { self.release_held() } else { Ok(()) }
+    }
+
+    fn more_has_come(&mut self) -> bool {
+        // A connection that ended says so again when it is read from.
+        !self.upstream.buffered().is_empty() || self.upstream.try_fill(self.expected_head).unwrap_or(false)
+    }
+
+    /// Syncs what is held and acknowledges it.
+    pub(super) fn release_held(&mut self) -> Result<(), DatanodeError> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        // The members before us shall sync at the same time, not after us.
+        self.acks.flush(self.upstream)?;
+        if let Some(writer) = &mut self.writer {
+            writer.sync()?;
+        }
+        for header in std::mem::take(&mut self.held) {
+            self.acknowledge(&header)?;
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,114 @@
+//! What a start makes of the journal.
+//!
+//! | what stopped | replicas                                    | records                | chunks that do not match then     |
+//! |--------------|---------------------------------------------|------------------------|-----------------------------------|
+//! | the process  | in `random/`                                | not needed             | settled                           |
+//! |              | others                                      | not needed             | damage                            |
+//! | the machine  | in `random/`, or older than their records   | applied in their order | settled                           |
+//! |              | others with records                         | applied in their order | settled in ranges of records      |
+//! |              | others                                      | -                      | damage                            |
+//!
+//! *Settled*: the chunk gets the checksum of what is there. It was being overwritten, nobody was told that the new
+//! content is durable, and POSIX leaves open which parts of such a write a stop lets through. After the end of the process
+//! alone only the chunks of the packet in hand can be torn; all that was acknowledged is in the page cache.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use dfs_proto::BlockId;
+
+use super::record::{Change, Record, SegmentHeader, records};
+use super::segment_path;
+use crate::error::{DatanodeError, disk};
+
+/// A journal as it was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    segments: Vec<(u64, Vec<u8>)>,
+    /// Numbers up to which records of a block do not matter.
+    settled: HashMap<BlockId, u64>,
+    /// Blocks with records that do matter.
+    live: HashMap<BlockId, Vec<(usize, usize)>>,
+    same_boot: bool,
+    last: u64,
+}
+
+impl Found {
+    /// Reads the journal of a volume. `boot` is the machine's present boot.
+    pub fn read(volume: &Path, boot: &str) -> Result<Self, DatanodeError> {
+        let mut found = Self::default();
+        let mut boots = Vec::new();
+        for index in 0..2 {
+            let path = segment_path(volume, index);
+            let raw = match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(disk(&path))?,
+            };
+            match SegmentHeader::decode(&raw) {
+                Some(header) if header.first > 0 => {
+                    boots.push(header.boot);
+                    found.segments.push((header.first, raw));
+                }
+                Some(_) => {}
+                None => tracing::warn!(path = %path.display(), "journal segment without a header"),
+            }
+        }
+        found.same_boot = !boot.is_empty() && !boots.is_empty() && boots.iter().all(|b| b == boot);
+        found.segments.sort_by_key(|(first, _)| *first);
+        found.index();
+        Ok(found)
+    }
+
+    fn index(&mut self) {
+        let mut all: HashMap<BlockId, Vec<(usize, usize, u64)>> = HashMap::new();
+        for (segment, (first, raw)) in self.segments.iter().enumerate() {
+            self.last = self.last.max(first - 1);
+            for (at, record) in records(raw, *first) {
+                self.last = self.last.max(record.number);
+                match record.change {
+                    Change::Settled { up_to } => {
+                        let settled = self.settled.entry(record.block.id).or_default();
+                        *settled = up_to.max(*settled);
+                    }
+                    Change::Write { .. } | Change::Intent { .. } => {
+                        all.entry(record.block.id).or_default().push((segment, at, record.number));
+                    }
+                }
+            }
+        }
+        for (id, places) in all {
+            let settled = self.settled.get(&id).copied().unwrap_or(0);
+            let live: Vec<_> =
+                places.into_iter().filter(|(_, _, n)| *n > settled).map(|(s, at, _)| (s, at)).collect();
+            if !live.is_empty() {
+                self.live.insert(id, live);
+            }
+        }
+    }
+
+    /// Whether the machine has not stopped since the journal was written.
+    pub const fn is_same_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// Number of the last record.
+    pub const fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Number of blocks with records.
+    pub fn blocks(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Records of a block that matter, in order.
+    pub fn records(&self, id: BlockId) -> impl Iterator<Item = Record<'_>> {
+        let places = self.live.get(&id).map(Vec::as_slice).unwrap_or_default();
+        places.iter().filter_map(|(segment, at)| {
+            let (_, raw) = &self.segments[*segment];
+            Record::decode(&raw[*at..]).map(|(record, _)| record)
+        })
+    }
+}
