@@ -5,6 +5,7 @@ mod determinism;
 mod fixture;
 mod leases;
 mod model;
+mod mount_model;
 mod mount_writing;
 mod names;
 mod posix_attributes;

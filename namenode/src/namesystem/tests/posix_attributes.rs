@@ -75,8 +75,7 @@ fn modes_are_set_by_owners_and_the_superuser() {
 #[test]
 fn a_symbolic_link_has_an_owner_but_no_mode() {
     let mut t = Fixture::new();
-    let op =
-        log::MakeNodeOp { r#type: FileType::Symlink.into(), symlink: b"t".to_vec().into(), ..file_op("/l") };
+    let op = log::MakeNodeOp { r#type: FileType::Symlink.into(), symlink: b"t".to_vec(), ..file_op("/l") };
     t.ok(make_node(op));
     t.refused(set("/l", mode(0o600)), ErrorKind::Unsupported);
     t.ok(set("/l", principals(Some("ann"), Some("dev"))));

@@ -21,7 +21,7 @@ const TYPES: [FileType; 7] = [
 
 fn node_op(path: &str, kind: FileType) -> log::MakeNodeOp {
     let symlink = if kind == FileType::Symlink { b"a/target".to_vec() } else { vec![] };
-    log::MakeNodeOp { r#type: kind.into(), symlink: symlink.into(), rdev: 0x0107, ..file_op(path) }
+    log::MakeNodeOp { r#type: kind.into(), symlink, rdev: 0x0107, ..file_op(path) }
 }
 
 fn link(inode: u64, path: &str) -> Op {
@@ -86,16 +86,13 @@ fn make_node_table() {
             log::MakeNodeOp { holder: "m".to_owned(), ..node_op("/n", FileType::Fifo) },
             ErrorKind::InvalidArgument,
         ),
+        (log::MakeNodeOp { symlink: vec![], ..node_op("/n", FileType::Symlink) }, ErrorKind::InvalidArgument),
         (
-            log::MakeNodeOp { symlink: vec![].into(), ..node_op("/n", FileType::Symlink) },
+            log::MakeNodeOp { symlink: vec![b'x', 0], ..node_op("/n", FileType::Symlink) },
             ErrorKind::InvalidArgument,
         ),
         (
-            log::MakeNodeOp { symlink: vec![b'x', 0].into(), ..node_op("/n", FileType::Symlink) },
-            ErrorKind::InvalidArgument,
-        ),
-        (
-            log::MakeNodeOp { symlink: vec![b'x'; 4_096].into(), ..node_op("/n", FileType::Symlink) },
+            log::MakeNodeOp { symlink: vec![b'x'; 4_096], ..node_op("/n", FileType::Symlink) },
             ErrorKind::NameTooLong,
         ),
         (file("/"), ErrorKind::AlreadyExists),
@@ -111,7 +108,7 @@ fn make_node_table() {
     }
     t.ok(make_node(file(&format!("/{}", "n".repeat(255)))));
     let target = vec![b'x'; 4_095];
-    t.ok(make_node(log::MakeNodeOp { symlink: target.clone().into(), ..node_op("/l", FileType::Symlink) }));
+    t.ok(make_node(log::MakeNodeOp { symlink: target.clone(), ..node_op("/l", FileType::Symlink) }));
     assert_eq!(t.stat("/l").symlink, target);
     // Any bytes but '/' and NUL.
     let name = v1::NodeRef { base: 0, path: bytes::Bytes::from_static(b"\xff\xfe \n\x01") };
@@ -376,7 +373,7 @@ fn symbolic_links_are_for_mounts() {
     let mut t = Fixture::new();
     t.mkdir("/d");
     t.write_file("/d/f", 1);
-    t.ok(make_node(log::MakeNodeOp { symlink: b"d".to_vec().into(), ..node_op("/l", FileType::Symlink) }));
+    t.ok(make_node(log::MakeNodeOp { symlink: b"d".to_vec(), ..node_op("/l", FileType::Symlink) }));
     let error = t.snapshot().stat(&t.caller, &node("/l/f")).expect_err("leads through a link");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(error.to_string(), "/l: is a symbolic link, which only mounts follow");

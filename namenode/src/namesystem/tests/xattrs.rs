@@ -8,13 +8,12 @@ use crate::log;
 use crate::namesystem::xattrs::XATTRS_BYTES_MAX;
 
 fn set(inode: u64, name: &str, value: &[u8], mode: XattrMode) -> Op {
-    let (name, value) =
-        (bytes::Bytes::copy_from_slice(name.as_bytes()), bytes::Bytes::copy_from_slice(value));
-    Op::SetXattr(log::SetXattrOp { inode, name: name.into(), value: value.into(), mode: mode.into() })
+    let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+    Op::SetXattr(log::SetXattrOp { inode, name, value, mode: mode.into() })
 }
 
 fn remove(inode: u64, name: &str) -> Op {
-    Op::RemoveXattr(log::RemoveXattrOp { inode, name: name.as_bytes().to_vec().into() })
+    Op::RemoveXattr(log::RemoveXattrOp { inode, name: name.as_bytes().to_vec() })
 }
 
 fn get(t: &Fixture, inode: u64, name: &str) -> Result<Vec<u8>, ErrorKind> {
@@ -89,7 +88,7 @@ fn who_may_read_and_write_is_decided_by_namespace_and_type() {
     let file = t.write_file("/f", 10);
     let link = t.ok_opened(make_node(log::MakeNodeOp {
         r#type: FileType::Symlink.into(),
-        symlink: b"t".to_vec().into(),
+        symlink: b"t".to_vec(),
         ..file_op("/l")
     }));
     let fifo = t.ok_opened(make_node(log::MakeNodeOp { r#type: FileType::Fifo.into(), ..file_op("/p") }));
