@@ -42,7 +42,7 @@ pub(super) struct FileCore {
     pub(super) fs: Arc<FsInner>,
     pub(super) inode: InodeId,
     pub(super) block_size: u64,
-    replication: usize,
+    pub(super) replication: usize,
     /// For messages.
     pub(super) subject: String,
     state: Mutex<FileState>,
@@ -191,7 +191,7 @@ impl OpenFile {
 
     /// The session ends: writes back and gives the lease back.
     pub(crate) async fn shut(&self) -> Result<(), DfsError> {
-        if self.core.state().lease { self.core.flush(true).await } else { Ok(()) }
+        if self.core.state().lease { self.core.close().await } else { Ok(()) }
     }
 
     /// Attributes, with the current size.
@@ -270,7 +270,7 @@ impl OpenFile {
             }
             writable && state.writable == 0 && state.lease
         };
-        let outcome = if close { self.core.flush(true).await } else { Ok(()) };
+        let outcome = if close { self.core.close().await } else { Ok(()) };
         self.core.fs.handle_gone(self.core.inode);
         outcome
     }

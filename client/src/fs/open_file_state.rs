@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use dfs_proto::ErrorKind;
 use dfs_proto::v1::{FileStatus, LocatedBlocks};
 
 use super::read_table::BlockTable;
@@ -159,6 +160,12 @@ impl FileState {
 
     /// Writing failed for good.
     pub(super) fn fail(&mut self, error: DfsError) {
+        if error.kind() == ErrorKind::LeaseExpired {
+            // The namenode has brought the file to an end without this session: the next write opens it anew.
+            self.lease = false;
+            self.write.finished.clear();
+            self.write.unsynced.clear();
+        }
         self.failed = Some((error, self.writable.max(1)));
     }
 

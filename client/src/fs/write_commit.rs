@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dfs_proto::ErrorKind;
-use dfs_proto::v1::{CommitBlocksRequest, WrittenBlock};
+use dfs_proto::v1::{CommitBlocksRequest, NodeRef, RecoverLeaseRequest, WrittenBlock};
 use tokio::time::sleep;
 
 use super::open_file::FileCore;
@@ -78,6 +79,36 @@ impl FileCore {
             return Ok(());
         }
         self.commit(false).await
+    }
+
+    /// Writes everything back and gives the lease back for good. What cannot be written is lost then, and the namenode is
+    /// asked to bring the file to an end that its replicas agree on.
+    pub(super) async fn close(self: &Arc<Self>) -> Result<(), DfsError> {
+        let outcome = self.flush(true).await;
+        if let Err(error) = &outcome {
+            // The failure was told; what is left of the file may still be closed.
+            if let Err(again) = self.flush(true).await {
+                tracing::warn!(file = %self.subject, %error, %again, "file not closed, to be recovered");
+                self.recover().await;
+            }
+        }
+        outcome
+    }
+
+    /// Leaves the file to lease recovery.
+    async fn recover(&self) {
+        let _turn = self.fs.lease_turn(self.inode).await;
+        self.state().lease = false;
+        let namenode = &self.fs.client.namenode;
+        let request = RecoverLeaseRequest {
+            context: namenode.context(),
+            node: Some(NodeRef { base: self.inode.get(), path: Bytes::new() }),
+        };
+        let asked = namenode.call("", request, |mut s, r| async move { s.recover_lease(r).await });
+        if let Err(error) = asked.await {
+            // It happens when the session ends, too.
+            tracing::warn!(file = %self.subject, %error, "the lease could not be given to recovery");
+        }
     }
 
     /// Gives the lease back with what is to be recorded. False if something was written meanwhile.

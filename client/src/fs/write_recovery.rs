@@ -10,8 +10,9 @@
 
 use std::time::{Duration, Instant};
 
+use dfs_proto::ErrorKind;
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
-use dfs_proto::v1::ReplicaLocation;
+use dfs_proto::v1::{self, ReplicaLocation};
 
 use super::write_block::BlockWriter;
 use crate::open_block::OpenBlock;
@@ -59,10 +60,39 @@ impl BlockWriter {
         block.failures += 1;
         if block.failures > MAX_FAILURES {
             let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();
-            return Err(self.target.pipeline_failed(&block, name, fault));
+            return Err(self.given_up(&block, name, fault).await);
         }
         self.block = Some(block);
         self.rebuild(bad, fault).await
+    }
+
+    /// The error of a block that is given up. Acknowledgements do not say why a datanode failed; full disks can be seen at the
+    /// namenode.
+    pub(super) async fn given_up(
+        &self,
+        block: &OpenBlock,
+        datanode: String,
+        fault: TransferFault,
+    ) -> DfsError {
+        let refused = matches!(fault, TransferFault::BadAck { .. } | TransferFault::Refused { .. });
+        if refused && self.file.is_cluster_full().await {
+            return self.file.refused(ErrorKind::NoSpace);
+        }
+        self.target.pipeline_failed(block, datanode, fault)
+    }
+
+    /// Members that were away may have come back at other addresses.
+    async fn find_again(&self, roster: &mut [ReplicaLocation]) {
+        let namenode = &self.target.client.namenode;
+        let request = v1::DatanodeReportRequest { context: namenode.context() };
+        let asked = namenode.call("", request, |mut s, r| async move { s.get_datanode_report(r).await });
+        let Ok(report) = asked.await else { return };
+        for member in roster {
+            let found = report.datanodes.iter().filter_map(|row| row.info.as_ref());
+            if let Some(found) = found.into_iter().find(|info| info.uuid == datanode::uuid(member)) {
+                member.datanode = Some(found.clone());
+            }
+        }
     }
 
     /// Finds the members at fault when the connection failed or fell silent. `None`: the block's end was acknowledged
@@ -94,17 +124,18 @@ impl BlockWriter {
     ) -> Result<(), DfsError> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         // They have the stamp that is recorded, and everything that was acknowledged.
-        let roster = block.members.clone();
+        let mut roster = block.members.clone();
         let gives_up = Instant::now() + self.file.fs.wait;
         let mut pause = FIRST_OUTAGE_DELAY;
         loop {
             let name = self.remove_members(&mut block, &bad);
             if block.members.is_empty() {
                 if Instant::now() + pause >= gives_up {
-                    return Err(self.target.pipeline_failed(&block, name, fault));
+                    return Err(self.given_up(&block, name, fault).await);
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_OUTAGE_DELAY);
+                self.find_again(&mut roster).await;
                 block.members.clone_from(&roster);
             }
             let closing = self.only_last_is_left();

@@ -156,7 +156,7 @@ impl BlockWriter {
         self.file.block_given_up(self.index);
         self.restarts += 1;
         if self.restarts >= MAX_BLOCK_ATTEMPTS {
-            return Err(self.target.pipeline_failed(&block, name, fault));
+            return Err(self.given_up(&block, name, fault).await);
         }
         self.take_back_last();
         self.queue_last();

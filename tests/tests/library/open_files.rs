@@ -211,6 +211,43 @@ fn an_fsync_survives_the_loss_of_a_datanode_and_writing_goes_on() -> Result<()> 
 }
 
 #[test]
+fn a_file_being_written_survives_a_restart_of_all_datanodes() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, BLOCK).await?);
+        let mut bytes = pattern(1, 0, 2 * BLOCK as usize);
+        let (_, file) = create(&fs, "f").await?;
+        file.write_at(0, bytes.clone().into()).await?;
+        // The second one keeps its pipeline, with bytes that are on no disk.
+        file.sync(true).await?;
+        let data = pattern(2, 0, 50_000);
+        bytes[BLOCK as usize + 100..][..50_000].copy_from_slice(&data);
+        file.write_at(BLOCK + 100, data.into()).await?;
+        ensure!(file.seek_data(0).await? == Some(0), "everything is acknowledged");
+        for index in 0..3 {
+            cluster.kill_datanode(index).await;
+        }
+        let data = pattern(3, 0, 10_000);
+        bytes[BLOCK as usize + 20_000..][..10_000].copy_from_slice(&data);
+        file.write_at(BLOCK + 20_000, data.into()).await?;
+        let syncing = tokio::spawn({
+            let file = Arc::clone(&file);
+            async move { file.sync(true).await }
+        });
+        for index in 0..3 {
+            cluster.start_datanode(index).await?;
+        }
+        syncing.await??;
+        ensure_same("synced", &contents(&file).await?, &bytes)?;
+        file.release(true).await?;
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        cluster.wait_for_replication("/f", 3).await?;
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
 fn an_outage_of_all_datanodes_is_waited_out() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
