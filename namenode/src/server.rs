@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use dfs_proto::MAX_RPC_BYTES;
 use dfs_proto::v1::client_protocol_server::ClientProtocolServer;
 use dfs_proto::v1::datanode_protocol_server::DatanodeProtocolServer;
 use dfs_proto::v1::file_system_protocol_server::FileSystemProtocolServer;
+use dfs_proto::{InodeId, MAX_RPC_BYTES};
 use nix::unistd::{Uid, User};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,6 +35,9 @@ const NODE_ID: u64 = 1;
 
 /// Silence after which the other end of a connection is asked whether it is there, and given up.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Orphans read at once at a start.
+const ORPHANS_PAGE: usize = 10_000;
 
 /// A running namenode. Dropping it stops the services at once, like a crash; [`Namenode::shutdown`] is
 /// the clean way.
@@ -190,7 +193,16 @@ fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Resul
     }
     holders.retain(|holder| holder.starts_with(NAME_PREFIX));
     holders.dedup();
-    sessions.expect(now, &holders, &[]);
+    let mut orphans: Vec<u64> = Vec::new();
+    loop {
+        let after = InodeId(orphans.last().copied().unwrap_or(0));
+        let page = snapshot.orphans(after, ORPHANS_PAGE)?;
+        orphans.extend(page.iter().map(|inode| inode.get()));
+        if page.len() < ORPHANS_PAGE {
+            break;
+        }
+    }
+    sessions.expect(now, &holders, &orphans);
     // A new cluster has nobody to wait for: its start is over before the first datanode registers.
     soft.blocks().tick(now);
     Ok(())

@@ -9,23 +9,19 @@
 //! the log.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::acks::Acks;
-use super::batch::{Batch, Outcome, Waiter};
+use super::applier::{Applied, Applier};
+use super::batch::{Outcome, Waiter};
 use super::dir_lock::DirLock;
 use super::error::{ConsensusError, ProposeError};
 use super::health::Health;
-use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership};
+use super::raft_types::{Entry, SnapshotMeta};
 use super::snapshot::{ReceivedSnapshot, SnapshotSource};
-use super::state_store::{Position, StateStore};
-use crate::namesystem::{self, Effect, Tables};
-
-/// Called with the effects of committed transactions, in order.
-pub type OnEffects = Arc<dyn Fn(Vec<Effect>) + Send + Sync>;
+use super::state_store::Position;
 
 /// Requests that may wait: when the thread falls behind, openraft waits, and through it the callers.
 pub const REQUESTS_MAX: usize = 256;
@@ -50,41 +46,14 @@ pub enum ApplyRequest {
     Finish(oneshot::Sender<()>),
 }
 
-/// When checkpoints are due.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckpointPolicy {
-    /// After so many commands.
-    pub commands: u64,
-    /// After so many bytes of log.
-    pub bytes: u64,
-    /// When changes are older than this.
-    pub interval: Duration,
-}
-
-/// What changed since the last checkpoint.
-#[derive(Debug, Default)]
-struct Dirty {
-    commands: u64,
-    bytes: u64,
-    since: Option<Instant>,
-}
-
 /// What the thread works with.
 pub struct ApplyThread {
     /// The state.
-    pub store: StateStore,
-    /// How far the log is applied in it.
-    pub position: Position,
+    pub applier: Applier,
     /// Takes the outcomes.
     pub acks: Arc<Acks>,
     /// Told of a failure.
     pub health: Health,
-    /// Takes the effects.
-    pub on_effects: OnEffects,
-    /// When to make checkpoints.
-    pub policy: CheckpointPolicy,
-    /// Told how far the log is applied.
-    pub applied: watch::Sender<Option<LogId>>,
     /// Told the position of the last checkpoint.
     pub checkpointed: watch::Sender<Position>,
     /// Kept as long as the thread runs.
@@ -94,8 +63,7 @@ pub struct ApplyThread {
 impl ApplyThread {
     /// Runs until all senders are gone, or the store fails.
     pub fn run(mut self, mut requests: mpsc::Receiver<ApplyRequest>) {
-        let mut dirty = Dirty::default();
-        if let Err(error) = self.serve(&mut requests, &mut dirty) {
+        if let Err(error) = self.serve(&mut requests) {
             self.health.fail(error);
         }
         // What is left will never be applied here.
@@ -108,11 +76,7 @@ impl ApplyThread {
         drop(self.lock);
     }
 
-    fn serve(
-        &mut self,
-        requests: &mut mpsc::Receiver<ApplyRequest>,
-        dirty: &mut Dirty,
-    ) -> Result<(), ConsensusError> {
+    fn serve(&mut self, requests: &mut mpsc::Receiver<ApplyRequest>) -> Result<(), ConsensusError> {
         while let Some(request) = requests.blocking_recv() {
             let mut entries = Vec::new();
             let mut other = None;
@@ -131,104 +95,54 @@ impl ApplyThread {
                 }
             }
             if !entries.is_empty() {
-                self.apply(&entries, dirty).inspect_err(|_| refuse(&entries))?;
+                let outcomes = self.applier.apply(&entries).inspect_err(|_| refuse(&entries))?;
+                for (index, batch, replies) in outcomes {
+                    self.acks.applied(index, answers(index, batch.take_waiters(), replies));
+                }
             }
             match other {
                 Some(ApplyRequest::Finish(done)) => {
-                    if dirty.since.is_some() {
+                    if self.applier.is_dirty() {
                         // openraft has stopped and purges nothing any more.
-                        self.save(dirty)?;
+                        self.save()?;
                     }
                     let _ = done.send(());
                     return Ok(());
                 }
-                Some(request) => self.other(request, dirty)?,
+                Some(request) => self.other(request)?,
                 None => {}
             }
-            if dirty.commands >= self.policy.commands || dirty.bytes >= self.policy.bytes {
-                self.checkpoint(dirty)?;
+            if self.applier.is_checkpoint_due() {
+                self.checkpoint()?;
             }
         }
         Ok(())
     }
 
-    /// Applies entries in one transaction.
-    fn apply(&mut self, entries: &[Entry], dirty: &mut Dirty) -> Result<(), ConsensusError> {
-        let txn = self.store.begin()?;
-        let mut effects = Vec::new();
-        let mut outcomes = Vec::new();
-        let mut membership_changed = false;
-        let failed = |index| move |source| ConsensusError::Apply { index, source };
-        let mut index = self.position.next_index();
-        {
-            let mut tables = Tables::open(&txn).map_err(failed(index))?;
-            for entry in entries {
-                index = entry.log_id.index;
-                match &entry.payload {
-                    EntryPayload::Blank => {}
-                    EntryPayload::Membership(membership) => {
-                        self.position.membership =
-                            StoredMembership::new(Some(entry.log_id), membership.clone());
-                        membership_changed = true;
-                    }
-                    EntryPayload::Normal(batch) => {
-                        let mut replies = Vec::with_capacity(batch.commands().len());
-                        for command in batch.commands() {
-                            self.position.sequence += 1;
-                            let applied = namesystem::apply(&mut tables, self.position.sequence, command)
-                                .map_err(failed(index))?;
-                            effects.extend(applied.effects);
-                            replies.push(applied.outcome);
-                        }
-                        dirty.commands += replies.len() as u64;
-                        dirty.bytes += batch.encoded_bytes() as u64;
-                        outcomes.push((index, batch, replies));
-                    }
-                }
-                self.position.last = Some(entry.log_id);
-            }
-            self.position.store(&mut tables, membership_changed).map_err(failed(index))?;
-        }
-        self.store.commit(txn)?;
-        dirty.since.get_or_insert_with(Instant::now);
-        if !effects.is_empty() {
-            (self.on_effects)(effects);
-        }
-        self.applied.send_replace(self.position.last);
-        for (index, batch, replies) in outcomes {
-            self.acks.applied(index, answers(index, batch, replies));
-        }
-        Ok(())
-    }
-
-    fn other(&mut self, request: ApplyRequest, dirty: &mut Dirty) -> Result<(), ConsensusError> {
+    fn other(&mut self, request: ApplyRequest) -> Result<(), ConsensusError> {
         match request {
             ApplyRequest::Apply(_) | ApplyRequest::Finish(_) => {}
             ApplyRequest::Position(answer) => {
-                let _ = answer.send(self.position.clone());
+                let _ = answer.send(self.applier.position.clone());
             }
             ApplyRequest::Snapshot(answer) => {
-                let meta = snapshot_meta(&self.position);
-                let snapshot = match self.position.last {
-                    Some(_) => Some((meta, SnapshotSource::Current(Box::new(self.store.begin_read()?)))),
+                let meta = snapshot_meta(&self.applier.position);
+                let snapshot = match self.applier.position.last {
+                    Some(_) => {
+                        Some((meta, SnapshotSource::Current(Box::new(self.applier.store.begin_read()?))))
+                    }
                     None => None,
                 };
                 let _ = answer.send(snapshot);
             }
             ApplyRequest::Install(received, done) => {
-                let position = self.store.install(&received.path)?;
-                if position.last != received.meta.last_log_id {
-                    return Err(ConsensusError::WrongSnapshot { snapshot_id: received.meta.snapshot_id });
-                }
-                self.position = position;
-                *dirty = Dirty::default();
-                self.applied.send_replace(self.position.last);
-                self.checkpointed.send_replace(self.position.clone());
+                self.applier.install(&received)?;
+                self.checkpointed.send_replace(self.applier.position.clone());
                 let _ = done.send(());
             }
             ApplyRequest::Tick => {
-                if dirty.since.is_some_and(|since| since.elapsed() >= self.policy.interval) {
-                    self.checkpoint(dirty)?;
+                if self.applier.is_checkpoint_due_by_time() {
+                    self.checkpoint()?;
                 }
             }
         }
@@ -236,28 +150,18 @@ impl ApplyThread {
     }
 
     /// Makes a checkpoint and has the log purged behind it.
-    fn checkpoint(&mut self, dirty: &mut Dirty) -> Result<(), ConsensusError> {
-        self.save(dirty)?;
-        self.checkpointed.send_replace(self.position.clone());
+    fn checkpoint(&mut self) -> Result<(), ConsensusError> {
+        self.save()?;
+        self.checkpointed.send_replace(self.applier.position.clone());
         Ok(())
     }
 
     /// Makes the state durable, after the log.
-    fn save(&mut self, dirty: &mut Dirty) -> Result<(), ConsensusError> {
-        if !self.acks.wait_synced(self.position.next_index()) {
+    fn save(&mut self) -> Result<(), ConsensusError> {
+        if !self.acks.wait_synced(self.applier.position.next_index()) {
             return Err(ConsensusError::Stopped);
         }
-        let begun = Instant::now();
-        self.store.checkpoint()?;
-        tracing::debug!(
-            commands = dirty.commands,
-            log_bytes = dirty.bytes,
-            index = self.position.next_index().saturating_sub(1),
-            took_ms = begun.elapsed().as_millis(),
-            "checkpoint"
-        );
-        *dirty = Dirty::default();
-        Ok(())
+        self.applier.save()
     }
 }
 
@@ -278,16 +182,16 @@ fn command_count(entry: &Entry) -> usize {
 }
 
 /// Pairs the waiters of a batch, if it was proposed here, with the outcomes of its commands.
-fn answers(
+pub fn answers(
     index: u64,
-    batch: &Batch,
-    replies: Vec<Result<crate::log::Reply, namesystem::NamesystemError>>,
+    waiters: Vec<Waiter>,
+    replies: Vec<Applied>,
 ) -> impl Iterator<Item = (Waiter, Outcome)> {
     let outcomes = replies.into_iter().map(move |reply| match reply {
         Ok(reply) => Ok((reply, index)),
         Err(refused) => Err(ProposeError::Refused(refused)),
     });
-    batch.take_waiters().into_iter().zip(outcomes)
+    waiters.into_iter().zip(outcomes)
 }
 
 /// Tells the callers of entries that will not be applied.

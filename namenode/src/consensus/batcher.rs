@@ -23,10 +23,10 @@ pub const PROPOSALS_MAX: usize = 4_096;
 pub const COMMAND_BYTES_MAX: usize = 12 << 20;
 
 /// An entry is closed when it has so many commands ...
-const ENTRY_COMMANDS_MAX: usize = 512;
+pub const ENTRY_COMMANDS_MAX: usize = 512;
 
 /// ... or bytes: a group of entries is written between two syncs, and followers get entries whole.
-const ENTRY_BYTES_MAX: usize = 512 << 10;
+pub const ENTRY_BYTES_MAX: usize = 512 << 10;
 
 /// Entries that may be on their way to the disk when callers do not wait for it.
 const ENTRIES_ON_THE_WAY_MAX: usize = 32;
@@ -37,6 +37,13 @@ pub struct Proposal {
     pub command: log::Command,
     /// Who waits.
     pub waiter: Waiter,
+}
+
+impl Proposal {
+    /// About how many bytes of the log it takes.
+    pub fn bytes(&self) -> usize {
+        self.command.encoded_len()
+    }
 }
 
 /// Counts the entries that are not on disk yet.
@@ -75,7 +82,7 @@ struct Gathering {
 
 impl Gathering {
     fn add(&mut self, proposal: Proposal) {
-        self.bytes += proposal.command.encoded_len();
+        self.bytes += proposal.bytes();
         self.relaxed |= proposal.waiter.level == Level::Written;
         self.commands.push(proposal.command);
         self.waiters.push(proposal.waiter);

@@ -23,6 +23,8 @@
 //! * Every queue is bounded; when one is full, its senders wait, in the end the callers.
 
 mod acks;
+mod alone;
+mod applier;
 mod apply_thread;
 mod batch;
 mod batcher;
@@ -36,6 +38,7 @@ mod log_cache;
 mod log_reader;
 mod log_store;
 mod log_thread;
+mod member;
 mod network;
 mod node;
 mod raft_service;
@@ -52,7 +55,7 @@ mod vote_file;
 #[cfg(test)]
 mod tests;
 
-pub use apply_thread::OnEffects;
+pub use applier::OnEffects;
 pub use config::ConsensusConfig;
 pub use error::{ConsensusError, Damage, ProposeError};
 pub use node::Consensus;

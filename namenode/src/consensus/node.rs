@@ -1,37 +1,29 @@
 //! A namenode's part in consensus: starting it, proposing, stopping it.
 
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
+use openraft::BasicNode;
 use prost::Message;
 use redb::Database;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{oneshot, watch};
 
 use super::acks::Acks;
-use super::apply_thread::{self, ApplyRequest, ApplyThread, CheckpointPolicy, OnEffects};
-use super::batch::{Level, Outcome, Waiter};
-use super::batcher::{self, COMMAND_BYTES_MAX, Proposal};
-use super::catalog::Catalog;
+use super::alone::{Alone, Parts};
+use super::applier::{Applier, CheckpointPolicy, OnEffects};
+use super::batch::{Level, Outcome};
+use super::batcher::COMMAND_BYTES_MAX;
 use super::config::{self, ConsensusConfig};
 use super::dir_lock::DirLock;
 use super::durable_file;
 use super::error::{ConsensusError, ProposeError};
 use super::health::Health;
-use super::log_cache::{CACHE_BYTES_MAX, LogCache};
-use super::log_reader::{self, LogReader};
-use super::log_store::LogStore;
-use super::log_thread::{self, LogThread};
-use super::network::{MESSAGE_BYTES_MAX, Network};
+use super::log_cache::CACHE_BYTES_MAX;
+use super::member::Member;
+use super::network::MESSAGE_BYTES_MAX;
 use super::raft_service::RaftService;
-use super::raft_types::{self, LogId, TypeConfig, Vote};
+use super::raft_types::{self, LogId, Membership, Vote};
 use super::segmented_log::{Recovered, SegmentedLog};
-use super::state_machine::{self, StateMachine};
 use super::state_store::{Position, StateStore};
 use super::threads::spawn;
 use super::vote_file::{self, VoteFile};
@@ -47,28 +39,39 @@ pub struct Consensus {
 
 struct Inner {
     node_id: u64,
-    raft: Raft<TypeConfig>,
+    role: Role,
     store: StateStore,
-    proposals: mpsc::Sender<Proposal>,
-    apply: mpsc::Sender<ApplyRequest>,
     synced: watch::Receiver<u64>,
     applied: watch::Receiver<Option<LogId>>,
     health: Health,
-    /// Has openraft purge the log behind checkpoints.
-    purging: Mutex<Option<JoinHandle<()>>>,
     /// Each closes when a thread ends.
     threads: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
+/// With whom log and state are kept.
+enum Role {
+    Alone(Arc<Alone>),
+    Member(Member),
+}
+
 /// What opening the directory yields.
-struct Opened {
-    lock: Arc<DirLock>,
-    votes: VoteFile,
-    vote: Vote,
-    store: StateStore,
-    position: Position,
-    log: SegmentedLog,
-    recovered: Recovered,
+pub struct Opened {
+    /// Lock of the directory.
+    pub lock: Arc<DirLock>,
+    /// Where votes are saved.
+    pub votes: VoteFile,
+    /// The last vote.
+    pub vote: Vote,
+    /// State.
+    pub store: StateStore,
+    /// How far the log is applied in it.
+    pub position: Position,
+    /// Log.
+    pub log: SegmentedLog,
+    /// What was found in it.
+    pub recovered: Recovered,
+    /// Nothing was ever written.
+    pub is_new: bool,
 }
 
 fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
@@ -83,130 +86,107 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
         CACHE_BYTES_MAX,
         position.next_index(),
     )?;
-    Ok(Opened { lock, votes, vote, store, position, log, recovered })
+    let is_new = recovered.last.is_none() && position.last.is_none();
+    Ok(Opened { lock, votes, vote, store, position, log, recovered, is_new })
+}
+
+/// The membership of a log that has none yet, if this node is alone in it.
+fn first_membership(config: &ConsensusConfig) -> Option<Membership> {
+    let address = match config.peers.len() {
+        0 => String::new(),
+        1 => config.peers.get(&config.node_id)?.clone(),
+        _ => return None,
+    };
+    let voters = [config.node_id].into();
+    Some(Membership::new(
+        vec![voters],
+        std::collections::BTreeMap::from([(config.node_id, BasicNode::new(address))]),
+    ))
+}
+
+/// What both roles are made of.
+struct Ready {
+    opened: Opened,
+    applier: Applier,
+    acks: Acks,
+}
+
+/// Opens the directory and, on a node that is alone, brings the state up to date.
+fn prepare(
+    config: &ConsensusConfig,
+    on_effects: OnEffects,
+    health: &Health,
+) -> Result<(Result<Arc<Alone>, Ready>, Watches), ConsensusError> {
+    let opened = open(config)?;
+    let acks = Acks::new(opened.log.synced());
+    let policy = CheckpointPolicy {
+        commands: config.checkpoint_commands,
+        bytes: config.checkpoint_bytes,
+        interval: config.checkpoint_interval,
+    };
+    let applier = Applier::new(opened.store.clone(), opened.position.clone(), on_effects, policy);
+    let watches = Watches { store: opened.store.clone(), synced: acks.watch(), applied: applier.watch() };
+    let membership =
+        opened.recovered.membership.as_ref().unwrap_or_else(|| opened.position.membership.membership());
+    let first = if opened.is_new { first_membership(config) } else { None };
+    if first.is_none() && !raft_types::is_alone(membership, config.node_id) {
+        return Ok((Err(Ready { opened, applier, acks }), watches));
+    }
+    let Opened { lock, votes, vote, log, .. } = opened;
+    let alone = Alone::open(Parts {
+        node_id: config.node_id,
+        log,
+        votes: (votes, vote),
+        applier,
+        first,
+        lock,
+        acks,
+        health: health.clone(),
+        checkpoint_interval: config.checkpoint_interval,
+    })?;
+    Ok((Ok(alone), watches))
+}
+
+/// What the outside looks at.
+struct Watches {
+    store: StateStore,
+    synced: watch::Receiver<u64>,
+    applied: watch::Receiver<Option<LogId>>,
 }
 
 impl Consensus {
-    /// Opens log and state (making them in an empty directory), brings the state up to date, and starts
-    /// Raft. `on_effects` is called on the apply thread after each committed transaction, also for
-    /// entries that are applied again after a crash. A node alone leads a moment later; see
-    /// [`Consensus::wait_for_leader`].
+    /// Opens log and state (making them in an empty directory) and brings the state up to date; with other nodes,
+    /// starts Raft. `on_effects` is called after each committed transaction, in order, also for entries that
+    /// are applied again after a crash. See [`Consensus::wait_for_leader`].
     pub async fn start(config: ConsensusConfig, on_effects: OnEffects) -> Result<Self, ConsensusError> {
         config.validate()?;
         let health = Health::new();
-        let (answer, opened) = oneshot::channel();
-        let opening = config.clone();
+        let (answer, prepared) = oneshot::channel();
+        let (opening, opening_health) = (config.clone(), health.clone());
         spawn("raft-open", &health, move || {
-            let _ = answer.send(open(&opening));
+            let _ = answer.send(prepare(&opening, on_effects, &opening_health));
         })?;
-        let opened = opened.await.map_err(|_| ConsensusError::Stopped)??;
-        match Self::run(&config, opened, on_effects, health.clone()).await {
-            Ok(consensus) => Ok(consensus),
+        let (role, watches) = prepared.await.map_err(|_| ConsensusError::Stopped)??;
+        let started = match role {
+            Ok(alone) => {
+                let thread = alone.clone();
+                spawn("raft-log", &health, move || thread.run())
+                    .map(|ended| (Role::Alone(alone), vec![ended]))
+            }
+            Err(Ready { opened, applier, acks }) => {
+                let started = Member::start(&config, opened, applier, acks, &health).await;
+                started.map(|(member, threads)| (Role::Member(member), threads))
+            }
+        };
+        let (role, threads) = match started {
+            Ok(started) => started,
             // The thread that failed knows better than openraft why.
-            Err(error) => match health.failure().and_then(Arc::into_inner) {
-                Some(first) => Err(first),
-                None => Err(error),
-            },
-        }
-    }
-
-    async fn run(
-        config: &ConsensusConfig,
-        opened: Opened,
-        on_effects: OnEffects,
-        health: Health,
-    ) -> Result<Self, ConsensusError> {
-        let Opened { lock, votes, vote, store, position, log, recovered } = opened;
-        let membership = recovered.membership.as_ref().unwrap_or_else(|| position.membership.membership());
-        let alone = raft_types::is_alone(membership, config.node_id);
-        let is_new = recovered.last.is_none() && position.last.is_none();
-
-        let acks = Arc::new(Acks::new(log.synced()));
-        let synced = acks.watch();
-        let catalog: Arc<Catalog> = log.catalog();
-        let cache = Arc::new(Mutex::new(LogCache::new(recovered.previous, recovered.last, recovered.tail)));
-        let (log_requests, log_queue) = mpsc::channel(log_thread::REQUESTS_MAX);
-        let (read_requests, read_queue) = mpsc::channel(log_reader::REQUESTS_MAX);
-        let (apply_requests, apply_queue) = mpsc::channel(apply_thread::REQUESTS_MAX);
-        let (applied_sender, applied) = watch::channel(position.last);
-        let (checkpointed_sender, checkpointed) = watch::channel(position.clone());
-
-        let log_thread = LogThread {
-            log,
-            votes,
-            cache: Arc::clone(&cache),
-            acks: Arc::clone(&acks),
-            health: health.clone(),
-            lock: Arc::clone(&lock),
+            Err(error) => return Err(health.failure().and_then(Arc::into_inner).unwrap_or(error)),
         };
-        let apply_thread = ApplyThread {
-            store: store.clone(),
-            position,
-            acks,
-            health: health.clone(),
-            on_effects,
-            policy: CheckpointPolicy {
-                commands: config.checkpoint_commands,
-                bytes: config.checkpoint_bytes,
-                interval: config.checkpoint_interval,
-            },
-            applied: applied_sender,
-            checkpointed: checkpointed_sender,
-            lock,
-        };
-        let reader_health = health.clone();
-        let threads = vec![
-            spawn("raft-log", &health, move || log_thread.run(log_queue))?,
-            spawn("raft-log-reader", &health, move || log_reader::run(&catalog, &reader_health, read_queue))?,
-            spawn("raft-apply", &health, move || apply_thread.run(apply_queue))?,
-        ];
-
-        let reader = LogReader::new(Arc::clone(&cache), read_requests);
-        let log_store = LogStore::new(config.node_id, cache, log_requests, reader, vote, alone);
-        let state_machine = StateMachine::new(apply_requests.clone(), checkpointed.clone());
-        let network = Network { store_path: config.dir.clone(), health: health.clone() };
-        let raft_config = Arc::new(raft_config(config, alone));
-        let raft = Raft::new(config.node_id, raft_config, network, log_store, state_machine)
-            .await
-            .map_err(|fatal| ConsensusError::Raft { source: Box::new(fatal) })?;
-
-        let (proposals, queue) = mpsc::channel(batcher::PROPOSALS_MAX);
-        tokio::spawn(batcher::run(raft.clone(), queue));
-        let purging = tokio::spawn(state_machine::purge_behind_checkpoints(raft.clone(), checkpointed));
-        tokio::spawn(tick(apply_requests.downgrade(), config.checkpoint_interval / 4));
-
-        let inner = Inner {
-            node_id: config.node_id,
-            raft,
-            store,
-            proposals,
-            apply: apply_requests,
-            synced,
-            applied,
-            health,
-            purging: Mutex::new(Some(purging)),
-            threads: Mutex::new(threads),
-        };
-        let consensus = Self { inner: Arc::new(inner) };
-        if is_new {
-            consensus.initialize(config).await?;
-        } else if alone {
-            // Nobody to wait for.
-            consensus.inner.raft.trigger().elect().await.map_err(raft_stopped)?;
-        }
-        Ok(consensus)
-    }
-
-    /// Writes the first entry: who the members are. Every member writes the same one.
-    async fn initialize(&self, config: &ConsensusConfig) -> Result<(), ConsensusError> {
-        let mut members: BTreeMap<u64, BasicNode> =
-            config.peers.iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
-        members.entry(config.node_id).or_default();
-        match self.inner.raft.initialize(members).await {
-            // Refused if a leader was quicker and has sent us the log.
-            Ok(()) | Err(openraft::error::RaftError::APIError(_)) => Ok(()),
-            Err(openraft::error::RaftError::Fatal(fatal)) => Err(raft_stopped(fatal)),
-        }
+        let Watches { store, synced, applied } = watches;
+        let threads = Mutex::new(threads);
+        let inner = Inner { node_id: config.node_id, role, store, synced, applied, health, threads };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Proposes a command. On return it is applied and on disk (of a quorum), or refused.
@@ -226,14 +206,9 @@ impl Consensus {
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
         }
-        let (reply, outcome) = oneshot::channel();
-        let proposal = Proposal { command, waiter: Waiter { reply, level } };
-        self.inner.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
-        match outcome.await {
-            Ok(outcome) => outcome,
-            // The entry was cut off the log by another leader, or everything stopped.
-            Err(_) if self.inner.health.failure().is_some() => Err(ProposeError::Stopped),
-            Err(_) => Err(ProposeError::NotLeader { leader: self.leader() }),
+        match &self.inner.role {
+            Role::Alone(alone) => alone.propose(command, level).await,
+            Role::Member(member) => member.propose(command, level, &self.inner.health).await,
         }
     }
 
@@ -249,9 +224,19 @@ impl Consensus {
     /// Returns when the entry at `index` is on disk here.
     pub async fn wait_synced(&self, index: u64) -> Result<(), ProposeError> {
         let mut synced = self.inner.synced.clone();
-        match synced.wait_for(|next| *next > index).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ProposeError::Stopped),
+        if *synced.borrow() > index {
+            return Ok(());
+        }
+        if let Role::Alone(alone) = &self.inner.role {
+            alone.want_sync();
+        }
+        let mut failure = self.inner.health.watch();
+        tokio::select! {
+            reached = synced.wait_for(|next| *next > index) => match reached {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ProposeError::Stopped),
+            },
+            _ = failure.wait_for(Option::is_some) => Err(ProposeError::Stopped),
         }
     }
 
@@ -268,44 +253,25 @@ impl Consensus {
 
     /// Whether this node leads and has applied everything that earlier leaders committed.
     pub fn is_leader(&self) -> bool {
-        let metrics = self.inner.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let applied = self.inner.applied.borrow().map(|id| id.leader_id);
-        metrics.state == ServerState::Leader && applied == Some(metrics.vote.leader_id)
+        match &self.inner.role {
+            Role::Alone(alone) => alone.serves(),
+            Role::Member(member) => member.is_leader(),
+        }
     }
 
-    /// "host:port" of the leader, if it is known; empty addresses (a node alone) count as unknown.
+    /// "host:port" of the leader, if it is known; a node alone has no address.
     pub fn leader(&self) -> Option<String> {
-        let metrics = self.inner.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let node = metrics.membership_config.membership().get_node(&metrics.current_leader?)?;
-        Some(node.addr.clone()).filter(|address| !address.is_empty())
+        match &self.inner.role {
+            Role::Alone(_) => None,
+            Role::Member(member) => member.leader(),
+        }
     }
 
     /// Returns when this node leads (see [`Consensus::is_leader`]) or knows another leader.
     pub async fn wait_for_leader(&self, patience: Duration) -> Result<(), ConsensusError> {
-        let mut metrics = self.inner.raft.server_metrics();
-        let mut applied = self.inner.applied.clone();
-        let mut failure = self.inner.health.watch();
-        let wait = async {
-            loop {
-                let leader = metrics.borrow_and_update().current_leader;
-                applied.borrow_and_update();
-                if leader.is_some_and(|id| id != self.inner.node_id) || self.is_leader() {
-                    return Ok(());
-                }
-                if failure.borrow_and_update().is_some() {
-                    return Err(ConsensusError::Stopped);
-                }
-                let changed = tokio::select! {
-                    changed = metrics.changed() => changed,
-                    changed = applied.changed() => changed,
-                    changed = failure.changed() => changed,
-                };
-                changed.map_err(|_| ConsensusError::Stopped)?;
-            }
-        };
+        let Role::Member(member) = &self.inner.role else { return Ok(()) };
         let waited_ms = config::millis(patience);
+        let wait = member.wait_for_leader(&self.inner.health);
         tokio::time::timeout(patience, wait).await.unwrap_or(Err(ConsensusError::NoLeader { waited_ms }))
     }
 
@@ -326,8 +292,12 @@ impl Consensus {
     /// The gRPC service for other namenodes.
     pub fn raft_service(&self) -> RaftProtocolServer<RaftService> {
         let inner = &self.inner;
+        let raft = match &inner.role {
+            Role::Alone(_) => None,
+            Role::Member(member) => Some(member.raft().clone()),
+        };
         let received = inner.store.received_path();
-        let service = RaftService::new(inner.node_id, inner.raft.clone(), received, inner.health.clone());
+        let service = RaftService::new(inner.node_id, raft, received, inner.health.clone());
         RaftProtocolServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -341,20 +311,9 @@ impl Consensus {
         if threads.is_empty() {
             return;
         }
-        // A checkpoint made while openraft stops would be told to nobody.
-        let purging = self.inner.purging.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(purging) = purging {
-            purging.abort();
-            // Cancelled, which is what was asked for.
-            let _ = purging.await;
-        }
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(%error, "raft did not stop cleanly");
-        }
-        let (done, finished) = oneshot::channel();
-        if self.inner.apply.send(ApplyRequest::Finish(done)).await.is_ok() {
-            // An error means that the store failed, which was logged.
-            let _ = finished.await;
+        match &self.inner.role {
+            Role::Alone(alone) => alone.end(true),
+            Role::Member(member) => member.shutdown().await,
         }
         for ended in threads {
             let _ = ended.await;
@@ -363,46 +322,10 @@ impl Consensus {
 }
 
 impl Drop for Inner {
-    /// Ends openraft's tasks, which would otherwise keep the threads and the directory for ever.
     fn drop(&mut self) {
-        let was_shut_down = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if let Ok(runtime) = Handle::try_current()
-            && !was_shut_down
-        {
-            let raft = self.raft.clone();
-            runtime.spawn(async move { raft.shutdown().await });
-        }
-    }
-}
-
-fn raft_stopped(fatal: openraft::error::Fatal<u64>) -> ConsensusError {
-    ConsensusError::Raft { source: Box::new(fatal) }
-}
-
-fn raft_config(config: &ConsensusConfig, alone: bool) -> openraft::Config {
-    let election = config::millis(config.election);
-    openraft::Config {
-        cluster_name: "dfs".to_owned(),
-        heartbeat_interval: config::millis(config.heartbeat),
-        election_timeout_min: election,
-        election_timeout_max: 2 * election,
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: if alone { 0 } else { config.keep_entries },
-        ..openraft::Config::default()
-    }
-}
-
-/// Reminds the apply thread of the time until that has ended.
-fn tick(apply: mpsc::WeakSender<ApplyRequest>, period: Duration) -> impl Future<Output = ()> {
-    let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    async move {
-        loop {
-            interval.tick().await;
-            let Some(apply) = apply.upgrade() else { return };
-            if apply.send(ApplyRequest::Tick).await.is_err() {
-                return;
-            }
+        if let Role::Alone(alone) = &self.role {
+            // Does nothing after a shutdown.
+            alone.end(false);
         }
     }
 }

@@ -25,15 +25,25 @@ use crate::log::{
 #[derive(Clone)]
 pub struct RaftService {
     node_id: u64,
-    raft: Raft<TypeConfig>,
+    /// Absent on a node that is alone: nobody has a reason to call it.
+    raft: Option<Raft<TypeConfig>>,
     /// Where a snapshot is received; the lock admits one at a time.
     received: Arc<Mutex<PathBuf>>,
     health: Health,
 }
 
 impl RaftService {
-    pub(super) fn new(node_id: u64, raft: Raft<TypeConfig>, received: PathBuf, health: Health) -> Self {
+    pub(super) fn new(
+        node_id: u64,
+        raft: Option<Raft<TypeConfig>>,
+        received: PathBuf,
+        health: Health,
+    ) -> Self {
         Self { node_id, raft, received: Arc::new(Mutex::new(received)), health }
+    }
+
+    fn raft(&self) -> Result<&Raft<TypeConfig>, Status> {
+        self.raft.as_ref().ok_or_else(|| Status::unavailable("this namenode is the only one"))
     }
 
     /// Refuses calls that were meant for another node, such as one that had this address before.
@@ -47,7 +57,7 @@ impl RaftService {
     }
 
     async fn vote_now(&self) -> Result<Vote, Status> {
-        self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(|error| unavailable(&error))
+        self.raft()?.with_raft_state(|state| *state.vote_ref()).await.map_err(|error| unavailable(&error))
     }
 
     /// Receives the parts after the first one and has Raft install what they are.
@@ -90,7 +100,7 @@ impl RaftService {
         }
         let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotSource::Received(path.clone())) };
         let answer =
-            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| unavailable(&error))?;
+            self.raft()?.install_full_snapshot(vote, snapshot).await.map_err(|error| unavailable(&error))?;
         Ok(snapshot_response(&answer.vote))
     }
 }
@@ -143,7 +153,7 @@ impl RaftProtocol for RaftService {
             return Err(missing("entries"));
         }
         let last = rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id));
-        let answer = self.raft.append_entries(rpc).await.map_err(|error| unavailable(&error))?;
+        let answer = self.raft()?.append_entries(rpc).await.map_err(|error| unavailable(&error))?;
         let result = match answer {
             AppendEntriesResponse::Success => Appended::Stored(RaftStored {}),
             AppendEntriesResponse::PartialSuccess(stored) if stored == last => {
@@ -162,7 +172,7 @@ impl RaftProtocol for RaftService {
         self.check_target(request.target)?;
         let last_log_id = request.last_log_id.map(raft_types::log_id_from_proto);
         let rpc = VoteRequest::new(vote(request.vote)?, last_log_id);
-        let answer = self.raft.vote(rpc).await.map_err(|error| unavailable(&error))?;
+        let answer = self.raft()?.vote(rpc).await.map_err(|error| unavailable(&error))?;
         Ok(Response::new(RaftVoteResponse {
             vote: Some(raft_types::vote_to_proto(&answer.vote)),
             granted: answer.vote_granted,

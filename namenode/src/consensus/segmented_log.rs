@@ -40,8 +40,8 @@ pub struct SegmentedLog {
     dir: PathBuf,
     segment_bytes: u64,
     catalog: Arc<Catalog>,
-    /// The last segment.
-    file: File,
+    /// The last segment. Shared with a sync that is under way.
+    file: Arc<File>,
     path: PathBuf,
     /// Bytes of it that were written.
     bytes: u64,
@@ -54,6 +54,23 @@ pub struct SegmentedLog {
     staged: Vec<u8>,
     /// Offsets in `staged` of its entries.
     staged_entries: Vec<usize>,
+}
+
+/// A sync of what was written before it began.
+#[derive(Debug)]
+pub struct Sync {
+    file: Arc<File>,
+    path: PathBuf,
+    /// Entries below this index are on disk when it has ended.
+    pub next: u64,
+    bytes: u64,
+}
+
+impl Sync {
+    /// Makes what was written durable.
+    pub fn run(&self) -> Result<(), ConsensusError> {
+        self.file.sync_data().map_err(|error| ConsensusError::io(&self.path, "sync", error))
+    }
 }
 
 impl SegmentedLog {
@@ -155,7 +172,7 @@ impl SegmentedLog {
             dir,
             segment_bytes,
             catalog: Arc::new(Catalog::new(segments)),
-            file,
+            file: Arc::new(file),
             path,
             bytes,
             last,
@@ -227,6 +244,28 @@ impl SegmentedLog {
         Ok(())
     }
 
+    /// Begins a sync that another thread does while more is written. Nothing if all is on disk.
+    pub fn begin_sync(&self) -> Option<Sync> {
+        self.dirty.then(|| Sync {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            next: self.next(),
+            bytes: self.bytes,
+        })
+    }
+
+    /// Notes that a sync has ended well; no segment was begun meanwhile. Begins one if this is full.
+    pub fn end_sync(&mut self, sync: &Sync) -> Result<(), ConsensusError> {
+        self.synced = self.synced.max(sync.next);
+        self.dirty = self.bytes > sync.bytes;
+        if self.is_full() { self.sync() } else { Ok(()) }
+    }
+
+    /// Whether the next sync begins a new segment.
+    pub const fn is_full(&self) -> bool {
+        self.bytes >= self.segment_bytes
+    }
+
     /// Writes a sync mark (see [`super::record`]); it is durable with the next sync.
     pub fn mark(&mut self) -> Result<(), ConsensusError> {
         let header = record::Header {
@@ -268,11 +307,12 @@ impl SegmentedLog {
             self.last = Some(found.id);
         }
         self.path.clone_from(&segment.path);
-        self.file = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .open(&self.path)
             .map_err(|error| ConsensusError::io(&self.path, "open", error))?;
+        self.file = Arc::new(file);
         self.file.set_len(segment.bytes).map_err(|error| ConsensusError::io(&self.path, "cut", error))?;
         self.file.sync_all().map_err(|error| ConsensusError::io(&self.path, "sync", error))?;
         self.bytes = segment.bytes;
@@ -310,7 +350,7 @@ impl SegmentedLog {
     fn begin_segment(&mut self) -> Result<(), ConsensusError> {
         let first = self.next();
         self.path = self.dir.join(segment::file_name(first));
-        self.file = durable_file::replace(&self.path, &header_bytes(self.last))?;
+        self.file = Arc::new(durable_file::replace(&self.path, &header_bytes(self.last))?);
         self.bytes = segment::HEADER_BYTES as u64;
         self.synced = first;
         self.dirty = false;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use dfs_proto::v1::file_system_protocol_server::FileSystemProtocol;
 use dfs_proto::v1::*;
-use dfs_proto::{ErrorKind, RpcError};
+use dfs_proto::{ErrorKind, InodeId, RpcError};
 use tonic::{Request, Response, Status};
 
 use super::client_protocol::peer_ip;
 use super::context::Context;
+use super::status::rpc_error;
 use super::{session_files, session_names};
 use crate::log::{self, command::Op};
 use crate::monitor;
@@ -106,13 +107,24 @@ impl FileSystemProtocol for FileSystemService {
     }
 
     async fn get_xattr(&self, request: Request<GetXattrRequest>) -> Answer<GetXattrResponse> {
-        let name = String::from_utf8_lossy(&request.get_ref().name).into_owned();
-        answer(Err(RpcError::new(ErrorKind::Unsupported, name, "extended attributes")))
+        let GetXattrRequest { context, inode, name } = request.into_inner();
+        let result = async {
+            let caller = self.context.caller(context.as_ref()).await?;
+            let value = self.context.snapshot()?.get_xattr(&caller, InodeId(inode), &name);
+            Ok(GetXattrResponse { value: value.map_err(|e| rpc_error(&e))?.into() })
+        };
+        answer(result.await)
     }
 
     async fn list_xattrs(&self, request: Request<ListXattrsRequest>) -> Answer<ListXattrsResponse> {
-        self.context.caller(request.get_ref().context.as_ref()).await.map_err(|e| e.to_status())?;
-        answer(Ok(ListXattrsResponse::default()))
+        let ListXattrsRequest { context, inode } = request.into_inner();
+        let result = async {
+            let caller = self.context.caller(context.as_ref()).await?;
+            let names = self.context.snapshot()?.list_xattrs(&caller, InodeId(inode));
+            let names = names.map_err(|e| rpc_error(&e))?;
+            Ok(ListXattrsResponse { names: names.into_iter().map(Into::into).collect() })
+        };
+        answer(result.await)
     }
 
     async fn set_xattr(&self, request: Request<SetXattrRequest>) -> Answer<FileStatus> {

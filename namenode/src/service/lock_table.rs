@@ -76,7 +76,7 @@ pub struct InvalidLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WaitId(u64);
 
-/// One space of one file. In order of `start` within an owner.
+/// One space of one file, in no order.
 type Space = Vec<Held>;
 
 /// See the module.
@@ -266,47 +266,37 @@ impl LockTable {
     }
 }
 
-/// Makes `lock` the only lock of `owner` on its range.
+/// Makes `lock` the only lock of `owner` on its range, joined with its neighbours of the same type.
 fn replace(held: &mut Space, owner: &Owner, lock: &FileLock, unlock: bool) {
-    let mut mine = Vec::new();
-    held.retain(|other| {
-        let kept = other.owner != *owner;
-        if !kept {
-            mine.push(other.clone());
+    let exclusive = lock.r#type() == LockType::Write;
+    let mut new = Held { owner: owner.clone(), start: lock.start, end: lock.end, exclusive, pid: lock.pid };
+    let mut rests = Vec::new();
+    held.retain(|old| {
+        if old.owner != *owner {
+            return true;
         }
-        kept
-    });
-    let mut after: Vec<Held> = Vec::with_capacity(mine.len() + 2);
-    for old in mine {
-        if old.end < lock.start || lock.end < old.start {
-            after.push(old);
-            continue;
+        let overlaps = old.start <= lock.end && lock.start <= old.end;
+        let touches =
+            old.end.checked_add(1) == Some(lock.start) || lock.end.checked_add(1) == Some(old.start);
+        if !unlock && old.exclusive == exclusive && (overlaps || touches) {
+            new.start = new.start.min(old.start);
+            new.end = new.end.max(old.end);
+            return false;
+        }
+        if !overlaps {
+            return true;
         }
         if old.start < lock.start {
-            after.push(Held { end: lock.start - 1, ..old.clone() });
+            rests.push(Held { end: lock.start - 1, ..old.clone() });
         }
         if lock.end < old.end {
-            after.push(Held { start: lock.end + 1, ..old });
+            rests.push(Held { start: lock.end + 1, ..old.clone() });
         }
-    }
+        false
+    });
+    held.append(&mut rests);
     if !unlock {
-        let exclusive = lock.r#type() == LockType::Write;
-        let new = Held { owner: owner.clone(), start: lock.start, end: lock.end, exclusive, pid: lock.pid };
-        after.push(new);
-    }
-    after.sort_unstable_by_key(|lock| lock.start);
-    for next in after {
-        match held.last_mut() {
-            Some(last)
-                if last.owner == next.owner
-                    && last.exclusive == next.exclusive
-                    && last.end.checked_add(1) == Some(next.start) =>
-            {
-                last.end = next.end;
-                last.pid = next.pid;
-            }
-            _ => held.push(next),
-        }
+        held.push(new);
     }
 }
 

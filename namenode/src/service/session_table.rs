@@ -88,11 +88,6 @@ impl SessionTable {
         self.timeout_ms
     }
 
-    /// Whether the session is alive.
-    pub fn knows(&self, name: &str) -> bool {
-        self.sessions.contains_key(name)
-    }
-
     /// A sign of life; starts the session if need be, with `epoch`. Answers the session's epoch.
     pub fn touch(&mut self, now_ms: u64, name: &str, epoch: u64) -> Result<u64, SessionTableFull> {
         if let Some(session) = self.sessions.get_mut(name) {
@@ -337,7 +332,6 @@ mod tests {
     fn orphans_from_before_a_restart_wait_for_their_openers() {
         let mut table = SessionTable::new(100);
         table.expect(10, &["a".to_owned()], &[5, 6], 7);
-        assert!(table.knows("a"));
         assert_eq!(table.touch(20, "a", 1), Ok(7));
         assert_eq!(table.replace_open("a", &[5, 8]), Ok(Vec::new()));
         assert!(table.unclaimed_orphans(109).is_empty());
