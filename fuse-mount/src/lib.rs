@@ -1,1 +1,44 @@
+//! `dfs-fuse`: a cluster mounted like a local disk.
+//!
+//! The kernel sends its requests through `/dev/fuse`; [`filesystem`] hands them to the operations in [`ops`], which ask the cluster through
+//! [`dfs_client::fs`]. What is promised to programs is written in `SEMANTICS.md` beside this crate.
+//!
+//! ```text
+//! kernel -> event loops (calls) -> operations -> caches -> dfs_client::fs -> namenode, datanodes
+//! ```
+//!
+//! Invariants:
+//! - Event loop threads never wait: for the cluster, for a lock held across a wait, or for an outage.
+//! - Names and attributes are believed for the time to live at most, counted from the question; changes
+//!   through this mount show at once.
+//! - Memory is bounded by the option `memory`: half of it buffers of the client library, the rest caches of
+//!   names and attributes and requests under way.
 
+mod attr_cache;
+mod attributes;
+mod background;
+mod caller;
+mod calls;
+mod contents;
+pub mod daemon;
+mod directory_cache;
+mod directory_page;
+mod directory_stream;
+mod errno;
+mod error;
+mod filesystem;
+mod handles;
+mod held_locks;
+mod log_target;
+mod mount;
+mod ops;
+pub mod options;
+mod owners;
+mod raw_request;
+mod serve;
+pub mod takeover;
+mod wait;
+
+pub use error::MountError;
+pub use options::Options;
+pub use serve::serve;

@@ -4,6 +4,9 @@
 //! * A long flag may have one dash: `dfs rm -skipTrash /f` is `dfs rm --skipTrash /f`. Only flags that
 //!   the verb really has are touched, so bundles of short flags (`-rf`) and modes (`chmod -wx`) stay.
 //!
+//! * `dfs HOST:PORT[/PATH] MOUNTPOINT -o OPTIONS`, which is how mount(8) calls the program of file system type
+//!   `fuse.dfs`, is `dfs mount` with the same arguments.
+//!
 //! Nothing after `--` is touched.
 
 use std::collections::HashSet;
@@ -18,6 +21,9 @@ const GLOBAL_WITH_VALUE: [&str; 2] = ["--namenode", "--user"];
 
 /// Rewrites `args` (program name first) to what clap understands.
 pub fn normalise(mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.len() > 2 && is_source(&args[1]) {
+        args.insert(1, "mount".into());
+    }
     if !args.iter().skip(1).any(is_dashed_word) {
         return args;
     }
@@ -54,6 +60,12 @@ pub fn normalise(mut args: Vec<OsString>) -> Vec<OsString> {
 fn is_dashed_word(arg: &OsString) -> bool {
     let bytes = arg.as_encoded_bytes();
     bytes.len() > 2 && bytes[0] == b'-' && bytes[1] != b'-'
+}
+
+/// `HOST:PORT...`, which no verb is.
+fn is_source(arg: &OsString) -> bool {
+    let bytes = arg.as_encoded_bytes();
+    !bytes.starts_with(b"-") && bytes.contains(&b':')
 }
 
 fn position_of_verb(args: &[OsString]) -> Option<usize> {
@@ -93,6 +105,13 @@ mod tests {
         assert_eq!(rewritten("dfs admin -report"), "dfs admin report");
         assert_eq!(rewritten("dfs -copyFromLocal a /"), "dfs put a /");
         assert_eq!(rewritten("dfs -nonsense"), "dfs -nonsense");
+    }
+
+    #[test]
+    fn mount_8_names_no_verb() {
+        assert_eq!(rewritten("dfs nn:1/a /mnt -o ro"), "dfs mount nn:1/a /mnt -o ro");
+        assert_eq!(rewritten("dfs ls nn:1"), "dfs ls nn:1");
+        assert_eq!(rewritten("dfs --namenode h:1 ls"), "dfs --namenode h:1 ls");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cmd::{admin, attributes, checksum, content, copy, find, fsck, ls, names, stat, usage, write};
-use crate::{bench, cluster};
+use crate::{bench, cluster, mount};
 
 /// A distributed block file system: files, cluster and benchmarks.
 #[derive(Debug, Parser)]
@@ -45,6 +45,11 @@ pub enum Command {
     Verb(Verb),
     /// Start, stop or show a cluster on this machine
     Cluster(cluster::ClusterArgs),
+    /// Mount a cluster
+    Mount(mount::MountArgs),
+    /// Unmount a cluster and wait until everything is written back
+    #[command(visible_alias = "unmount")]
+    Umount(mount::UmountArgs),
     /// Measure the cluster beside the machine's limits
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell

@@ -19,6 +19,7 @@ mod globals;
 mod human;
 mod json;
 mod mode;
+mod mount;
 mod namespace;
 mod output;
 mod path;
@@ -47,6 +48,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Completion(args) => cli::completion(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Mount(args) => mount::mount(&args, &Globals::resolve(cli.global)?),
+        Command::Umount(args) => mount::umount(&args),
         Command::Bench(args) => bench::run(args, &Globals::resolve(cli.global)?),
         Command::Verb(verb) => ask(verb, &Globals::resolve(cli.global)?),
     }

@@ -10,6 +10,7 @@
 //!     datanode-0/ ...       volumes
 //!     logs/NAME.log         what each process says
 //!     run/NAME.pid          identity of each process
+//!     run/mount             path of the mount point, if the cluster is mounted
 //! ```
 //!
 //! Ports, all on 127.0.0.1 (`i` counts datanodes from 0):

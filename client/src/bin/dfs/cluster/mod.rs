@@ -4,7 +4,8 @@
 //! bring all of them up and down, [`processes`] tells other verbs about them. Every process listens on 127.0.0.1 only.
 
 mod layout;
-mod process;
+mod mounts;
+pub mod process;
 pub mod processes;
 mod start;
 mod stop;
@@ -21,8 +22,10 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use crate::exit;
+use crate::mount::State;
 use crate::output::{Align, Out, Table};
 use layout::{Choices, Layout};
+use mounts::ClusterMount;
 use process::Member;
 
 /// `dfs cluster`.
@@ -65,6 +68,9 @@ struct StartArgs {
     /// Default replication (default: as before, else 3 or the number of datanodes if that is less)
     #[arg(long, value_name = "R")]
     replication: Option<u16>,
+    /// Mount the cluster there too
+    #[arg(long, value_name = "MOUNTPOINT")]
+    mount: Option<PathBuf>,
     /// Seconds to wait until files can be written
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
@@ -98,7 +104,9 @@ pub fn run(args: &ClusterArgs) -> anyhow::Result<ExitCode> {
                 replication: args.replication,
                 port_base: args.place.port_base,
             };
-            start::run(&dir, choices, Duration::from_secs(args.timeout), args.place.dir.is_some())
+            let timeout = Duration::from_secs(args.timeout);
+            let wanted = start::Wanted { choices, mount: args.mount.as_deref() };
+            start::run(&dir, wanted, timeout, args.place.dir.is_some())
         }
         ClusterCommand::Stop(args) => {
             let dir = layout::directory(args.place.dir.as_deref(), args.place.port_base)?;
@@ -180,7 +188,7 @@ fn status(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
         exit::message(format_args!("cluster: no cluster in {}", dir.display()));
         return Ok(ExitCode::from(exit::FAILED));
     };
-    let rows: Vec<StatusRow> = members(dir, &layout, &programs()?)
+    let mut rows: Vec<StatusRow> = members(dir, &layout, &programs()?)
         .into_iter()
         .map(|member| {
             let pid = member.running().map(|identity| identity.pid);
@@ -188,6 +196,7 @@ fn status(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             StatusRow { name: member.name, pid, running: pid.is_some(), ports: member.ports, log }
         })
         .collect();
+    rows.extend(mount_row(dir)?);
     let all = rows.iter().all(|row| row.running);
     let mut out = Out::new();
     if json {
@@ -216,6 +225,25 @@ fn status(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     }
     out.finish()?;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+/// The cluster's mount, if it has one; its mount point takes the place of ports.
+fn mount_row(dir: &Path) -> anyhow::Result<Option<StatusRow>> {
+    let mount = ClusterMount::new(dir);
+    Ok(mount.state()?.map(|(path, state)| {
+        let pid = match state {
+            State::Alive { pid, .. } => Some(pid),
+            State::Dead | State::Nothing => None,
+        };
+        let ports = format!("at {}", path.display());
+        StatusRow {
+            name: "mount".to_owned(),
+            pid,
+            running: pid.is_some(),
+            ports,
+            log: mount.log().to_owned(),
+        }
+    }))
 }
 
 #[cfg(test)]

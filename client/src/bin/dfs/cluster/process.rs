@@ -173,7 +173,7 @@ impl Identity {
 
 /// Start time in ticks and state letter of a process, from `/proc/PID/stat`. The second field is the
 /// program's name in parentheses and may itself hold spaces and parentheses.
-fn stat_of(pid: i32) -> Option<(u64, u8)> {
+pub fn stat_of(pid: i32) -> Option<(u64, u8)> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
     let rest = std::str::from_utf8(&text[after_name..]).ok()?;

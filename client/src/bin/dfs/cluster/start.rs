@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use dfs_client::{DfsClient, DfsError};
 
 use super::layout::{Choices, Layout, record_path};
+use super::mounts::ClusterMount;
 use super::process::Member;
 use super::{lock, members, programs, stop};
 use crate::exit;
@@ -33,8 +34,18 @@ struct Started {
     log_start: u64,
 }
 
+/// What a cluster is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its layout.
+    pub choices: Choices,
+    /// Where it is to be mounted.
+    pub mount: Option<&'a Path>,
+}
+
 /// Starts the cluster in `dir`; `dir_given` says whether the user named the directory.
-pub fn run(dir: &Path, choices: Choices, timeout: Duration, dir_given: bool) -> anyhow::Result<ExitCode> {
+pub fn run(dir: &Path, wanted: Wanted<'_>, timeout: Duration, dir_given: bool) -> anyhow::Result<ExitCode> {
+    let Wanted { choices, mount } = wanted;
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let _lock = lock(dir)?;
     let programs = programs()?;
@@ -60,6 +71,9 @@ pub fn run(dir: &Path, choices: Choices, timeout: Duration, dir_given: bool) -> 
     if let Err(error) = ready {
         end(&started);
         return Err(error);
+    }
+    if let Some(mountpoint) = mount {
+        ClusterMount::new(dir).mount(&layout.namenode(), mountpoint)?;
     }
     print(dir, &layout, fresh, dir_given)?;
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::layout::Layout;
+use super::mounts::ClusterMount;
 use super::process::{Identity, Member};
 use super::{lock, members, programs};
 use crate::exit;
@@ -24,6 +25,10 @@ pub fn run(dir: &Path, grace: Duration) -> anyhow::Result<ExitCode> {
     };
     let _lock = lock(dir)?;
     let members = members(dir, &layout, &programs()?);
+    if let Err(error) = ClusterMount::new(dir).unmount(grace) {
+        exit::message(format_args!("cluster: {error:#}"));
+        return Ok(ExitCode::from(exit::FAILED));
+    }
     let running = members.iter().filter(|member| member.running().is_some()).count();
     let left = end(&members, grace);
     for name in &left {

@@ -1,0 +1,212 @@
+//! Opening, creating, flushing and closing files.
+
+use std::sync::Arc;
+
+use dfs_client::ErrorKind;
+use dfs_client::fs::{FileType as Kind, InodeId, OpenFile, OpenOptions};
+use fuser::{FileAttr, FileHandle, FopenFlags, INodeNo, LockOwner, ReplyCreate, ReplyEmpty, ReplyOpen};
+
+use crate::caller::{Asker, Who};
+use crate::errno::Refusal;
+use crate::handles::OpenHandle;
+use crate::mount::Mount;
+use crate::ops::names::{GENERATION, Making, checked};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// For writing.
+    pub write: bool,
+    /// Cut to length 0.
+    pub truncate: bool,
+    /// `O_EXCL`.
+    pub exclusive: bool,
+    /// Clear set-user-id and set-group-id.
+    pub kill_privileges: bool,
+}
+
+impl Opening {
+    /// From the flags of open(2).
+    pub fn new(flags: i32, kill_privileges: bool) -> Self {
+        Self {
+            write: flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
+            truncate: flags & libc::O_TRUNC != 0,
+            exclusive: flags & libc::O_EXCL != 0,
+            kill_privileges,
+        }
+    }
+}
+
+/// `open`.
+pub fn open(mount: &Arc<Mount>, who: Who, ino: INodeNo, opening: Opening, reply: ReplyOpen) {
+    let (inode, shared) = (mount.inode(ino), mount.clone());
+    let work = async move {
+        let file = shared.open_file(who, inode, opening).await?;
+        Ok(shared.handle(inode, file, opening.write))
+    };
+    mount.answer(who, reply, work, |reply, (handle, flags)| reply.opened(handle, flags));
+}
+
+/// `create`: what is not there is made and opened in one call. If another mount was first, its file is opened.
+pub fn create(
+    mount: &Arc<Mount>,
+    who: Who,
+    at: (INodeNo, &[u8]),
+    (mode, umask, flags): (u32, u32, i32),
+    reply: ReplyCreate,
+) {
+    let (dir, name, shared) = (mount.inode(at.0), checked(at.1), mount.clone());
+    let opening = Opening::new(flags, false);
+    let work = async move {
+        let name = name?;
+        let new = Making::new(Kind::File, mode, umask).new_node(&shared, who);
+        let mut asker = Asker::new(who, &shared.owners);
+        let made = loop {
+            match shared.fs.create(asker.caller(), dir, &name, new.clone()).await {
+                Err(refusal) if asker.widen(&refusal) => {}
+                Err(refusal) if refusal.kind() == ErrorKind::AlreadyExists && !opening.exclusive => {
+                    break None;
+                }
+                answer => break Some(answer?),
+            }
+        };
+        let (attr, (handle, flags)) = match made {
+            Some((status, file)) => {
+                let attr = shared.entry_made(dir, &name, &status).attr;
+                (attr, shared.handle(InodeId(status.inode), file, true))
+            }
+            None => shared.open_existing(who, dir, &name, opening).await?,
+        };
+        Ok((attr, handle, flags, shared.ttl()))
+    };
+    mount.answer(who, reply, work, |reply, (attr, handle, flags, ttl)| {
+        reply.created(&ttl, &attr, GENERATION, handle, flags);
+    });
+}
+
+/// `flush`: a descriptor is closed, perhaps one of several. What was written is with the cluster, and the process's locks
+/// are dropped.
+pub fn flush(mount: &Arc<Mount>, who: Who, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+    let (handle, shared) = (mount.files.get(handle), mount.clone());
+    let work = async move {
+        let handle = handle?;
+        let flushed = if handle.writer { shared.flush_file(&handle).await } else { Ok(()) };
+        if shared.locks.closing(handle.inode, owner.0) {
+            shared.unlock_all(who, handle.inode, owner.0, false).await?;
+        }
+        flushed
+    };
+    mount.answer(who, reply, work, |reply, ()| reply.ok());
+}
+
+/// `release`: the last descriptor of a handle is gone. Nobody waits for this; what the file still needs is done afterwards.
+pub fn release(
+    mount: &Arc<Mount>,
+    who: Who,
+    handle: FileHandle,
+    flock: Option<LockOwner>,
+    reply: ReplyEmpty,
+) {
+    let handle = match mount.files.remove(handle) {
+        Ok(handle) => handle,
+        Err(refusal) => return Mount::refuse(reply, &refusal),
+    };
+    reply.ok();
+    let shared = mount.clone();
+    mount.spawn(async move {
+        let lockers = handle.lockers().into_iter();
+        let dropped =
+            lockers.filter(|owner| shared.locks.closing(handle.inode, *owner)).map(|owner| (owner, false));
+        for (owner, flock) in dropped.chain(flock.map(|owner| (owner.0, true))) {
+            if let Err(error) = shared.unlock_all(who, handle.inode, owner, flock).await {
+                tracing::warn!(inode = handle.inode.get(), %error, "a lock could not be dropped");
+            }
+        }
+        if let Err(error) = handle.file.release(handle.writer).await {
+            Mount::note("a closed file could not be written back", handle.inode, &error);
+        }
+        if handle.writer {
+            shared.written_back(&handle);
+            shared.writers.released(handle.inode);
+        }
+    });
+}
+
+impl Mount {
+    async fn open_file(&self, who: Who, inode: InodeId, opening: Opening) -> Result<Arc<OpenFile>, Refusal> {
+        let options = OpenOptions { write: opening.write, truncate: opening.truncate };
+        let mut asker = Asker::new(who, &self.owners);
+        let file = loop {
+            match self.fs.open(asker.caller(), inode, options).await {
+                Err(refusal) if asker.widen(&refusal) => {}
+                answer => break answer?,
+            }
+        };
+        if opening.truncate && opening.kill_privileges {
+            self.kill_privileges(who, inode).await?;
+        }
+        if opening.truncate {
+            self.attrs.overlay(inode, &file.status());
+        }
+        Ok(file)
+    }
+
+    /// The handle of a file that was opened, and what the kernel is told about it.
+    fn handle(&self, inode: InodeId, file: Arc<OpenFile>, writer: bool) -> (FileHandle, FopenFlags) {
+        let mut flags = FopenFlags::empty();
+        if self.contents.opened(inode, file.status().change) {
+            flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        if writer {
+            self.writers.opened(inode, &file);
+        }
+        // Nothing is written back and no lock is dropped when it is closed.
+        let quiet = !writer && !self.locks.ever_locked(inode);
+        if quiet {
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        (self.files.insert(OpenHandle::new(inode, file, writer, quiet)), flags)
+    }
+
+    /// Opens a file that another mount made just before.
+    async fn open_existing(
+        &self,
+        who: Who,
+        dir: InodeId,
+        name: &[u8],
+        opening: Opening,
+    ) -> Result<(FileAttr, (FileHandle, FopenFlags)), Refusal> {
+        self.directories.forget(dir);
+        let mut asker = Asker::new(who, &self.owners);
+        let status = loop {
+            match self.fs.lookup(asker.caller(), dir, name).await {
+                Err(refusal) if asker.widen(&refusal) => {}
+                answer => break answer?,
+            }
+        };
+        let inode = InodeId(status.inode);
+        if status.r#type() != Kind::File {
+            return Err(Refusal::Exists);
+        }
+        let file = self.open_file(who, inode, opening).await?;
+        let node = self.learn_change(&file.status());
+        Ok((node.attr, self.handle(inode, file, opening.write)))
+    }
+
+    async fn flush_file(&self, handle: &OpenHandle) -> Result<(), Refusal> {
+        handle.file.flush().await?;
+        self.written_back(handle);
+        Ok(())
+    }
+
+    /// What was written through a handle is recorded at the cluster.
+    pub fn written_back(&self, handle: &OpenHandle) {
+        let status = handle.file.status();
+        if handle.kept_its_lease() {
+            self.contents.written(handle.inode, status.change);
+        } else {
+            self.contents.forget(handle.inode);
+        }
+        self.attrs.overlay(handle.inode, &status);
+    }
+}

@@ -1,0 +1,447 @@
+//! Options of a mount: of the command line and of `-o`, as mount(8) and fstab write them.
+//!
+//! | `-o`                         | meaning                                                                  | default           |
+//! |------------------------------|--------------------------------------------------------------------------|-------------------|
+//! | `ro`, `rw`                   | read only or not                                                         | `rw`              |
+//! | `allow_other`, `allow_root`  | who besides the user who mounts may use the mount                        | nobody            |
+//! | `uid=N`, `gid=N`             | show all files as owned by this user or group                            | as they are       |
+//! | `namenode=HOST:PORT`         | namenode; several are separated by `;`                                   | 127.0.0.1:9820    |
+//! | `subdir=PATH`                | directory of the cluster that is mounted                                 | `/`               |
+//! | `cache-ttl=SECONDS`          | how long names and attributes are believed; fractions allowed            | 1                 |
+//! | `memory=BYTES`               | bound of buffers and caches; `k`, `m`, `g` may follow                    | 512m              |
+//! | `wait=SECONDS`               | how long operations wait for servers that are away                       | 60                |
+//! | `log=FILE`                   | log file                                                                 | journal, or a file |
+//! | `user=NAME`                  | user in whose name the mount itself asks                                 | the caller        |
+//! | `replication=N`, `block-size=BYTES` | for new files                                                     | the cluster's     |
+//! | `threads=N`                  | threads that take requests from the kernel                               | one a core, 2 to 8 |
+//! | `dev`, `suid`, `exec`, `atime`, `sync`, `dirsync`, opposites | as for any mount                          | root: dev, suid   |
+//!
+//! Options that concern mount(8) alone (`defaults`, `noauto`, `user`, `_netdev`, `x-...`) are accepted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fuser::MountOption;
+
+/// Address used when nothing names one.
+pub const DEFAULT_NAMENODE: &str = "127.0.0.1:9820";
+/// Type under which the mount is listed, `fuse.dfs`.
+pub const SUBTYPE: &str = "dfs";
+
+const DEFAULT_TTL: Duration = Duration::from_secs(1);
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+const DEFAULT_MEMORY: u64 = 512 << 20;
+/// Least memory: buffers for a few files and caches for some directories.
+const MIN_MEMORY: u64 = 32 << 20;
+/// Longest time to live that makes sense: others' changes would never be seen.
+const MAX_TTL_SECONDS: f64 = 86_400.0;
+const MAX_THREADS: usize = 64;
+
+/// Options that mean something to mount(8) or systemd only.
+const FOR_OTHERS: [&str; 19] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "diratime",
+    "nodiratime",
+    "default_permissions",
+    "nonempty",
+    "iversion",
+    "noiversion",
+];
+
+/// What is mounted where and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Namenodes as `host:port`, separated by commas.
+    pub namenode: String,
+    /// Directory of the cluster that is mounted, absolute.
+    pub subdir: String,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// No changes.
+    pub read_only: bool,
+    /// Everybody may use the mount.
+    pub allow_other: bool,
+    /// Root may use the mount.
+    pub allow_root: bool,
+    /// All files are shown as owned by this user.
+    pub uid: Option<u32>,
+    /// All files are shown as owned by this group.
+    pub gid: Option<u32>,
+    /// How long names and attributes are believed.
+    pub cache_ttl: Duration,
+    /// Bound of buffers and caches in bytes.
+    pub memory: u64,
+    /// How long operations wait for servers that are away.
+    pub wait: Duration,
+    /// Log file.
+    pub log: Option<PathBuf>,
+    /// User in whose name the mount itself asks.
+    pub user: Option<String>,
+    /// Replication of new files.
+    pub replication: Option<u16>,
+    /// Block size of new files in bytes.
+    pub block_size: Option<u64>,
+    /// Threads that take requests from the kernel.
+    pub threads: Option<usize>,
+    /// Flags for the kernel, such as `nosuid`.
+    pub flags: Vec<MountOption>,
+}
+
+/// An option that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Not known here.
+    #[error("{option}: unknown mount option")]
+    Unknown {
+        /// As written.
+        option: String,
+    },
+    /// Known, with a value that makes no sense.
+    #[error("{option}: {expected} expected")]
+    Value {
+        /// As written.
+        option: String,
+        /// What would make sense.
+        expected: &'static str,
+    },
+    /// The source is not `HOST:PORT[/PATH]`.
+    #[error("{source_text}: not of the form HOST:PORT[/PATH]")]
+    Source {
+        /// As written.
+        source_text: String,
+    },
+    /// A path that is not absolute or has '.', '..' or empty parts.
+    #[error("{path}: not an absolute path in the cluster")]
+    Subdir {
+        /// As written.
+        path: String,
+    },
+}
+
+impl Options {
+    /// Defaults for a mount at `mountpoint`.
+    pub fn new(mountpoint: PathBuf) -> Self {
+        Self {
+            namenode: DEFAULT_NAMENODE.to_owned(),
+            subdir: "/".to_owned(),
+            mountpoint,
+            read_only: false,
+            allow_other: false,
+            allow_root: false,
+            uid: None,
+            gid: None,
+            cache_ttl: DEFAULT_TTL,
+            memory: DEFAULT_MEMORY,
+            wait: DEFAULT_WAIT,
+            log: None,
+            user: None,
+            replication: None,
+            block_size: None,
+            threads: None,
+            flags: Vec::new(),
+        }
+    }
+
+    /// Takes over the source of a mount: `HOST:PORT`, `HOST:PORT/PATH`, or a word without meaning such as `dfs`.
+    pub fn source(&mut self, source: &str) -> Result<(), OptionError> {
+        let source = source.strip_prefix("dfs://").unwrap_or(source);
+        let (address, path) = match source.find('/') {
+            Some(at) => source.split_at(at),
+            None => (source, ""),
+        };
+        if source.is_empty() || source == SUBTYPE || source == "none" {
+            return Ok(());
+        }
+        let valid = |address: &str| {
+            address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        let addresses = address.replace(';', ",");
+        if !addresses.split(',').all(valid) {
+            return Err(OptionError::Source { source_text: source.to_owned() });
+        }
+        self.namenode = addresses;
+        if path.len() > 1 { self.subdir(path) } else { Ok(()) }
+    }
+
+    /// Mounts this directory of the cluster.
+    pub fn subdir(&mut self, path: &str) -> Result<(), OptionError> {
+        let trimmed = path.trim_end_matches('/');
+        let bad = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
+        if !path.starts_with('/') || (!trimmed.is_empty() && trimmed[1..].split('/').any(bad)) {
+            return Err(OptionError::Subdir { path: path.to_owned() });
+        }
+        self.subdir = if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() };
+        Ok(())
+    }
+
+    /// Takes over a list as it follows `-o`. A comma in a value is written `\,`.
+    pub fn list(&mut self, list: &str) -> Result<(), OptionError> {
+        split(list).iter().try_for_each(|option| self.option(option))
+    }
+
+    fn option(&mut self, option: &str) -> Result<(), OptionError> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        let expected = |expected| OptionError::Value { option: option.to_owned(), expected };
+        match (name.replace('-', "_").as_str(), value) {
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("allow_other", None) => self.allow_other = true,
+            ("allow_root", None) => self.allow_root = true,
+            ("uid", Some(id)) => self.uid = Some(id.parse().map_err(|_| expected("a user number"))?),
+            ("gid", Some(id)) => self.gid = Some(id.parse().map_err(|_| expected("a group number"))?),
+            ("namenode", Some(address)) => {
+                let path = std::mem::take(&mut self.subdir);
+                let result = self.source(address);
+                self.subdir = path;
+                result?;
+            }
+            ("subdir", Some(path)) => self.subdir(path)?,
+            ("cache_ttl", Some(text)) => {
+                self.cache_ttl = seconds(text).ok_or_else(|| expected("seconds"))?;
+            }
+            ("wait", Some(text)) => self.wait = seconds(text).ok_or_else(|| expected("seconds"))?,
+            ("memory", Some(text)) => {
+                self.memory = bytes(text)
+                    .filter(|bytes| *bytes >= MIN_MEMORY)
+                    .ok_or_else(|| expected("at least 32m"))?;
+            }
+            ("log", Some(path)) => self.log = Some(path.into()),
+            ("user", Some(name)) if !name.is_empty() => self.user = Some(name.to_owned()),
+            ("replication", Some(text)) => {
+                let valid = text.parse().ok().filter(|count| (1..=512).contains(count));
+                self.replication = Some(valid.ok_or_else(|| expected("1 to 512"))?);
+            }
+            ("block_size", Some(text)) => {
+                let valid = bytes(text).filter(|size| (1 << 20..=4 << 30).contains(size));
+                self.block_size = Some(valid.ok_or_else(|| expected("1m to 4g"))?);
+            }
+            ("threads", Some(text)) => {
+                let valid = text.parse().ok().filter(|count| (1..=MAX_THREADS).contains(count));
+                self.threads = Some(valid.ok_or_else(|| expected("1 to 64"))?);
+            }
+            ("fsname" | "subtype" | "comment" | "context" | "max_read" | "blksize", Some(_)) => {}
+            (_, None) if FOR_OTHERS.contains(&name) => {}
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
+            (_, None) => match flag(name) {
+                Some(flag) => self.flag(flag),
+                None => return Err(OptionError::Unknown { option: option.to_owned() }),
+            },
+            (_, Some(_)) => return Err(OptionError::Unknown { option: option.to_owned() }),
+        }
+        Ok(())
+    }
+
+    /// Adds a flag; of opposites, the last one counts, as in mount(8).
+    fn flag(&mut self, flag: MountOption) {
+        let opposite = opposite(&flag);
+        self.flags.retain(|other| *other != flag && Some(other) != opposite.as_ref());
+        self.flags.push(flag);
+    }
+
+    /// What mount tables show as the source.
+    pub fn source_text(&self) -> String {
+        let path = if self.subdir == "/" { "" } else { &self.subdir };
+        // Commas separate options where fusermount3 is told the name.
+        format!("{}{path}", self.namenode.replace(',', ";")).replace(',', "\\,")
+    }
+
+    /// Options for the kernel, for a mount by root or by an ordinary user.
+    pub fn kernel_options(&self, root: bool) -> Vec<MountOption> {
+        let mut options = vec![
+            MountOption::FSName(self.source_text()),
+            MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
+            MountOption::DefaultPermissions,
+            if self.read_only { MountOption::RO } else { MountOption::RW },
+        ];
+        options.extend(self.flags.iter().cloned());
+        // As libfuse: what root mounts has devices and set-user-id programs unless they are excluded.
+        for (flag, opposite) in
+            [(MountOption::Dev, MountOption::NoDev), (MountOption::Suid, MountOption::NoSuid)]
+        {
+            if root && !options.contains(&flag) && !options.contains(&opposite) {
+                options.push(flag);
+            }
+        }
+        options
+    }
+
+    /// Event loop threads.
+    pub fn event_loops(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or(cores.clamp(2, 8))
+    }
+
+    /// The library's share of the memory: data not written back yet and data read ahead. The other half is for the caches of
+    /// names and attributes, which need it in the largest directories only, and for requests under way.
+    pub fn library_memory(&self) -> usize {
+        usize::try_from(self.memory / 2).unwrap_or(usize::MAX)
+    }
+}
+
+fn flag(name: &str) -> Option<MountOption> {
+    Some(match name {
+        "dev" => MountOption::Dev,
+        "nodev" => MountOption::NoDev,
+        "suid" => MountOption::Suid,
+        "nosuid" => MountOption::NoSuid,
+        "exec" => MountOption::Exec,
+        "noexec" => MountOption::NoExec,
+        "atime" => MountOption::Atime,
+        "noatime" => MountOption::NoAtime,
+        "sync" => MountOption::Sync,
+        "async" => MountOption::Async,
+        "dirsync" => MountOption::DirSync,
+        _ => return None,
+    })
+}
+
+fn opposite(flag: &MountOption) -> Option<MountOption> {
+    Some(match flag {
+        MountOption::Dev => MountOption::NoDev,
+        MountOption::NoDev => MountOption::Dev,
+        MountOption::Suid => MountOption::NoSuid,
+        MountOption::NoSuid => MountOption::Suid,
+        MountOption::Exec => MountOption::NoExec,
+        MountOption::NoExec => MountOption::Exec,
+        MountOption::Atime => MountOption::NoAtime,
+        MountOption::NoAtime => MountOption::Atime,
+        MountOption::Sync => MountOption::Async,
+        MountOption::Async => MountOption::Sync,
+        _ => return None,
+    })
+}
+
+/// Splits at commas that are not escaped.
+fn split(list: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut chars = list.chars();
+    while let Some(c) = chars.next() {
+        let last = options.len() - 1;
+        match c {
+            ',' => options.push(String::new()),
+            '\\' => options[last].extend(chars.next()),
+            c => options[last].push(c),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+/// Seconds with a fraction.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let seconds: f64 = text.strip_suffix('s').unwrap_or(text).parse().ok()?;
+    (0.0..=MAX_TTL_SECONDS).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// Bytes with a unit.
+pub fn bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.bytes().last()?.to_ascii_lowercase() {
+        b'k' => (&text[..text.len() - 1], 1 << 10),
+        b'm' => (&text[..text.len() - 1], 1 << 20),
+        b'g' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(list: &str) -> Result<Options, OptionError> {
+        let mut options = Options::new("/mnt".into());
+        options.list(list).map(|()| options)
+    }
+
+    #[test]
+    fn an_fstab_line() {
+        let mut options = parsed(
+            "rw,allow_other,uid=7,gid=8,cache-ttl=2.5,memory=64m,wait=5,nosuid,nodev,noauto,_netdev,x-systemd.automount,user,dev",
+        )
+        .unwrap();
+        options.source("nn1:9820;nn2:9820/data/").unwrap();
+        assert_eq!((options.namenode.as_str(), options.subdir.as_str()), ("nn1:9820,nn2:9820", "/data"));
+        assert_eq!((options.uid, options.gid, options.allow_other), (Some(7), Some(8), true));
+        assert_eq!((options.cache_ttl, options.memory), (Duration::from_millis(2500), 64 << 20));
+        assert_eq!(options.flags, [MountOption::NoSuid, MountOption::Dev], "of opposites the last");
+        assert_eq!(options.source_text(), "nn1:9820;nn2:9820/data");
+    }
+
+    #[test]
+    fn either_spelling_and_escaped_commas() {
+        assert_eq!(parsed("cache_ttl=0").unwrap().cache_ttl, Duration::ZERO);
+        let options = parsed(r"log=/var/log/a\,b.log,ro,namenode=h:1,subdir=/x/y").unwrap();
+        assert_eq!(options.log, Some("/var/log/a,b.log".into()));
+        assert_eq!((options.read_only, options.namenode.as_str()), (true, "h:1"));
+        assert_eq!(options.subdir, "/x/y");
+        assert_eq!(parsed("").unwrap(), Options::new("/mnt".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (list, named) in [
+            ("bongos", "bongos"),
+            ("uid=ann", "uid=ann"),
+            ("uid", "uid"),
+            ("memory=1m", "memory=1m"),
+            ("cache-ttl=-1", "cache-ttl=-1"),
+            ("cache-ttl=nan", "cache-ttl=nan"),
+            ("replication=0", "replication=0"),
+            ("block-size=5", "block-size=5"),
+            ("threads=0", "threads=0"),
+            ("subdir=a", "a"),
+            ("subdir=/a/../b", "/a/../b"),
+            ("namenode=h", "h"),
+            ("ro=1", "ro=1"),
+        ] {
+            let error = parsed(list).expect_err(list).to_string();
+            assert!(error.starts_with(&format!("{named}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn sources() {
+        let source = |text: &str| {
+            let mut options = Options::new("/mnt".into());
+            options.source(text).map(|()| format!("{} {}", options.namenode, options.subdir))
+        };
+        assert_eq!(source("nn:1").unwrap(), "nn:1 /");
+        assert_eq!(source("nn:1/").unwrap(), "nn:1 /");
+        assert_eq!(source("dfs://nn:1/a/b").unwrap(), "nn:1 /a/b");
+        assert_eq!(source("dfs").unwrap(), "127.0.0.1:9820 /");
+        assert!(source("nn").is_err() && source(":1").is_err() && source("nn:x/a").is_err());
+        assert!(source("nn:1//a").is_err());
+    }
+
+    #[test]
+    fn root_gets_devices_unless_excluded() {
+        let plain = parsed("").unwrap();
+        assert!(plain.kernel_options(true).contains(&MountOption::Dev));
+        assert!(!plain.kernel_options(false).contains(&MountOption::Dev));
+        let careful = parsed("nodev,nosuid").unwrap().kernel_options(true);
+        assert!(!careful.contains(&MountOption::Dev) && !careful.contains(&MountOption::Suid));
+        assert!(careful.contains(&MountOption::DefaultPermissions));
+    }
+
+    #[test]
+    fn the_memory_is_divided() {
+        assert_eq!(Options::new("/mnt".into()).library_memory(), 256 << 20);
+    }
+}
