@@ -117,9 +117,9 @@ impl BlockMap {
         DfsError::FileChanged { path: self.path.clone(), available, wanted }
     }
 
-    /// The replica to use: the nearest that is not known to be bad, slow ones last; and whether another one could take
-    /// its place at once.
-    pub(crate) fn choose(&self, block: &LocatedBlock) -> Option<(ReplicaLocation, bool)> {
+    /// The replica to use: the nearest that is not known to be bad, slow ones last, of equally near ones that of datanode
+    /// `in_use`; and whether another one could take its place at once.
+    pub(crate) fn choose(&self, block: &LocatedBlock, in_use: &str) -> Option<(ReplicaLocation, bool)> {
         let id = block.block.as_ref().map_or(0, |b| b.id);
         let state = self.lock();
         let usable = |location: &&ReplicaLocation| {
@@ -131,7 +131,10 @@ impl BlockMap {
         };
         let (slow, fast) = self.slow_last(block.locations.iter().filter(usable));
         let hurried = fast.len() > 1;
-        fast.into_iter().chain(slow).next().map(|location| (location.clone(), hurried))
+        let kept =
+            fast.iter().find(|l| datanode::uuid(l) == in_use && datanode::is_as_near(l, fast[0])).copied();
+        let nearest = || fast.iter().chain(&slow).next().copied();
+        kept.or_else(nearest).map(|location| (location.clone(), hurried))
     }
 
     /// Locations by whether their datanodes were slow lately.

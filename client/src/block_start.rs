@@ -96,9 +96,9 @@ impl Streamer {
 
     async fn add_block(&mut self) -> Result<LocatedBlock, DfsError> {
         let excluded = self.excluded();
-        match self.target.add_block(self.previous.clone(), excluded).await {
+        match self.target.add_block(self.committable(), excluded).await {
             Err(error) if error.kind() == ErrorKind::NoUsableDatanode && self.exclusions.forgive_all() => {
-                self.target.add_block(self.previous.clone(), Vec::new()).await
+                self.target.add_block(self.committable(), Vec::new()).await
             }
             result => result,
         }

@@ -154,7 +154,7 @@ async fn range_checksum(map: &BlockMap, start: u64, end: u64) -> Result<Part, Df
 async fn block_checksum(map: &BlockMap, offset: u64) -> Result<FileChecksum, DfsError> {
     let mut attempts = Attempts::default();
     loop {
-        let choice = map.choose_replica(offset, &mut attempts).await?;
+        let choice = map.choose_replica(offset, "", &mut attempts).await?;
         match ask(map.client(), &choice).await {
             Ok(checksum) => return Ok(checksum),
             Err(fault) => map.give_up(&choice, fault, &mut attempts),

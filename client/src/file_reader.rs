@@ -18,7 +18,7 @@ use crate::block_map::{BlockMap, Extent};
 use crate::block_reader::READ_PIECE_BYTES;
 use crate::dfs_client::Inner;
 use crate::replica_reads::{Attempts, OpenReplica};
-use crate::{DfsError, FileStatus};
+use crate::{DfsError, FileStatus, datanode};
 
 /// Bytes asked for by the first read after opening or seeking.
 const FIRST_WINDOW_BYTES: u64 = 1 << 20;
@@ -64,6 +64,8 @@ struct Sequence {
     next: u64,
     window: u64,
     open: Option<OpenReplica>,
+    /// Datanode read from last: its connection has the kernel's full windows, a new one begins with small ones.
+    in_use: String,
 }
 
 impl FileReader {
@@ -142,7 +144,7 @@ impl FileReader {
                 done += part;
                 continue;
             }
-            let mut open = self.map.open_replica(at, (wanted - done) as u64, &mut attempts).await?;
+            let mut open = self.map.open_replica(at, (wanted - done) as u64, "", &mut attempts).await?;
             let block_end =
                 open.choice.block.offset + open.choice.block.block.as_ref().map_or(0, |b| b.length);
             let part = usize::try_from(block_end - at).unwrap_or(usize::MAX).min(wanted - done);
@@ -178,6 +180,7 @@ impl FileReader {
                 next,
                 window: FIRST_WINDOW_BYTES,
                 open: None,
+                in_use: String::new(),
             },
         }
     }
@@ -217,7 +220,9 @@ impl Sequence {
                         return Ok(Some(Bytes::from_static(&ZEROS[..zeros])));
                     }
                     let wanted = self.window.min(self.len - self.next);
-                    self.map.open_replica(self.next, wanted, &mut attempts).await?
+                    let open = self.map.open_replica(self.next, wanted, &self.in_use, &mut attempts).await?;
+                    datanode::uuid(&open.choice.location).clone_into(&mut self.in_use);
+                    open
                 }
             };
             match open.reader.next_bytes(&self.map.client().read_buffers).await {

@@ -138,11 +138,10 @@ impl FileWriter {
     /// not included, except the one that it goes on with.
     ///
     /// A datanode that fails while the block being written is synced is left out of the pipeline, and the writer goes
-    /// on with the others. A datanode that cannot sync a finished block, or does not answer, is left out as well, with a
-    /// warning in the log: the block's other replicas are on disk, and the namenode replaces the lost one if the datanode does
-    /// not come back. If no replica of a finished block can be synced, the call fails with
-    /// [`DfsError::NotSynced`]. So do all later calls, because a second sync cannot make a failed one good;
-    /// writing and closing go on.
+    /// on with the others. A replica of a finished block that its datanode cannot sync, or whose datanode does not answer, is
+    /// reported as bad before this returns: it is a replica no longer, and the namenode replaces it. If no replica of a finished
+    /// block can be synced, or the report is refused, the call fails, with [`DfsError::NotSynced`] in the first case. So do
+    /// all later calls, because a second sync cannot make a failed one good; writing and closing go on.
     ///
     /// A writer remembers its last 256 unsynced blocks; when it finishes more without a call to this method, it has the
     /// oldest synced one by one. A failure of that is told by the next call.

@@ -116,16 +116,17 @@ impl ReplicaReader {
 }
 
 impl BlockMap {
-    /// Starts reading up to `len` bytes at `offset` of the file from the nearest good replica; the range ends with
-    /// the block at the latest.
+    /// Starts reading up to `len` bytes at `offset` of the file from the nearest good replica, of equally near ones that of
+    /// datanode `in_use`; the range ends with the block at the latest.
     pub(crate) async fn open_replica(
         &self,
         offset: u64,
         len: u64,
+        in_use: &str,
         attempts: &mut Attempts,
     ) -> Result<OpenReplica, DfsError> {
         loop {
-            let choice = self.choose_replica(offset, attempts).await?;
+            let choice = self.choose_replica(offset, in_use, attempts).await?;
             let in_block = offset - choice.block.offset;
             let block_len = choice.block.block.as_ref().map_or(0, |b| b.length);
             let range = BlockRange { offset: in_block, len: len.min(block_len - in_block) };
@@ -140,11 +141,12 @@ impl BlockMap {
     pub(crate) async fn choose_replica(
         &self,
         offset: u64,
+        in_use: &str,
         attempts: &mut Attempts,
     ) -> Result<Choice, DfsError> {
         loop {
             let block = self.block_at(offset).await?;
-            match self.choose(&block) {
+            match self.choose(&block, in_use) {
                 Some((location, hurried)) => return Ok(Choice { block, location, hurried }),
                 None => self.wait_for_replicas(&block, offset, attempts).await?,
             }

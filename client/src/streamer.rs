@@ -130,7 +130,7 @@ impl Streamer {
         loop {
             match self.commands.recv().await {
                 None => return Ok(None),
-                Some(Command::Close) => return self.target.complete(self.previous.take()).await.map(Some),
+                Some(Command::Close) => return self.target.complete(self.committable()).await.map(Some),
                 // Nothing is outstanding between blocks.
                 Some(Command::Barrier { sync, done }) => {
                     self.sync_ends |= sync;
@@ -323,6 +323,11 @@ impl Streamer {
             }
             self.shown.send_replace(Vec::new());
         }
+    }
+
+    /// The block before, as it is to be committed.
+    pub(crate) fn committable(&self) -> Option<CommittedBlock> {
+        self.previous.as_ref().map(|previous| self.unsynced.without_left_out(previous))
     }
 
     async fn answer_barrier(&mut self) -> Result<(), DfsError> {

@@ -99,6 +99,15 @@ async fn a_replica_that_cannot_be_synced_is_left_out() {
         writer.hsync().await.expect("two replicas are on disk");
         let left_out = unsynced(&cluster, "/f");
         assert!(left_out.len() >= 2 && left_out.iter().all(|member| *member == 1), "{fault:?}: {left_out:?}");
+        let state = cluster.state();
+        let finished = &state.files["/f"].blocks[..2];
+        for (block, _) in finished {
+            assert!(
+                state.bad_reports.iter().any(|(id, _)| *id == block.id),
+                "{fault:?}: not told of {}",
+                block.id
+            );
+        }
     }
 }
 
