@@ -1,7 +1,7 @@
 //! `DatanodeControl`: what clients, tools and other datanodes ask over gRPC. Disk work goes to the disk workers, syncs to
 //! workers of their own: they take long, and nobody who asks for a sign of life may wait behind them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
@@ -18,10 +18,11 @@ use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, ReplicaState};
 use crate::workers::Workers;
 
-/// The service.
+/// The service. It does not own the dataset: connections may outlive the datanode for as long as their peers
+/// keep them.
 #[derive(Clone, Debug)]
 pub struct ControlService {
-    dataset: Arc<Dataset>,
+    dataset: Weak<Dataset>,
     changes: Arc<ChangeQueue>,
     disk_workers: Arc<Workers>,
     sync_workers: Arc<Workers>,
@@ -29,13 +30,13 @@ pub struct ControlService {
 
 impl ControlService {
     /// Serves a dataset.
-    pub const fn new(
-        dataset: Arc<Dataset>,
+    pub fn new(
+        dataset: &Arc<Dataset>,
         changes: Arc<ChangeQueue>,
         disk_workers: Arc<Workers>,
         sync_workers: Arc<Workers>,
     ) -> Self {
-        Self { dataset, changes, disk_workers, sync_workers }
+        Self { dataset: Arc::downgrade(dataset), changes, disk_workers, sync_workers }
     }
 
     async fn call<T: Send + 'static>(
@@ -50,7 +51,7 @@ impl ControlService {
         workers: &Workers,
         work: impl FnOnce(&Dataset) -> Result<T, DatanodeError> + Send + 'static,
     ) -> Result<T, Status> {
-        let dataset = Arc::clone(&self.dataset);
+        let dataset = self.dataset.upgrade().ok_or_else(|| DatanodeError::Stopping.to_status())?;
         workers.call(move || work(&dataset)).await.map_err(|error| {
             tracing::info!(%error, "control call refused");
             error.to_status()

@@ -1,6 +1,6 @@
 //! HTTP: `/health` and `/metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::Router;
 use axum::extract::State;
@@ -11,23 +11,28 @@ use tokio::sync::watch;
 use crate::namenode_link::Registration;
 use crate::transfer::Shared;
 
+/// Answer of a datanode that has ended.
+const STOPPING: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+
+/// Weak, since connections may outlive the datanode.
 #[derive(Clone)]
 struct Pages {
-    shared: Arc<Shared>,
+    shared: Weak<Shared>,
     registration: watch::Receiver<Registration>,
 }
 
 /// The pages of a datanode.
-pub fn router(shared: Arc<Shared>, registration: watch::Receiver<Registration>) -> Router {
+pub fn router(shared: &Arc<Shared>, registration: watch::Receiver<Registration>) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .with_state(Pages { shared, registration })
+        .with_state(Pages { shared: Arc::downgrade(shared), registration })
 }
 
 /// 200 while registered with at least one good volume, else 503; one line says why.
 async fn health(State(pages): State<Pages>) -> (StatusCode, &'static str) {
-    if pages.shared.dataset.volumes().iter().all(|v| v.is_failed()) {
+    let Some(shared) = pages.shared.upgrade() else { return STOPPING };
+    if shared.dataset.volumes().iter().all(|v| v.is_failed()) {
         return (StatusCode::SERVICE_UNAVAILABLE, "all volumes failed\n");
     }
     match *pages.registration.borrow() {
@@ -37,6 +42,6 @@ async fn health(State(pages): State<Pages>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> String {
-    pages.shared.metrics.render()
+async fn metrics(State(pages): State<Pages>) -> Result<String, (StatusCode, &'static str)> {
+    pages.shared.upgrade().map(|shared| shared.metrics.render()).ok_or(STOPPING)
 }

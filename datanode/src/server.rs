@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use dfs_proto::MAX_RPC_BYTES;
 use dfs_proto::v1::DatanodeInfo;
@@ -52,6 +53,11 @@ const GRPC_TIMEOUT: Duration = Duration::from_secs(60);
 const HTTP_LIFE: Duration = Duration::from_secs(60);
 /// Calls of one gRPC connection at once.
 const GRPC_STREAMS: u32 = 128;
+
+/// Longest wait for the last thread that uses the volumes when the datanode stops, and the pause between two looks.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`RELEASE_TIMEOUT`].
+const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 /// A running datanode. Dropping it stops it without waiting; [`Datanode::shutdown`] waits.
 #[derive(Debug)]
@@ -122,8 +128,8 @@ impl Datanode {
         let recoveries = Arc::clone(&link.recoveries);
         let (refused, refusal) = watch::channel(None);
         let control =
-            ControlService::new(dataset, changes, Arc::clone(&disk_workers), Arc::clone(&sync_workers));
-        let pages = http::router(Arc::clone(&shared), registration.clone());
+            ControlService::new(&dataset, changes, Arc::clone(&disk_workers), Arc::clone(&sync_workers));
+        let pages = http::router(&shared, registration.clone());
         let tasks = vec![
             serve_control(control, ipc, shared.config.handshake_timeout)?,
             serve_http(pages, http)?,
@@ -199,18 +205,30 @@ impl Datanode {
             // It was cancelled.
             let _ = task.await;
         }
-        self.local.iter().for_each(LocalServer::close);
         let mut recoveries = std::mem::take(&mut *lock(&self.recoveries));
         recoveries.shutdown().await;
-        let transfer = Arc::clone(&self.transfer);
-        let workers = self.workers.clone();
-        let stopped = spawn_blocking(move || {
-            let stopped = transfer.stop();
-            workers.iter().for_each(|w| w.stop());
-            stopped
-        });
-        if !matches!(stopped.await, Ok(true)) {
+        if !matches!(spawn_blocking(move || self.stop()).await, Ok(true)) {
             tracing::warn!("some data connections did not end in time");
+        }
+    }
+
+    /// Ends all threads and lets go of the volumes. Answers whether it could.
+    fn stop(self) -> bool {
+        self.local.iter().for_each(LocalServer::stop);
+        self.transfer.stop();
+        self.workers.iter().for_each(|w| w.stop());
+        let mut dataset = Arc::clone(&self.shared.dataset);
+        drop(self);
+        // A thread that was told to end holds the dataset until it has. Who drops it last also ends the journals and
+        // unlocks the volumes; that is to be done when this returns.
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        loop {
+            match Arc::try_unwrap(dataset) {
+                Ok(_) => return true,
+                Err(_) if Instant::now() > deadline => return false,
+                Err(shared) => dataset = shared,
+            }
+            thread::sleep(RELEASE_POLL);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use dfs_proto::data_transfer::{
@@ -56,6 +56,7 @@ const CARRIER: [u8; 1] = [0];
 pub struct LocalServer {
     state: Arc<LocalState>,
     listener: UnixListener,
+    accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -78,11 +79,11 @@ impl LocalServer {
             stopping: AtomicBool::new(false),
         });
         let (accept_from, accept_state) = (listener.try_clone()?, Arc::clone(&state));
-        thread::Builder::new()
+        let accepting = thread::Builder::new()
             .name("local-accept".into())
             .spawn(move || accept(&accept_from, &accept_state))
             .map_err(DatanodeError::Thread)?;
-        Ok(Self { state, listener })
+        Ok(Self { state, listener, accepting: Mutex::new(Some(accepting)) })
     }
 
     /// Stops accepting and cuts all readers off. Their threads end soon after.
@@ -93,6 +94,18 @@ impl LocalServer {
         for socket in lock(&self.state.open).values() {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Closes and waits until nobody is accepted any more, so that another process can have the name.
+    pub fn stop(&self) {
+        self.close();
+        if let Some(thread) = lock(&self.accepting).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("thread that accepts local readers panicked");
+        }
+        // One more time: a reader may have been accepted meanwhile.
+        self.close();
     }
 }
 

@@ -1,11 +1,15 @@
 //! What a datanode makes of its directories at start.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 use dfs_datanode::{Datanode, DatanodeError};
+use dfs_proto::data_transfer::local_socket_name;
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
-use dfs_proto::v1::ReplicaState;
+use dfs_proto::v1::{ReplicaState, TriggerBlockReportRequest};
 
 use crate::wire::{self, Block, Pipeline};
 use crate::{Cluster, config, eventually, find, pattern};
@@ -38,6 +42,28 @@ async fn flushed_bytes_survive_and_torn_ones_are_cut() {
     let (_, refused) =
         Pipeline::try_recover(&[node], block, Stage::PipelineSetupStreamingRecovery, 11, 0, 3000);
     assert!(refused.message().contains("Rwr"), "only block recovery brings it back: {}", refused.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_stay_connected_do_not_keep_the_volumes() {
+    let mut cluster = Cluster::start(1).await;
+    let mut peers = Vec::new();
+    for round in 0..10 {
+        let node = &cluster.nodes[0];
+        let name = SocketAddr::from_abstract_name(local_socket_name(node.uuid())).expect("a name");
+        let reader = UnixStream::connect_addr(&name).expect("local readers are served after a restart");
+        let mut control = wire::control(node);
+        let trigger = TriggerBlockReportRequest::default();
+        control.trigger_block_report(trigger).await.expect("answered");
+        let mut scraper = wire::connect(node.http_addr());
+        scraper.write_all(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n").expect("sent");
+        let mut answer = [0; 12];
+        scraper.read_exact(&mut answer).expect("answered");
+        assert!(answer == *b"HTTP/1.1 200", "round {round}");
+        peers.push((reader, control, scraper, wire::connect(node.xfer_addr())));
+        // Fails if anybody still has the volume.
+        cluster.restart(0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
