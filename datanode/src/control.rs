@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
 use dfs_proto::v1::{
-    Block, Empty, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaVisibleLengthRequest,
-    ReplicaVisibleLengthResponse, SyncReplicaRequest, TriggerBlockReportRequest,
-    UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
+    Block, Empty, Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaExtentsRequest,
+    ReplicaExtentsResponse, ReplicaVisibleLengthRequest, ReplicaVisibleLengthResponse, SyncReplicaRequest,
+    TriggerBlockReportRequest, UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -117,6 +117,19 @@ impl DatanodeControl for ControlService {
         let synced = self.call_on(&self.sync_workers, move |dataset| dataset.sync_replica(block, length));
         synced.await?;
         Ok(Response::new(Empty {}))
+    }
+
+    async fn replica_extents(
+        &self,
+        request: Request<ReplicaExtentsRequest>,
+    ) -> Result<Response<ReplicaExtentsResponse>, Status> {
+        let request = request.into_inner();
+        let block = named(request.block.as_ref())?;
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let found = self.call(move |dataset| dataset.extents(block, request.offset, limit)).await?;
+        let extents = found.data.iter().map(|(offset, length)| Extent { offset: *offset, length: *length });
+        let (extents, end, length) = (extents.collect(), found.end, found.length);
+        Ok(Response::new(ReplicaExtentsResponse { extents, end, length }))
     }
 
     async fn trigger_block_report(

@@ -383,6 +383,13 @@ impl DatanodeControl for Control {
         }
     }
 
+    async fn replica_extents(
+        &self,
+        _: Request<v1::ReplicaExtentsRequest>,
+    ) -> Result<Response<v1::ReplicaExtentsResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
     async fn trigger_block_report(
         &self,
         _: Request<v1::TriggerBlockReportRequest>,

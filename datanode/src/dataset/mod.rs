@@ -8,6 +8,7 @@
 //!
 //! Lock order: an open replica's lock, then the map's. Never the other way round.
 
+pub mod extents;
 pub mod files;
 pub mod invalidate;
 pub mod layout;

@@ -122,3 +122,6 @@ fn settle_piece(
     }
     Ok(settled)
 }
+
+#[cfg(test)]
+mod tests;

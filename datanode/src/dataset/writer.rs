@@ -26,6 +26,14 @@ use crate::replica::{BlockRef, ReplicaState};
 /// Bytes written beyond the promised ones between two looks at the volume's free space.
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
+/// Zeros that become a hole: a page of the file system.
+const HOLE_BYTES: usize = 4096;
+
+/// Whether a page shall be a hole. Looking at its first bytes answers for nearly all that are not.
+fn is_hole(page: &[u8]) -> bool {
+    page.iter().take(8).all(|byte| *byte == 0) && page.iter().all(|byte| *byte == 0)
+}
+
 /// Where a packet's data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -54,6 +62,8 @@ pub struct ReplicaWriter {
     partial_sum: u32,
     /// Physical end of the data file.
     data_end: u64,
+    /// End of the data copied in, holes included.
+    copied_end: u64,
     header_due: bool,
     names_synced: bool,
     promised: u64,
@@ -120,6 +130,7 @@ impl ReplicaWriter {
             length,
             partial_sum,
             data_end: length,
+            copied_end: 0,
             header_due,
             names_synced: false,
             promised,
@@ -178,6 +189,26 @@ impl ReplicaWriter {
         } else {
             Place::Continued
         })
+    }
+
+    /// Writes verified data of a copy; pages of zeros become holes, as they were at the source or might have been.
+    pub fn write_copied(&mut self, data: &[u8], offset: u64) -> Result<(), DatanodeError> {
+        let mut from = 0;
+        while from < data.len() {
+            let pages = data[from..].chunks(HOLE_BYTES);
+            let written = pages.take_while(|page| !is_hole(page)).map(<[u8]>::len).sum::<usize>();
+            if written > 0 {
+                self.write_data(&data[from..from + written], offset + from as u64)?;
+            }
+            from += written;
+            from += data[from..]
+                .chunks(HOLE_BYTES)
+                .take_while(|page| is_hole(page))
+                .map(<[u8]>::len)
+                .sum::<usize>();
+        }
+        self.copied_end = self.copied_end.max(offset + data.len() as u64);
+        Ok(())
     }
 
     /// Writes verified data.
@@ -292,6 +323,16 @@ impl ReplicaWriter {
         Ok(())
     }
 
+    /// A copy may end with a hole.
+    fn end_with_hole(&mut self) -> Result<(), DatanodeError> {
+        let end = self.copied_end.min(self.length);
+        if end > self.data_end {
+            self.files.data.set_len(end).map_err(disk(&self.files.data_path))?;
+            self.data_end = end;
+        }
+        Ok(())
+    }
+
     fn write_header_if_due(&mut self) -> Result<(), DatanodeError> {
         if self.header_due {
             let header = meta_file::encode_header(self.checksum);
@@ -304,6 +345,7 @@ impl ReplicaWriter {
     /// Closes the replica; with `durable`, everything incl. its final name is on disk on return.
     pub fn finalize(mut self, durable: bool) -> Result<(), DatanodeError> {
         self.write_header_if_due()?;
+        self.end_with_hole()?;
         if self.data_end > self.length {
             self.files.data.set_len(self.length).map_err(disk(&self.files.data_path))?;
         }
@@ -339,6 +381,7 @@ impl ReplicaWriter {
     /// A replica that was copied in joins a pipeline.
     pub fn become_rbw(mut self) -> Result<(), DatanodeError> {
         self.write_header_if_due()?;
+        self.end_with_hole()?;
         let open = Arc::clone(&self.open);
         let mut state = open.lock();
         if self.token.is_stopped() {

@@ -5,8 +5,11 @@
 //! 2. The length: that of the finalized replicas if there is one; otherwise the least of those that were being
 //!    written when the recovery began; otherwise the least of those found at a restart. What every member
 //!    had acknowledged is on all of them, so none of it is lost. A truncate brings its own length.
-//! 3. Every replica that takes part is cut to it, gets the new stamp and is finalized; the others are
-//!    stale from then on.
+//! 3. The content: overwrites that were never acknowledged may have reached some replicas only. The checksums over that
+//!    length are compared, and the largest group of equal ones goes on; every member has what was acknowledged, so no
+//!    choice loses any of it.
+//! 4. Every replica that takes part is cut to the length, gets the new stamp and is finalized; the others keep their
+//!    old stamp, are stale from the commit on, and are replaced then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +26,7 @@ use super::{NamenodeLink, endpoint};
 use crate::dataset::recovery::RecoveryCandidate;
 use crate::error::DatanodeError;
 use crate::replica::{BlockRef, ReplicaState};
+use crate::transfer::checksum_op;
 
 /// Longest wait for a step at another datanode, which may have to wait for a writer to stop.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -105,7 +109,10 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     };
     match agree(known, &candidates, order.truncate_length)? {
         None => outcome.delete_block = true,
-        Some(agreement) => {
+        Some(mut agreement) => {
+            if agreement.members.len() > 1 && agreement.length > 0 {
+                agreement.members = of_one_content(link, &places, &candidates, &agreement).await;
+            }
             let updates = agreement
                 .members
                 .iter()
@@ -134,6 +141,48 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     );
     link.client().commit_block_synchronization(outcome).await.map_err(|s| link.failed(&s))?;
     Ok(())
+}
+
+/// The members of the largest group with equal content.
+async fn of_one_content(
+    link: &NamenodeLink,
+    places: &[&DatanodeInfo],
+    candidates: &[RecoveryCandidate],
+    agreement: &Agreement,
+) -> Vec<usize> {
+    let sums = agreement.members.iter().map(|i| {
+        let (shared, datanode) = (Arc::clone(&link.shared), places[*i].into());
+        let (block, length) = (candidates[*i].block, agreement.length);
+        link.disk_workers.call(move || checksum_op::content_sum(&shared, &datanode, block, length))
+    });
+    let mut found = Vec::with_capacity(agreement.members.len());
+    for (i, sum) in agreement.members.iter().zip(join_all(sums).await) {
+        match sum {
+            Ok(sum) => found.push((*i, sum)),
+            Err(error) => {
+                let (block, datanode) = (candidates[*i].block, &places[*i].uuid);
+                tracing::warn!(%block, datanode, %error, "replica without a checksum left out of the recovery");
+            }
+        }
+    }
+    let kept = largest_group(&found);
+    for (i, _) in found.iter().filter(|(i, _)| !kept.contains(i)) {
+        let (block, datanode) = (candidates[*i].block, &places[*i].uuid);
+        tracing::warn!(%block, datanode, "replica with other content left out of the recovery");
+    }
+    kept
+}
+
+/// Members of the largest group with equal values; of two such groups the one that is named first.
+fn largest_group<T: PartialEq>(values: &[(usize, T)]) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::new();
+    for (_, value) in values {
+        let group: Vec<usize> = values.iter().filter(|(_, v)| v == value).map(|(i, _)| *i).collect();
+        if group.len() > best.len() {
+            best = group;
+        }
+    }
+    best
 }
 
 /// A client for a datanode's control service.
@@ -242,6 +291,14 @@ mod tests {
             let found = found.map(|a| (a.length, a.members));
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_largest_group_of_one_content_goes_on() {
+        assert_eq!(largest_group(&[(0, 'a'), (2, 'b'), (3, 'b')]), [2, 3]);
+        assert_eq!(largest_group(&[(0, 'a'), (1, 'b')]), [0]);
+        assert_eq!(largest_group(&[(4, 'a'), (5, 'a'), (6, 'a')]), [4, 5, 6]);
+        assert!(largest_group::<char>(&[]).is_empty());
     }
 
     #[test]

@@ -6,11 +6,16 @@
 //! chunks. Polynomials are held reflected: the highest bit is the coefficient of x^0.
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, ChecksumKind};
-use dfs_proto::transfer::{BlockOpResponseProto, OpBlockChecksumProto, OpBlockChecksumResponseProto, Status};
+use dfs_proto::data_transfer::{Op, encode_op};
+use dfs_proto::transfer::{
+    BlockOpResponseProto, DatanodeInfoProto, OpBlockChecksumProto, OpBlockChecksumResponseProto, Status,
+};
 
 use super::net::Connection;
+use super::peers::{address_of, at, of_peer};
 use super::{Shared, failure};
 use crate::error::DatanodeError;
+use crate::replica::BlockRef;
 
 /// CRC-32's polynomial, reflected.
 const CRC32_POLYNOMIAL: u32 = 0xedb8_8320;
@@ -36,6 +41,37 @@ pub fn block_checksum(
     };
     client.send_message(&answer)?;
     Ok(())
+}
+
+/// Checksum of the first `length` bytes of a replica, here or at another datanode.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContentSum {
+    kind: i32,
+    sum: Vec<u8>,
+}
+
+/// Asks a datanode for the checksum of the first `length` bytes, at least one, of a replica of its.
+pub fn content_sum(
+    shared: &Shared,
+    datanode: &DatanodeInfoProto,
+    block: BlockRef,
+    length: u64,
+) -> Result<ContentSum, DatanodeError> {
+    let op = OpBlockChecksumProto { header: shared.header_for(block, length) };
+    let addr = address_of(datanode)?;
+    let answer = if datanode.id.datanode_uuid == shared.dataset.uuid() {
+        compute(shared, &op)?
+    } else {
+        let wait = shared.config.peer_timeout;
+        let mut connection = shared.peers.connect(addr)?;
+        connection.set_timeout(wait).map_err(at(addr))?;
+        connection.send(&encode_op(Op::BlockChecksum, &op)).map_err(at(addr))?;
+        let answer: BlockOpResponseProto = connection.read_message(wait).map_err(of_peer(addr))?;
+        let (status, message) = (answer.status(), answer.message.unwrap_or_default());
+        let sum = answer.checksum_response.filter(|_| status == Status::Success);
+        sum.ok_or(DatanodeError::PeerStatus { peer: addr, status, message })?
+    };
+    Ok(ContentSum { kind: answer.crc_type().into(), sum: answer.block_checksum.to_vec() })
 }
 
 fn compute(

@@ -230,7 +230,8 @@ impl<'a> BlockReceiver<'a> {
             if let Some(writer) = &mut self.writer {
                 match place {
                     Place::Known => {}
-                    Place::Aligned => writer.write_data(piece, offset)?,
+                    Place::Aligned if self.mode == Mode::Pipeline => writer.write_data(piece, offset)?,
+                    Place::Aligned => writer.write_copied(piece, offset)?,
                     Place::Continued => {
                         continued_sum = Some(writer.continued_sum(offset, piece)?);
                         writer.write_data(piece, offset)?;

@@ -11,6 +11,8 @@ use dfs_proto::transfer::{
     BlockOpResponseProto, ClientOperationHeaderProto, OpBlockChecksumProto, OpTransferBlockProto, Status,
 };
 
+use dfs_proto::v1;
+
 use crate::random_wire::{Model, Random, Writer};
 use crate::wire::{self, Block, CHUNK};
 use crate::{Cluster, pattern};
@@ -359,4 +361,102 @@ async fn senseless_packets_are_refused() {
     writer.socket.write_all(&raw).expect("sent");
     let ack: dfs_proto::transfer::PipelineAckProto = read_delimited(&mut writer.socket).expect("answered");
     assert_eq!(ack.reply, [i32::from(Status::ErrorChecksum)]);
+}
+
+/// Ranges with data that a replica has, put together.
+async fn extents(node: &Datanode, block: Block, from: u64) -> Vec<(u64, u64)> {
+    let block = Some(v1::Block { id: block.id, generation_stamp: block.stamp, length: 0 });
+    let (mut found, mut offset) = (Vec::<(u64, u64)>::new(), from);
+    loop {
+        let request = v1::ReplicaExtentsRequest { block, offset, limit: 1 };
+        let answer = wire::control(node).replica_extents(request).await.expect("answered").into_inner();
+        for extent in answer.extents {
+            match found.last_mut() {
+                Some((start, len)) if *start + *len == extent.offset => *len += extent.length,
+                _ => found.push((extent.offset, extent.length)),
+            }
+        }
+        offset = answer.end;
+        if offset >= answer.length {
+            return found;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_are_told_of_and_survive_a_copy() {
+    const MIB: u64 = 1 << 20;
+    let cluster = Cluster::start(2).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let block = Block::new(1, 10);
+    let mut writer = Writer::create(&nodes[..1], block);
+    writer.write(MIB, &pattern(1, MIB as usize));
+    writer.write(5 * MIB, &pattern(2, 100));
+    writer.send_zeros(MIB + MIB / 2, MIB / 4);
+    writer.send_zeros(5 * MIB + 100, 3 * MIB);
+    writer.settle();
+    let expected = vec![(MIB, MIB / 2), (MIB + 3 * MIB / 4, MIB / 4), (5 * MIB, 4096)];
+    assert_eq!(extents(nodes[0], block, 0).await, expected);
+    writer.close(8 * MIB + 100, false);
+    assert_eq!(extents(nodes[0], block, 0).await, expected);
+    assert_eq!(extents(nodes[0], block, 2 * MIB).await, expected[2..]);
+    assert_eq!(extents(nodes[0], block, 5 * MIB + 10).await, [(5 * MIB + 10, 4086)]);
+    assert_eq!(extents(nodes[0], block, 6 * MIB).await, []);
+
+    let op = OpTransferBlockProto {
+        header: ClientOperationHeaderProto { base_header: wire::header(block), client_name: "test".into() },
+        targets: vec![wire::info(nodes[1].xfer_addr())],
+        target_storage_ids: Vec::new(),
+    };
+    let mut socket = wire::connect(nodes[0].xfer_addr());
+    socket.write_all(&encode_op(Op::TransferBlock, &op)).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut socket).expect("answered");
+    assert_eq!(answer.status(), Status::Success, "{answer:?}");
+    assert_eq!(extents(nodes[1], block, 0).await, expected);
+    let content = wire::read(nodes[0], block, 0, 8 * MIB + 100).expect("read");
+    assert!(wire::read(nodes[1], block, 0, 8 * MIB + 100).expect("read") == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_being_overwritten_can_be_synced_from_outside() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let mut block = Block::new(1, 10);
+    let mut writer = Writer::create(&[node], block);
+    writer.write(0, &pattern(1, 20_000));
+    for round in 0..2 {
+        writer.write(100, &[9; 4096]);
+        let asked = v1::Block { id: 1, generation_stamp: block.stamp, length: 20_000 };
+        let request = v1::SyncReplicaRequest { block: Some(asked) };
+        wire::control(node).sync_replica(request).await.expect("synced");
+        if round == 0 {
+            writer.close(20_000, false);
+            wire::control(node).sync_replica(request).await.expect("synced");
+            block.stamp += 1;
+            writer = Writer::open(&[node], Block::new(1, 10), Stage::PipelineSetupAppend, 11, 20_000);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_goes_on_after_all_datanodes_were_restarted() {
+    let mut cluster = Cluster::start(2).await;
+    let block = Block::new(1, 10);
+    let mut model = Model(pattern(1, 30_000));
+    let mut writer = Writer::create(&cluster.nodes.iter().collect::<Vec<_>>(), block);
+    writer.write(0, &model.0);
+    writer.write(10_000, b"flushed");
+    model.write(10_000, b"flushed");
+    drop(writer);
+    for i in 0..2 {
+        cluster.restart(i).await;
+    }
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let mut writer = Writer::open(&nodes, block, Stage::PipelineSetupStreamingRecovery, 11, 30_000);
+    writer.write(29_000, &[5; 3000]);
+    model.write(29_000, &[5; 3000]);
+    writer.close(model.len(), true);
+    for node in nodes {
+        assert_content(node, Block::new(1, 11), &model);
+    }
 }

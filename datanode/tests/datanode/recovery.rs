@@ -4,6 +4,9 @@ use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{self, RecoverBlockCommand, ReplicaLocation, ReplicaVisibleLengthRequest};
 use dfs_proto::{ErrorKind, RpcError};
 
+use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
+
+use crate::random_wire::Writer;
 use crate::wire::{self, Block, Pipeline};
 use crate::{Cluster, eventually, pattern};
 
@@ -113,4 +116,25 @@ async fn control_errors_carry_their_kind() {
         .await
         .expect_err("no block named");
     assert_eq!(RpcError::from_status(&status).kind, ErrorKind::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_differ_after_a_broken_overwrite_are_brought_to_one_content() {
+    let cluster = Cluster::start(3).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let (block, data) = (Block::new(1, 10), pattern(1, 50_000));
+    let mut writer = Writer::create(&nodes, block);
+    writer.write(0, &data);
+    drop(writer);
+    // An overwrite that reached the last member only, and was never acknowledged.
+    let mut stray = Writer::open(&nodes[2..], block, Stage::PipelineSetupStreamingRecovery, 10, 50_000);
+    stray.write(20_000, &[7; 5000]);
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.storage_ids.len()), (50_000, 2));
+    for node in &nodes[..2] {
+        assert_eq!(wire::read(node, Block::new(1, 20), 0, 50_000).expect("read"), data);
+    }
+    assert!(wire::read(nodes[2], Block::new(1, 20), 0, 1).is_err(), "stale");
+    assert!(cluster.find(2, &block.data_name()).is_some(), "nothing is deleted before the namenode says so");
 }
