@@ -200,6 +200,10 @@ impl Namenode {
                         if !error.kind.is_retriable() && !proven.load(Ordering::Relaxed) {
                             return Err(DfsError::NotANamenode { address: address.clone(), error });
                         }
+                        if std::error::Error::source(&status).is_some() {
+                            // The connection broke under the call, which a status that was sent does not tell.
+                            error.kind = ErrorKind::Unavailable;
+                        }
                     } else {
                         proven.store(true, Ordering::Relaxed);
                     }

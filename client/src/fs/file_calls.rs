@@ -71,6 +71,18 @@ impl FsInner {
         self.open_call(inode, request).await
     }
 
+    /// Makes a node.
+    pub(super) async fn make_node_call(
+        &self,
+        subject: &Subject<'_>,
+        request: v1::MakeNodeRequest,
+    ) -> Result<v1::MakeNodeResponse, DfsError> {
+        self.client
+            .namenode
+            .call_files(subject, request, |mut s, r| async move { s.make_node(r).await })
+            .await
+    }
+
     /// Opens a file.
     pub(super) async fn open_call(
         &self,

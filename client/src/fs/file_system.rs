@@ -4,20 +4,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::v1::{self, CallContext, FileStatus, LocatedBlocks};
-use dfs_proto::{ErrorKind, InodeId};
+use dfs_proto::InodeId;
+use dfs_proto::v1::{self, CallContext};
 use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::file_calls::ALL_BYTES;
 use super::lock_table::LockTable;
-use super::namespace::{incomplete, node};
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
-use super::subject::Subject;
 use super::write_limits::{Budget, Pipelines};
-use super::{Caller, FileSystemConfig, NewNode, OpenFile, OpenOptions, releases, session};
+use super::{Caller, FileSystemConfig, releases, session};
 use crate::buffer_pool::BufferPool;
 use crate::dfs_client::Inner;
 use crate::namenode::Namenode;
@@ -79,7 +76,7 @@ impl FileSystem {
         });
         let started = inner.register().await?;
         let tasks = vec![
-            tokio::spawn(session::keep(Arc::downgrade(&inner), started.epoch)),
+            tokio::spawn(session::keep(Arc::downgrade(&inner), started)),
             tokio::spawn(releases::report_releases(Arc::downgrade(&inner))),
         ];
         *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
@@ -103,7 +100,10 @@ impl FileSystem {
         let request = v1::CloseSessionRequest { context: fs.own_context(), session: fs.session().to_owned() };
         let ended =
             self.namenode().call_files("", request, |mut s, r| async move { s.close_session(r).await });
-        outcome.and(ended.await.map(drop))
+        outcome = outcome.and(ended.await.map(drop));
+        // Open files and the session hold each other.
+        fs.files.clear();
+        outcome
     }
 
     /// Name of the session.
@@ -114,79 +114,6 @@ impl FileSystem {
     /// Defaults and identity of the cluster, as of connecting.
     pub fn server_defaults(&self) -> &v1::ServerDefaults {
         &self.inner.client.defaults
-    }
-
-    /// Makes a file, which must not exist, and opens it for writing. Release the handle with [`OpenFile::release`].
-    pub async fn create(
-        &self,
-        caller: &Caller,
-        parent: InodeId,
-        name: &[u8],
-        new: NewNode,
-    ) -> Result<(FileStatus, Arc<OpenFile>), DfsError> {
-        let fs = &self.inner;
-        let subject = Subject::Entry(parent, name);
-        let request = v1::MakeNodeRequest {
-            session: fs.session().to_owned(),
-            allocate_block: true,
-            ..self.make_node_request(caller, parent, name, new)
-        };
-        let mut abandoned = AbandonedCreate { fs: self, request: Some(request.clone()) };
-        let answer = match self.make_node_call(&subject, request).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                abandoned.request.take_if(|_| error.kind() != ErrorKind::Unavailable);
-                return Err(error);
-            }
-        };
-        let status = answer.status.ok_or_else(|| incomplete(&subject, "status"))?;
-        let inode = InodeId(status.inode);
-        fs.files.opening(inode).await;
-        abandoned.request = None;
-        let located = LocatedBlocks { status: Some(status.clone()), blocks: Vec::new(), complete: true };
-        Ok((status, fs.opened(inode, located, answer.block, true)))
-    }
-
-    /// Opens a file, always asking the namenode. Release the handle with [`OpenFile::release`].
-    pub async fn open(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        options: OpenOptions,
-    ) -> Result<Arc<OpenFile>, DfsError> {
-        let fs = &self.inner;
-        fs.files.opening(inode).await;
-        let mut pending = PendingOpen { fs: Arc::clone(fs), inode, write: options.write, open: true };
-        let turn = if options.write { Some(fs.files.lease_turn(inode).await) } else { None };
-        // A file that is being written here is cut in order with its writes.
-        let cut_here = options.truncate && fs.files.get(inode).is_some_and(|file| file.is_writable());
-        let request = v1::OpenFileRequest {
-            context: self.context(caller),
-            node: Some(node(inode)),
-            session: fs.session().to_owned(),
-            write: options.write,
-            truncate: options.truncate && !cut_here,
-            offset: 0,
-            length: ALL_BYTES,
-            reopen: false,
-        };
-        let located = match fs.open_call(inode, request).await {
-            Ok(located) => located,
-            Err(error) => {
-                // A refusal changes nothing; without an answer, the lease may have been taken.
-                pending.write &= error.kind() == ErrorKind::Unavailable;
-                return Err(error);
-            }
-        };
-        pending.open = false;
-        let file = fs.opened(inode, located, None, options.write);
-        drop(turn);
-        if cut_here {
-            let mut handle = UnusedHandle { fs: Arc::clone(fs), file: Some(Arc::clone(&file)) };
-            file.set_len(0).await?;
-            handle.file = None;
-        }
-        Ok(file)
     }
 
     pub(super) fn inner(&self) -> &Arc<FsInner> {
@@ -229,92 +156,5 @@ impl FsInner {
     /// A handle was released. To be called once for each, as the last thing: when no dirty data of it is left.
     pub(crate) fn handle_gone(&self, inode: InodeId) {
         self.files.handle_gone(inode);
-    }
-
-    /// The file of an open that was counted and answered.
-    fn opened(
-        self: &Arc<Self>,
-        inode: InodeId,
-        located: LocatedBlocks,
-        first_block: Option<v1::LocatedBlock>,
-        writable: bool,
-    ) -> Arc<OpenFile> {
-        if let Some(file) = self.files.get(inode) {
-            file.opened(located, writable);
-            return file;
-        }
-        let again = located.clone();
-        let make = || OpenFile::new(Arc::clone(self), located, first_block, writable);
-        let (file, first) = self.files.opened(inode, make);
-        if !first {
-            file.opened(again, writable);
-        }
-        file
-    }
-}
-
-/// An open that is under way. Dropped without an answer, what it may have taken is given back.
-struct PendingOpen {
-    fs: Arc<FsInner>,
-    inode: InodeId,
-    write: bool,
-    open: bool,
-}
-
-impl Drop for PendingOpen {
-    fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let (fs, inode) = (Arc::clone(&self.fs), self.inode);
-        if !self.write {
-            fs.handle_gone(inode);
-            return;
-        }
-        self.fs.spawn(async move {
-            fs.give_back(inode).await;
-            fs.handle_gone(inode);
-        });
-    }
-}
-
-/// A create that is under way. Dropped without an answer, it is sent again (the namenode repeats its answer) to learn
-/// which inode it may have opened.
-struct AbandonedCreate<'a> {
-    fs: &'a FileSystem,
-    request: Option<v1::MakeNodeRequest>,
-}
-
-impl Drop for AbandonedCreate<'_> {
-    fn drop(&mut self) {
-        let Some(request) = self.request.take() else { return };
-        let fs = self.fs.clone();
-        self.fs.inner.spawn(async move {
-            let answer = fs.make_node_call(&Subject::Entry(InodeId::ROOT, &[]), request).await;
-            if let Ok(v1::MakeNodeResponse { status: Some(status), .. }) = answer {
-                let inode = InodeId(status.inode);
-                fs.inner.files.opening(inode).await;
-                fs.inner.give_back(inode).await;
-                fs.inner.handle_gone(inode);
-            }
-        });
-    }
-}
-
-/// A handle that its caller has not got yet. Dropped, it is released.
-struct UnusedHandle {
-    fs: Arc<FsInner>,
-    file: Option<Arc<OpenFile>>,
-}
-
-impl Drop for UnusedHandle {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.fs.spawn(async move {
-                if let Err(error) = file.release(true).await {
-                    tracing::warn!(inode = file.status().inode, %error, "a handle was released unclean");
-                }
-            });
-        }
     }
 }

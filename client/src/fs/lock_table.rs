@@ -3,7 +3,7 @@
 //! Pure. Needed to take them again from a namenode that was started anew, and to restore what an abandoned call may have
 //! changed. Invariant: the ranges of one owner, sorted by their start, do not overlap.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dfs_proto::v1::{FileLock, LockSpace, LockType};
 
@@ -73,6 +73,21 @@ impl LockTable {
         } else {
             *ranges = kept;
         }
+    }
+
+    /// Forgets the locks of files that are open no longer.
+    pub(super) fn drop_files(&mut self, inodes: &[u64]) {
+        if self.owners.is_empty() {
+            return;
+        }
+        let inodes: HashSet<u64> = inodes.iter().copied().collect();
+        self.owners.retain(|key, ranges| {
+            let kept = !inodes.contains(&key.inode);
+            if !kept {
+                self.ranges -= ranges.len();
+            }
+            kept
+        });
     }
 
     /// What the owner of `lock` holds in its range, and unlocks for the rest of it: setting these makes the
@@ -184,6 +199,10 @@ mod tests {
         assert_eq!(table.len(), 2);
         assert!(!table.overlaps(&first));
         assert!(table.overlaps(&FileLock { owner: 2, start: 9, ..first }));
+        table.drop_files(&[6]);
+        assert_eq!(table.len(), 2);
+        table.drop_files(&[6, 7]);
+        assert_eq!(table.len(), 0);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Locks on ranges of files that other mounts see.
 //!
 //! The namenode decides; [`LockTable`] is a copy of what it has granted to this session. Waiting is done in
-//! portions at the namenode. A call that is given up while it waits may have been granted unheard: what its owner holds in the range is
-//! then set anew from the copy.
+//! portions at the namenode. When a call is given up, its present portion goes on in the background; if the lock is granted then, what
+//! its owner holds in the range is set anew from the copy.
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,14 +12,15 @@ use dfs_proto::{ErrorKind, InodeId, RpcError};
 use super::file_system::FsInner;
 use super::lock_table::LockTable;
 use super::subject::Subject;
+use super::unbroken::unbroken;
 use super::{Caller, FileSystem};
 use crate::DfsError;
 
 /// Last byte of a lock that reaches to the end of the file, whatever that is.
 pub const LOCK_END: u64 = i64::MAX as u64;
 
-/// How long one call waits at the namenode, in milliseconds: the most it allows.
-const WAIT_MS: u32 = 10_000;
+/// How long one call waits at the namenode, in milliseconds: as long, a lock that was given up may stand in line.
+const WAIT_MS: u32 = 2_000;
 
 /// Ranges that one session may have locked: all of them must fit one message, with which a namenode
 /// that was started anew learns them.
@@ -38,30 +39,39 @@ impl FileSystem {
                 return Ok(true);
             }
             if !unlock && held.len() >= MAX_SESSION_LOCKS {
-                let error = RpcError::new(ErrorKind::TooLarge, "", "too many locks in one session");
+                let error = RpcError::new(ErrorKind::NoLocks, "", "too many in one session");
                 return Err(DfsError::refused(&Subject::Inode(InodeId(lock.inode)).to_string(), error));
             }
         }
-        let mut unsettled = Unsettled { fs: Arc::clone(fs), lock, settled: false };
         let granted = loop {
             let wait_ms = if wait && !unlock { WAIT_MS } else { 0 };
+            let registrations = fs.files.not_registering().await;
             let request = fs.set_lock_request(self.context(caller), lock, wait_ms);
-            let granted = match fs.set_lock_call(request).await {
-                Ok(granted) => granted,
-                Err(error) => {
-                    // A refusal changes nothing; without an answer, it may have been granted.
-                    unsettled.settled = error.kind() != ErrorKind::Unavailable;
-                    return Err(error);
+            let (calling, undoing) = (Arc::clone(fs), Arc::clone(fs));
+            let call = async move { calling.set_lock_call(request).await };
+            let undo = move |answer: Result<bool, DfsError>| async move {
+                if may_be_granted(&answer) {
+                    undoing.settle_lock(lock).await;
                 }
             };
+            let answer = unbroken(fs, call, undo).await;
+            if answer.is_err() && may_be_granted(&answer) {
+                let undoing = Arc::clone(fs);
+                fs.spawn(async move { undoing.settle_lock(lock).await });
+            }
+            let granted = answer?;
+            if granted {
+                let mut held = fs.locks();
+                if fs.files.registrations() != registrations {
+                    // The namenode was started anew meanwhile, and may have forgotten this one.
+                    continue;
+                }
+                held.apply(&lock);
+            }
             if granted || !wait {
                 break granted;
             }
         };
-        if granted {
-            fs.locks().apply(&lock);
-        }
-        unsettled.settled = true;
         Ok(granted)
     }
 
@@ -105,6 +115,7 @@ impl FsInner {
 
     /// Makes the namenode agree with the copy about the range of `lock`.
     async fn settle_lock(&self, lock: FileLock) {
+        self.files.not_registering().await;
         let pieces = self.locks().state_of(&lock);
         for piece in pieces {
             let request = self.set_lock_request(self.own_context(), piece, 0);
@@ -115,19 +126,11 @@ impl FsInner {
     }
 }
 
-/// A call whose outcome at the namenode is not known. Dropped unsettled, it is undone in the background.
-struct Unsettled {
-    fs: Arc<FsInner>,
-    lock: FileLock,
-    settled: bool,
-}
-
-impl Drop for Unsettled {
-    fn drop(&mut self) {
-        if !self.settled {
-            let (fs, lock) = (Arc::clone(&self.fs), self.lock);
-            self.fs.spawn(async move { fs.settle_lock(lock).await });
-        }
+/// Whether the lock may have been granted. A refusal changes nothing, but without an answer it is not known.
+fn may_be_granted(answer: &Result<bool, DfsError>) -> bool {
+    match answer {
+        Ok(granted) => *granted,
+        Err(error) => error.kind() == ErrorKind::Unavailable,
     }
 }
 

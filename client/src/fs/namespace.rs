@@ -74,7 +74,7 @@ impl FileSystem {
         new: NewNode,
     ) -> Result<FileStatus, DfsError> {
         let request = self.make_node_request(caller, parent, name, new);
-        let answer = self.make_node_call(&Subject::Entry(parent, name), request).await?;
+        let answer = self.inner().make_node_call(&Subject::Entry(parent, name), request).await?;
         answer.status.ok_or_else(|| incomplete(&Subject::Entry(parent, name), "status"))
     }
 
@@ -101,14 +101,6 @@ impl FileSystem {
             allocate_block: false,
             umask: new.umask,
         }
-    }
-
-    pub(super) async fn make_node_call(
-        &self,
-        subject: &Subject<'_>,
-        request: v1::MakeNodeRequest,
-    ) -> Result<v1::MakeNodeResponse, DfsError> {
-        self.namenode().call_files(subject, request, |mut s, r| async move { s.make_node(r).await }).await
     }
 
     /// Gives a node that is not a directory one more name.

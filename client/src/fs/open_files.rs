@@ -2,7 +2,8 @@
 //!
 //! Owned by the session's shared state. Invariants: there is one [`OpenFile`] for an inode, and it stays in the table until its last handle is
 //! released; an inode is reported as released only while nothing here has it open or is opening it, and
-//! no open of it is sent while such a report is under way. No lock is held across an await.
+//! no open of it is sent while such a report is under way, nor while everything that is open is being registered anew. No
+//! lock is held across an await.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,8 @@ use super::OpenFile;
 pub(super) struct OpenFiles {
     table: Mutex<Table>,
     turns: Arc<Turns>,
-    /// A report of released files has been answered.
-    reported: Notify,
+    /// A report or a registration has been answered.
+    settled: Notify,
     /// There are released files to report.
     pub(super) released: Notify,
     /// There are enough of them for a full report.
@@ -33,6 +34,10 @@ struct Table {
     released: HashSet<u64>,
     /// Being reported.
     reporting: HashSet<u64>,
+    /// Everything is being registered.
+    registering: bool,
+    /// Registrations that have begun.
+    registrations: u64,
 }
 
 /// One inode.
@@ -53,19 +58,49 @@ impl OpenFiles {
 
     /// Counts an open that is about to be sent.
     pub(super) async fn opening(&self, inode: InodeId) {
-        loop {
-            let reported = self.reported.notified();
-            tokio::pin!(reported);
-            reported.as_mut().enable();
-            {
-                let mut table = self.table();
-                if !table.reporting.contains(&inode.get()) {
-                    table.released.remove(&inode.get());
-                    table.entries.entry(inode.get()).or_default().handles += 1;
-                    return;
-                }
+        self.when_settled(|table| {
+            let settled = !table.registering && !table.reporting.contains(&inode.get());
+            if settled {
+                table.released.remove(&inode.get());
+                table.entries.entry(inode.get()).or_default().handles += 1;
             }
-            reported.await;
+            settled.then_some(())
+        })
+        .await;
+    }
+
+    /// Counts the opening of a file that was made a moment ago: nobody here has had it open before.
+    pub(super) fn made(&self, inode: InodeId) {
+        self.table().entries.entry(inode.get()).or_default().handles += 1;
+    }
+
+    /// Waits until nothing is being registered. Answers how many registrations there were.
+    pub(super) async fn not_registering(&self) -> u64 {
+        self.when_settled(|table| (!table.registering).then_some(table.registrations)).await
+    }
+
+    /// Registrations that have begun.
+    pub(super) fn registrations(&self) -> u64 {
+        self.table().registrations
+    }
+
+    /// Begins to register everything that is open.
+    pub(super) fn register(&self) -> Registration<'_> {
+        let mut table = self.table();
+        table.registering = true;
+        table.registrations += 1;
+        Registration { files: self, inodes: table.entries.keys().copied().collect() }
+    }
+
+    async fn when_settled<T>(&self, mut look: impl FnMut(&mut Table) -> Option<T>) -> T {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if let Some(found) = look(&mut self.table()) {
+                return found;
+            }
+            settled.await;
         }
     }
 
@@ -113,9 +148,10 @@ impl OpenFiles {
         self.table().entries.values().filter_map(|entry| entry.file.clone()).collect()
     }
 
-    /// Inodes of all open files.
-    pub(super) fn inodes(&self) -> Vec<u64> {
-        self.table().entries.keys().copied().collect()
+    /// Forgets everything: the session has ended.
+    pub(super) fn clear(&self) {
+        let entries = std::mem::take(&mut self.table().entries);
+        drop(entries);
     }
 
     /// Overlays attributes from the namenode with what open files know better.
@@ -171,7 +207,21 @@ impl Drop for Report<'_> {
             table.reporting.remove(inode);
         }
         drop(table);
-        self.files.reported.notify_waiters();
+        self.files.settled.notify_waiters();
+    }
+}
+
+/// A registration of everything that is open; until it is dropped, nothing is opened.
+pub(super) struct Registration<'a> {
+    files: &'a OpenFiles,
+    /// The inodes.
+    pub(super) inodes: Vec<u64>,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.files.table().registering = false;
+        self.files.settled.notify_waiters();
     }
 }
 
@@ -229,9 +279,9 @@ mod tests {
         files.opening(FILE).await;
         files.handle_gone(FILE);
         assert!(files.take_released().is_none());
-        assert_eq!(files.inodes(), [5]);
+        assert_eq!(files.register().inodes, [5]);
         files.handle_gone(FILE);
-        assert_eq!(files.inodes(), [0u64; 0]);
+        assert_eq!(files.register().inodes, [0u64; 0]);
         assert_eq!(files.take_released().map(|report| report.inodes.clone()), Some(vec![5]));
         assert!(files.take_released().is_none());
     }
@@ -250,7 +300,20 @@ mod tests {
         assert!(futures::poll!(opening.as_mut()).is_pending());
         drop(report);
         tokio::time::timeout(Duration::from_secs(10), opening).await.expect("woken");
-        assert_eq!(files.inodes(), [5]);
+        assert_eq!(files.register().inodes, [5]);
+    }
+
+    #[tokio::test]
+    async fn an_open_waits_for_a_registration() {
+        let files = OpenFiles::default();
+        let registration = files.register();
+        let opening = files.opening(FILE);
+        tokio::pin!(opening);
+        assert!(futures::poll!(opening.as_mut()).is_pending());
+        assert!(registration.inodes.is_empty());
+        drop(registration);
+        tokio::time::timeout(Duration::from_secs(10), opening).await.expect("woken");
+        assert_eq!(files.not_registering().await, 1);
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ impl FsInner {
     /// Reports everything that is released.
     async fn report_released(&self) {
         while let Some(report) = self.files.take_released() {
+            // The namenode drops what was not unlocked.
+            self.locks().drop_files(&report.inodes);
             let request = v1::ReleaseFilesRequest {
                 context: self.own_context(),
                 session: self.session().to_owned(),

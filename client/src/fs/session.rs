@@ -14,22 +14,27 @@ use super::file_system::FsInner;
 use crate::DfsError;
 
 /// How long one poll waits at the namenode, in milliseconds: the most it allows.
-const POLL_MS: u32 = 10_000;
+const MAX_POLL_MS: u64 = 10_000;
+
+/// A poll waits for at most this part of the time after which a silent session ends.
+const POLLS_PER_TIMEOUT: u64 = 3;
 
 /// Pause after a poll that failed although it was retried.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// Keeps the session alive from `epoch` on until it ends.
-pub(super) async fn keep(fs: Weak<FsInner>, mut epoch: u64) {
+/// Keeps the session alive from its first answer on until it ends.
+pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
+    let KeepSessionResponse { mut epoch, mut timeout_ms, .. } = started;
     let mut failing = false;
     loop {
         // The session must be able to end while this waits.
-        let Some(poll) = fs.upgrade().map(|fs| fs.poll(epoch)) else { return };
+        let Some(poll) = fs.upgrade().map(|fs| fs.poll(epoch, timeout_ms)) else { return };
         let answer = poll.await;
         let Some(fs) = fs.upgrade() else { return };
         match answer {
             Ok(answer) => {
                 failing = false;
+                timeout_ms = answer.timeout_ms;
                 if answer.epoch != epoch {
                     match fs.register().await {
                         Ok(registered) => epoch = registered.epoch,
@@ -57,12 +62,14 @@ pub(super) async fn keep(fs: Weak<FsInner>, mut epoch: u64) {
 impl FsInner {
     /// Starts the session, or registers everything it has at a namenode that does not know it.
     pub(super) async fn register(&self) -> Result<KeepSessionResponse, DfsError> {
+        let mut registration = self.files.register();
         let request = KeepSessionRequest {
             context: self.own_context(),
             session: self.session().to_owned(),
             epoch: 0,
-            open_inodes: self.files.inodes(),
+            open_inodes: std::mem::take(&mut registration.inodes),
             full: true,
+            // A lock that is granted from now on is not among them: who asked for it asks again.
             locks: self.locks().all(),
             wait_ms: 0,
         };
@@ -70,13 +77,17 @@ impl FsInner {
     }
 
     /// Waits for events.
-    fn poll(&self, epoch: u64) -> impl Future<Output = Result<KeepSessionResponse, DfsError>> + use<> {
+    fn poll(
+        &self,
+        epoch: u64,
+        timeout_ms: u64,
+    ) -> impl Future<Output = Result<KeepSessionResponse, DfsError>> + use<> {
         let client = Arc::clone(&self.client);
         let request = KeepSessionRequest {
             context: self.own_context(),
             session: self.session().to_owned(),
             epoch,
-            wait_ms: POLL_MS,
+            wait_ms: (timeout_ms / POLLS_PER_TIMEOUT).min(MAX_POLL_MS) as u32,
             ..Default::default()
         };
         async move {

@@ -17,6 +17,7 @@ mod random_operations;
 mod replicas;
 mod restart;
 mod seek;
+mod sessions;
 mod sizes;
 mod tidy;
 
