@@ -14,6 +14,7 @@ mod http;
 mod listener;
 mod monitor;
 pub mod namesystem;
+mod rpc_threads;
 mod server;
 pub mod service;
 

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,7 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Connections served at once; a connection costs about 20 KiB. Further ones wait in the backlog.
-const CONNECTIONS_MAX: usize = 10_000;
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Silence after which the other end of a connection is asked whether it is there, and given up.
+pub const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// An accepted connection and its place among [`CONNECTIONS_MAX`].
 pub struct Connection {
@@ -20,10 +24,12 @@ pub struct Connection {
     _place: OwnedSemaphorePermit,
 }
 
-/// Connections as they come. Failures to accept (no descriptors left, aborted handshakes) are passed
-/// on for tonic to skip.
-pub fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Connections as they come, each with one of `places`. Failures to accept (no descriptors left, aborted handshakes)
+/// are passed on for tonic to skip.
+pub fn connections(
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+) -> impl Stream<Item = io::Result<Connection>> {
     futures::stream::unfold((listener, places), |(listener, places)| async move {
         let accepted = async {
             let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;

@@ -13,6 +13,7 @@ use nix::unistd::{Uid, User};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 
 use crate::block_management::{BlockManagementConfig, BlockManager, LeaseConfig, LeaseManager};
 use crate::config::NamenodeConfig;
@@ -25,16 +26,13 @@ use crate::service::{
     ClientService, Context, DatanodeService, FileSystemService, NAME_PREFIX, Sessions, SoftState, seed,
     wall_clock_ns,
 };
-use crate::{http, listener, monitor};
+use crate::{http, monitor, rpc_threads};
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// This node among the voters; a namenode of its own is the only one.
 const NODE_ID: u64 = 1;
-
-/// Silence after which the other end of a connection is asked whether it is there, and given up.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Orphans read at once at a start.
 const ORPHANS_PAGE: usize = 10_000;
@@ -47,6 +45,7 @@ pub struct Namenode {
     http_addr: SocketAddr,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    rpc_threads: rpc_threads::Ended,
 }
 
 impl Namenode {
@@ -102,7 +101,9 @@ impl Namenode {
             soft,
         });
         let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
-        serve_rpc(&mut tasks, &context, rpc, stopped(&stop));
+        let listener = rpc.into_std().map_err(|source| NamenodeError::Listen { addr: rpc_addr, source })?;
+        let rpc_threads = rpc_threads::spawn(&listener, &routes(&context), || stopped(&stop))
+            .map_err(|source| NamenodeError::Listen { addr: rpc_addr, source })?;
         let app = http::router(context.clone(), http::recorder());
         let http_stopped = stopped(&stop);
         tasks.spawn(async move {
@@ -114,7 +115,7 @@ impl Namenode {
         monitor::watch_disk_once(&context).await;
         monitor::spawn_all(&mut tasks, &context);
         tracing::info!(%rpc_addr, %http_addr, cluster_id = context.cluster_id, "namenode serves");
-        Ok(Self { context, rpc_addr, http_addr, stop, tasks })
+        Ok(Self { context, rpc_addr, http_addr, stop, tasks, rpc_threads })
     }
 
     /// Where gRPC is served.
@@ -141,6 +142,10 @@ impl Namenode {
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         self.tasks.shutdown().await;
+        for ended in self.rpc_threads {
+            // Closed when the thread ends.
+            let _ = ended.await;
+        }
         self.context.consensus.shutdown().await;
     }
 }
@@ -217,12 +222,8 @@ fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'sta
     }
 }
 
-fn serve_rpc(
-    tasks: &mut JoinSet<()>,
-    context: &Arc<Context>,
-    socket: TcpListener,
-    stop: impl Future<Output = ()> + Send + 'static,
-) {
+/// What is served over gRPC.
+fn routes(context: &Arc<Context>) -> Routes {
     let clients = ClientProtocolServer::new(ClientService::new(context.clone()))
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
@@ -232,18 +233,6 @@ fn serve_rpc(
     let mounts = FileSystemProtocolServer::new(FileSystemService::new(context.clone()))
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
-    let router = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(clients)
-        .add_service(datanodes)
-        .add_service(mounts)
-        .add_service(context.consensus.raft_service());
-    tasks.spawn(async move {
-        let connections = listener::connections(socket);
-        if let Err(error) = router.serve_with_incoming_shutdown(connections, stop).await {
-            tracing::error!(%error, "gRPC service ended");
-        }
-    });
+    let raft = context.consensus.raft_service();
+    Routes::new(clients).add_service(datanodes).add_service(mounts).add_service(raft).prepare()
 }

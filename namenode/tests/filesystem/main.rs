@@ -1,0 +1,7 @@
+//! `FileSystemProtocol` over real gRPC: sessions, leases with recall, orphans, locks, durability.
+
+mod harness;
+mod locks;
+mod orphans;
+mod relaxed;
+mod sessions;
