@@ -80,7 +80,8 @@ fn lost_name(context: &Context, opened: u64, status: &FileStatus) {
     }
     if status.inode == opened {
         context.sessions.orphaned(opened);
-    } else {
+    } else if status.size > status.block_size {
+        // What has a block at most is freed by the command itself.
         context.soft.reclaim.notify_one();
     }
 }
