@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use dfs_proto::{InodeId, v1::FileType};
 
+use super::acl;
 use super::apply::Context;
 use super::block_record::{BlockRecord, Hints};
 use super::effect::Effect;
@@ -15,6 +16,7 @@ use super::keys;
 use super::rows::{self, Rows, STORAGE_VERSION};
 use super::stored_block::BlockState;
 use super::tables::{Table, Tables};
+use super::xattrs::Xattrs;
 
 /// A deleted file with at most so many blocks is freed by the deletion itself; a larger one in the
 /// background, so that no command takes long.
@@ -379,6 +381,18 @@ impl Tables<'_> {
             hints.extend(self.storage_number(storage_id)?);
         }
         Ok(hints)
+    }
+
+    /// Sets the mode of a node, which the caller writes afterwards, and makes its list agree.
+    pub(super) fn set_mode(&self, node: &mut Inode, mode: u16) -> Result<(), StoreError> {
+        node.mode = mode;
+        if let Some(mut list) = acl::stored(node.id, &node.xattrs, acl::ACCESS)? {
+            list.set_mode_bits(mode);
+            let mut xattrs = Xattrs::decode(node.id, &node.xattrs)?;
+            xattrs.set(acl::ACCESS, &list.encode());
+            node.xattrs = xattrs.encode();
+        }
+        Ok(())
     }
 
     /// A new inode, counted but not written.

@@ -114,6 +114,9 @@ pub enum InvalidReason {
     /// The name of an extended attribute is empty or holds NUL.
     #[error("name of an extended attribute is not valid")]
     XattrName,
+    /// An access control list does not have the entries that it must have.
+    #[error("access control list is not valid")]
+    AccessControlList,
     /// The target of a symbolic link is empty or holds NUL.
     #[error("target of a symbolic link is not valid")]
     SymlinkTarget,

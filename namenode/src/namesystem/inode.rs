@@ -33,6 +33,7 @@
 use dfs_proto::{InodeId, v1};
 use v1::FileType;
 
+use super::acl::Guard;
 use super::error::{RecordFault, StoreError};
 use super::keys;
 use super::tables::Table;
@@ -98,6 +99,12 @@ impl Inode {
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         self.kind == FileType::File
+    }
+
+    /// What decides about access to it.
+    pub(super) fn guard(&self) -> Guard<'_> {
+        let (id, mode) = (self.id, self.mode);
+        Guard { id, mode, owner: &self.owner, group: &self.group, xattrs: &self.xattrs }
     }
 
     /// Notes a change of content: modification time, attribute time, change counter.
@@ -247,7 +254,7 @@ impl<'a> InodeView<'a> {
         }
     }
 
-    pub(super) fn mode(&self) -> u16 {
+    fn mode(&self) -> u16 {
         u16::from_le_bytes(self.array(2))
     }
 
@@ -255,11 +262,23 @@ impl<'a> InodeView<'a> {
         u32::from_le_bytes(self.array(4))
     }
 
-    pub(super) fn owner(&self) -> Result<&'a str, StoreError> {
+    /// What decides about access to it.
+    pub(super) fn guard(&self) -> Result<Guard<'a>, StoreError> {
+        let xattr_bytes = u32::from_le_bytes(self.array(88)) as usize;
+        Ok(Guard {
+            id: self.id,
+            mode: self.mode(),
+            owner: self.owner()?,
+            group: self.group()?,
+            xattrs: &self.raw[self.raw.len() - xattr_bytes..],
+        })
+    }
+
+    fn owner(&self) -> Result<&'a str, StoreError> {
         self.text(self.header_bytes(), self.group_at(), "owner")
     }
 
-    pub(super) fn group(&self) -> Result<&'a str, StoreError> {
+    fn group(&self) -> Result<&'a str, StoreError> {
         self.text(self.group_at(), self.holder_at(), "group")
     }
 

@@ -15,6 +15,7 @@
 //! * A file has a lease holder if and only if there is a row for it in the leases table.
 //! * The counters count what is there, and no id or stamp in use is above them.
 
+pub mod acl;
 mod apply;
 mod block_record;
 mod counters;

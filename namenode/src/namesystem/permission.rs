@@ -1,5 +1,5 @@
 //! Permission bits, HDFS's model, which is POSIX's: owner, group and other, sticky directories, and a
-//! superuser for whom nothing is checked.
+//! superuser for whom nothing is checked. Who has which bits on a node is told by [`super::acl`].
 
 use std::fmt;
 
@@ -22,6 +22,11 @@ impl Access {
     pub const WRITE_EXECUTE: Access = Access(3);
     /// Everything.
     pub const ALL: Access = Access(7);
+
+    /// As in one class of a mode.
+    pub(super) const fn bits(self) -> u16 {
+        self.0
+    }
 }
 
 impl fmt::Display for Access {
@@ -46,21 +51,6 @@ pub const SET_GROUP_ID: u16 = 0o2000;
 /// The group may run it.
 const GROUP_EXECUTE: u16 = 0o010;
 
-/// Whether `caller` has all of `access` on a node. Exactly one class counts, the first that fits.
-pub fn permits(caller: &log::Caller, mode: u16, owner: &str, group: &str, access: Access) -> bool {
-    if caller.superuser {
-        return true;
-    }
-    let granted = if caller.user == owner {
-        mode >> 6
-    } else if caller.groups.iter().any(|g| g == group) {
-        mode >> 3
-    } else {
-        mode
-    };
-    granted & access.0 == access.0
-}
-
 /// Whether the caller may act for a group.
 pub fn in_group(caller: &log::Caller, group: &str) -> bool {
     caller.superuser || caller.groups.iter().any(|g| g == group)
@@ -84,24 +74,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_class_that_fits_decides() {
-        let caller = |user: &str, superuser| log::Caller {
-            user: user.to_owned(),
-            groups: vec!["staff".to_owned(), "dev".to_owned()],
-            superuser,
-        };
-        let cases = [
-            ("ann", 0o700, "ann", "x", Access::ALL, true),
-            ("ann", 0o077, "ann", "dev", Access::READ, false),
-            ("bob", 0o070, "ann", "dev", Access::ALL, true),
-            ("bob", 0o707, "ann", "dev", Access::READ, false),
-            ("bob", 0o705, "ann", "x", Access::READ_EXECUTE, true),
-            ("bob", 0o705, "ann", "x", Access::WRITE_EXECUTE, false),
-        ];
-        for (user, mode, owner, group, access, expected) in cases {
-            let got = permits(&caller(user, false), mode, owner, group, access);
-            assert_eq!(got, expected, "{user} {mode:o} {owner} {group} {access}");
-            assert!(permits(&caller(user, true), mode, owner, group, access));
+    fn set_id_bits_fall_with_a_change_by_somebody_else() {
+        // Mode, whether by an outsider of the group, what is left.
+        for (mode, outsider, left) in [
+            (0o6755, false, 0o755),
+            (0o6755, true, 0o755),
+            (0o6745, false, 0o2745),
+            (0o6745, true, 0o745),
+            (0o1777, true, 0o1777),
+        ] {
+            assert_eq!(without_set_id(mode, outsider), left, "{mode:o} {outsider}");
         }
+        assert!(runs_as_group(0o2010) && !runs_as_group(0o2000) && !runs_as_group(0o0010));
     }
 }

@@ -119,7 +119,7 @@ fn enter(
         return Err(NamesystemError::NotADirectory { path: path.subject() });
     }
     if let Some(caller) = caller
-        && !permission::permits(caller, view.mode(), view.owner()?, view.group()?, Access::EXECUTE)
+        && !view.guard()?.permits(caller, Access::EXECUTE.bits())?
     {
         return Err(denied(caller, Access::EXECUTE, path, spot));
     }
@@ -179,7 +179,7 @@ pub(super) fn check_access(
     spot: Spot,
 ) -> Result<(), NamesystemError> {
     match caller {
-        Some(caller) if !permission::permits(caller, inode.mode, &inode.owner, &inode.group, access) => {
+        Some(caller) if !inode.guard().permits(caller, access.bits())? => {
             Err(denied(caller, access, path, spot))
         }
         _ => Ok(()),

@@ -39,26 +39,15 @@ pub(super) struct Xattrs {
 impl Xattrs {
     /// Reads what the record of inode `id` holds.
     pub(super) fn decode(id: InodeId, raw: &[u8]) -> Result<Self, StoreError> {
-        let corrupt =
-            |fault| StoreError::Corrupt { table: Table::Inodes.name(), key: keys::inode(id).to_vec(), fault };
-        let short = || corrupt(RecordFault::Field("extended attributes"));
         let mut xattrs = Self::default();
-        let mut rest = match raw {
-            [] => return Ok(xattrs),
-            [VERSION, rest @ ..] => rest,
-            [version, ..] => return Err(corrupt(RecordFault::Version(*version))),
-        };
-        while let [name_bytes, a, b, c, d, after @ ..] = rest {
-            let value_bytes = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-            let (name, after) = after.split_at_checked(usize::from(*name_bytes)).ok_or_else(short)?;
-            let (value, after) = after.split_at_checked(value_bytes).ok_or_else(short)?;
+        for attribute in stored(id, raw)? {
+            let (name, value) = attribute?;
             if xattrs.by_name.last_key_value().is_some_and(|(last, _)| last.as_slice() >= name) {
-                return Err(short());
+                return Err(corrupt(id, RecordFault::Field("extended attributes")));
             }
             xattrs.by_name.insert(name.to_vec(), value.to_vec());
-            rest = after;
         }
-        if rest.is_empty() { Ok(xattrs) } else { Err(short()) }
+        Ok(xattrs)
     }
 
     /// The bytes for the record.
@@ -108,9 +97,63 @@ impl Xattrs {
     }
 }
 
+/// Value of an attribute in what the record of inode `id` holds, without reading the others.
+pub(super) fn find<'a>(id: InodeId, raw: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>, StoreError> {
+    for attribute in stored(id, raw)? {
+        let (name, value) = attribute?;
+        if name == wanted {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// Name and value of an attribute.
+type Stored<'a> = (&'a [u8], &'a [u8]);
+
+/// Names and values in what the record of inode `id` holds.
+fn stored(
+    id: InodeId,
+    raw: &[u8],
+) -> Result<impl Iterator<Item = Result<Stored<'_>, StoreError>>, StoreError> {
+    let mut rest = match raw {
+        [] => raw,
+        [VERSION, rest @ ..] => rest,
+        [version, ..] => return Err(corrupt(id, RecordFault::Version(*version))),
+    };
+    Ok(std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let attribute = split_first(rest);
+        rest = attribute.map_or(&[], |(_, _, after)| after);
+        let fault = RecordFault::Field("extended attributes");
+        Some(attribute.map(|(name, value, _)| (name, value)).ok_or_else(|| corrupt(id, fault)))
+    }))
+}
+
+/// Name and value of the first attribute, and what follows.
+fn split_first(raw: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let [name_bytes, a, b, c, d, after @ ..] = raw else { return None };
+    let (name, after) = after.split_at_checked(usize::from(*name_bytes))?;
+    let (value, after) = after.split_at_checked(u32::from_le_bytes([*a, *b, *c, *d]) as usize)?;
+    Some((name, value, after))
+}
+
+fn corrupt(id: InodeId, fault: RecordFault) -> StoreError {
+    StoreError::Corrupt { table: Table::Inodes.name(), key: keys::inode(id).to_vec(), fault }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What a record holds that has one attribute.
+    pub(in crate::namesystem) fn only(name: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut xattrs = Xattrs::default();
+        xattrs.set(name, value);
+        xattrs.encode()
+    }
 
     #[rustfmt::skip]
     const GOLDEN: [u8; 29] = [
@@ -142,6 +185,8 @@ mod tests {
             assert_eq!(Xattrs::decode(InodeId(1), &golden[..length]).is_ok(), length == 16, "{length} bytes");
         }
         assert!(Xattrs::decode(InodeId(1), &GOLDEN).is_err(), "names descend");
+        assert_eq!(find(InodeId(1), &golden, b"user.a").expect("decodes"), Some(&[7, 8][..]));
+        assert_eq!(find(InodeId(1), &golden, b"user.").expect("decodes"), None);
         golden[0] = 2;
         assert!(Xattrs::decode(InodeId(1), &golden).is_err());
     }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::client_protocol::peer_ip;
 use super::context::Context;
 use super::status::rpc_error;
-use super::{session_files, session_names};
+use super::{acl_numbers, session_files, session_names};
 use crate::log::{self, command::Op};
 use crate::monitor;
 
@@ -111,7 +111,8 @@ impl FileSystemProtocol for FileSystemService {
         let result = async {
             let caller = self.context.caller(context.as_ref()).await?;
             let value = self.context.snapshot()?.get_xattr(&caller, InodeId(inode), &name);
-            Ok(GetXattrResponse { value: value.map_err(|e| rpc_error(&e))?.into() })
+            let value = acl_numbers::to_mount(&name, value.map_err(|e| rpc_error(&e))?).await?;
+            Ok(GetXattrResponse { value: value.into() })
         };
         answer(result.await)
     }
@@ -129,8 +130,12 @@ impl FileSystemProtocol for FileSystemService {
 
     async fn set_xattr(&self, request: Request<SetXattrRequest>) -> Answer<FileStatus> {
         let SetXattrRequest { context, inode, name, value, mode } = request.into_inner();
-        let op = log::SetXattrOp { inode, name: name.into(), value: value.into(), mode };
-        answer(self.context.change_status(context, Op::SetXattr(op)).await)
+        let result = async {
+            let value = acl_numbers::from_mount(&name, value.into()).await?;
+            let op = log::SetXattrOp { inode, name: name.into(), value, mode };
+            self.context.change_status(context, Op::SetXattr(op)).await
+        };
+        answer(result.await)
     }
 
     async fn remove_xattr(&self, request: Request<RemoveXattrRequest>) -> Answer<FileStatus> {

@@ -1,6 +1,7 @@
 //! The gRPC services: the only place with tonic's types. Requests are checked and turned into commands
 //! and reads; errors become statuses in `status`.
 
+mod acl_numbers;
 mod client_protocol;
 mod context;
 mod datanode_protocol;

@@ -20,6 +20,7 @@ pub(super) fn set_permission(
     let path = Path::parse(op.node.as_ref())?;
     let mut mode = check::mode(op.mode, &path)?;
     let mut inode = resolve::node(tables, context.caller, &path)?;
+    check::has_mode(&inode, &path)?;
     resolve::check_owner(context.caller, &inode, &path)?;
     if let Some(caller) = context.caller
         && !caller.superuser
@@ -28,7 +29,7 @@ pub(super) fn set_permission(
     {
         mode &= !SET_GROUP_ID;
     }
-    inode.mode = mode;
+    tables.set_mode(&mut inode, mode)?;
     inode.touch_attributes(context.now_ns);
     tables.put_inode(&inode)?;
     Ok(Reply::Empty(Default::default()))

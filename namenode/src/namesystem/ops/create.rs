@@ -2,7 +2,7 @@
 
 use dfs_proto::v1::FileType;
 
-use super::{block_spec, check, mkdir};
+use super::{block_spec, check, make_node, mkdir};
 use crate::log::{self, reply::Reply};
 use crate::namesystem::apply::Context;
 use crate::namesystem::edit::FreshInode;
@@ -63,6 +63,7 @@ pub(super) fn run(
         tables.drop_link(context, replaced)?;
     }
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
+    let (mode, xattrs) = make_node::inherit(&directory, FileType::File, mode, 0)?;
     let mut file = tables.new_inode(FreshInode {
         kind: FileType::File,
         mode,
@@ -73,6 +74,7 @@ pub(super) fn run(
     });
     file.block_size = op.block_size;
     file.replication = replication;
+    file.xattrs = xattrs;
     tables.link(&mut directory, name, &file, context.now_ns)?;
     tables.put_inode(&directory)?;
     tables.take_lease(context, &mut file, &op.holder)?;

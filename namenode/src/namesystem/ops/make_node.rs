@@ -4,14 +4,16 @@ use dfs_proto::v1::FileType;
 
 use super::{block_spec, check, mkdir};
 use crate::log::{self, reply::Reply};
+use crate::namesystem::acl;
 use crate::namesystem::apply::Context;
 use crate::namesystem::edit::FreshInode;
-use crate::namesystem::error::{InvalidReason, NamesystemError};
+use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::{self, Access, SET_GROUP_ID};
 use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::tables::Tables;
+use crate::namesystem::xattrs::Xattrs;
 
 /// Longest target of a symbolic link: a path of Linux without its final NUL.
 const SYMLINK_BYTES_MAX: usize = 4_095;
@@ -40,15 +42,17 @@ pub(super) fn run(
     let group = group(context, op, &directory, &path)?;
 
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
+    let (mode, xattrs) = shape.mode(context, &directory, op.umask, group)?;
     let mut node = tables.new_inode(FreshInode {
         kind: shape.kind,
-        mode: shape.mode(context, &directory, op.umask, group),
+        mode,
         parent: directory.id,
         owner,
         group,
         now_ns: context.now_ns,
     });
     shape.fill(op, &mut node);
+    node.xattrs = xattrs;
     tables.link(&mut directory, place.name, &node, context.now_ns)?;
     tables.put_inode(&directory)?;
     let mut block = None;
@@ -104,18 +108,23 @@ impl Shape {
         Ok(shape)
     }
 
-    /// Bits of the node: without those of the umask, with the set-group-id bit that a directory inherits, and
-    /// without the one that would lend a group to somebody outside of it (Linux's rules).
-    fn mode(&self, context: &Context<'_>, directory: &Inode, umask: u32, group: &str) -> u16 {
+    /// Bits of the node and its extended attributes: what it inherits, without the set-group-id bit that would
+    /// lend a group to somebody outside of it (Linux's rules).
+    fn mode(
+        &self,
+        context: &Context<'_>,
+        directory: &Inode,
+        umask: u32,
+        group: &str,
+    ) -> Result<(u16, Vec<u8>), StoreError> {
         if self.kind == FileType::Symlink {
-            return self.mode;
+            return Ok((self.mode, Vec::new()));
         }
-        let masked = self.mode & !u16::try_from(umask).unwrap_or_default();
-        if self.kind == FileType::Directory {
-            return masked | directory.mode & SET_GROUP_ID;
-        }
+        let umask = u16::try_from(umask).unwrap_or_default();
+        let (mode, xattrs) = inherit(directory, self.kind, self.mode, umask)?;
         let outsider = context.caller.is_some_and(|c| !permission::in_group(c, group));
-        if outsider && permission::runs_as_group(masked) { masked & !SET_GROUP_ID } else { masked }
+        let lends = self.kind != FileType::Directory && outsider && permission::runs_as_group(mode);
+        Ok((if lends { mode & !SET_GROUP_ID } else { mode }, xattrs))
     }
 
     fn fill(&self, op: &log::MakeNodeOp, node: &mut Inode) {
@@ -132,6 +141,30 @@ impl Shape {
             FileType::Unspecified | FileType::Directory | FileType::Fifo | FileType::Socket => {}
         }
     }
+}
+
+/// Mode and extended attributes of a new file or directory in `directory`: with its default list, whose say the
+/// umask has none in, and for directories with its set-group-id bit.
+pub(super) fn inherit(
+    directory: &Inode,
+    kind: FileType,
+    mode: u16,
+    umask: u16,
+) -> Result<(u16, Vec<u8>), StoreError> {
+    let is_directory = kind == FileType::Directory;
+    let handed_down = if is_directory { directory.mode & SET_GROUP_ID } else { 0 };
+    let Some(default) = acl::stored(directory.id, &directory.xattrs, acl::DEFAULT)? else {
+        return Ok((mode & !umask | handed_down, Vec::new()));
+    };
+    let (list, mode) = default.inherited(mode);
+    let mut xattrs = Xattrs::default();
+    if !list.is_minimal() {
+        xattrs.set(acl::ACCESS, &list.encode());
+    }
+    if is_directory {
+        xattrs.set(acl::DEFAULT, &default.encode());
+    }
+    Ok((mode | handed_down, xattrs.encode()))
 }
 
 /// A target is any bytes but NUL.

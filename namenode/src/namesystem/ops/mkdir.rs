@@ -2,7 +2,7 @@
 
 use dfs_proto::v1::FileType;
 
-use super::check;
+use super::{check, make_node};
 use crate::log::{self, reply::Reply};
 use crate::namesystem::apply::Context;
 use crate::namesystem::edit::FreshInode;
@@ -88,7 +88,8 @@ fn make(
     mode: u16,
 ) -> Result<Inode, StoreError> {
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
-    let made = tables.new_inode(FreshInode {
+    let (mode, xattrs) = make_node::inherit(directory, FileType::Directory, mode, 0)?;
+    let mut made = tables.new_inode(FreshInode {
         kind: FileType::Directory,
         mode,
         parent: directory.id,
@@ -96,6 +97,7 @@ fn make(
         group: &directory.group,
         now_ns: context.now_ns,
     });
+    made.xattrs = xattrs;
     tables.link(directory, name, &made, context.now_ns)?;
     Ok(made)
 }

@@ -16,7 +16,7 @@
 use super::{check, size};
 use crate::log::{self, Caller, reply::Reply};
 use crate::namesystem::apply::Context;
-use crate::namesystem::error::NamesystemError;
+use crate::namesystem::error::{NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::{self, Access, SET_GROUP_ID};
@@ -55,7 +55,7 @@ pub(super) fn run(
         size::set(tables, context, &mut node, bytes)?;
         node.mtime_ns = now_ns;
     }
-    set_principals_and_mode(context.caller, op, mode, &mut node);
+    set_principals_and_mode(tables, context.caller, op, mode, &mut node)?;
     if op.atime_now || op.atime_ns.is_some() {
         node.atime_ns = op.atime_ns.unwrap_or(now_ns);
     }
@@ -110,11 +110,12 @@ fn check_times(
 }
 
 fn set_principals_and_mode(
+    tables: &Tables<'_>,
     caller: Option<&Caller>,
     op: &log::SetAttributesOp,
     mode: Option<u16>,
     node: &mut Inode,
-) {
+) -> Result<(), StoreError> {
     if let Some(owner) = &op.owner {
         node.owner.clone_from(owner);
     }
@@ -123,11 +124,12 @@ fn set_principals_and_mode(
     }
     let outsider = caller.is_some_and(|c| !permission::in_group(c, &node.group));
     if let Some(mode) = mode {
-        node.mode = if outsider { mode & !SET_GROUP_ID } else { mode };
+        tables.set_mode(node, if outsider { mode & !SET_GROUP_ID } else { mode })?;
     }
     let ordinary = caller.is_some_and(|c| !c.superuser);
     let changed = op.owner.is_some() || op.group.is_some() || op.size.is_some();
     if !node.is_directory() && (op.kill_privileges || ordinary && changed) {
         node.mode = permission::without_set_id(node.mode, outsider);
     }
+    Ok(())
 }

@@ -5,6 +5,9 @@
 //! | `user.`       | files and directories | who may read the node | who may write it; in a sticky directory's own case its owner |
 //! | `trusted.`    | everything            | the superuser         | the superuser                               |
 //! | `security.`   | everything            | everybody             | the superuser                               |
+//! | lists         | no symbolic links     | everybody             | the owner; a default list for directories only |
+//!
+//! Lists are the two attributes of [`acl`], whose setting is also a change of the mode.
 //!
 //! What the caller may not read is not there for him. Other namespaces are not supported.
 
@@ -13,6 +16,7 @@ use dfs_proto::v1::{FileType, XattrMode};
 
 use super::check;
 use crate::log::{self, Caller, reply::Reply};
+use crate::namesystem::acl::{self, Acl};
 use crate::namesystem::apply::Context;
 use crate::namesystem::error::{InvalidReason, NamesystemError};
 use crate::namesystem::inode::Inode;
@@ -27,6 +31,8 @@ enum Namespace {
     User,
     Trusted,
     Security,
+    /// An access control list.
+    List,
 }
 
 impl Namespace {
@@ -37,6 +43,9 @@ impl Namespace {
         }
         if name.contains(&0) {
             return Err(check::invalid(shown(), InvalidReason::XattrName));
+        }
+        if [acl::ACCESS, acl::DEFAULT].contains(&name) {
+            return Ok(Self::List);
         }
         for (prefix, namespace) in
             [("user.", Self::User), ("trusted.", Self::Trusted), ("security.", Self::Security)]
@@ -63,6 +72,11 @@ pub(super) fn set(
         return Err(NamesystemError::TooLarge { subject: node.id.to_string() });
     }
     let mut xattrs = Xattrs::decode(node.id, &node.xattrs)?;
+    if Namespace::of(&op.name)? == Namespace::List {
+        let list = Acl::decode(&op.value)
+            .ok_or_else(|| check::invalid(node.id.to_string(), InvalidReason::AccessControlList))?;
+        return set_list(tables, context, node, xattrs, &op.name, &list);
+    }
     match (op.mode(), xattrs.get(&op.name)) {
         (XattrMode::Create, Some(_)) => {
             return Err(NamesystemError::AlreadyExists {
@@ -83,7 +97,39 @@ pub(super) fn set(
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }
 
-/// Removes an attribute.
+/// Sets a list. What a mode can say as well becomes the mode alone.
+fn set_list(
+    tables: &mut Tables<'_>,
+    context: &mut Context<'_>,
+    mut node: Inode,
+    mut xattrs: Xattrs,
+    name: &[u8],
+    list: &Acl,
+) -> Result<Reply, NamesystemError> {
+    if name == acl::ACCESS {
+        let outsider = context.caller.is_some_and(|c| !permission::in_group(c, &node.group));
+        node.mode = node.mode & !0o777 | list.mode_bits();
+        if outsider {
+            node.mode &= !permission::SET_GROUP_ID;
+        }
+    }
+    if name == acl::ACCESS && list.is_minimal() {
+        xattrs.remove(name);
+    } else {
+        xattrs.set(name, &list.encode());
+    }
+    if xattrs.encoded_bytes() > XATTRS_BYTES_MAX {
+        return Err(NamesystemError::XattrSpace { inode: node.id });
+    }
+
+    node.xattrs = xattrs.encode();
+    node.touch_attributes(context.now_ns);
+    tables.put_inode(&node)?;
+    Ok(Reply::Status(node.status(bytes::Bytes::new())))
+}
+
+/// Removes an attribute. Without its list a node is guarded by its mode; that stays, so that what the mask
+/// forbade stays forbidden.
 pub(super) fn remove(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
@@ -153,6 +199,17 @@ fn check_write(caller: Option<&Caller>, node: &Inode, name: &[u8]) -> Result<(),
     match namespace {
         Namespace::Trusted | Namespace::Security if superuser => Ok(()),
         Namespace::Trusted | Namespace::Security => Err(not_permitted()),
+        Namespace::List if node.kind == FileType::Symlink => {
+            Err(NamesystemError::SymbolicLink { path: node.id.to_string() })
+        }
+        Namespace::List if !superuser && caller.is_some_and(|c| c.user != node.owner) => Err(not_permitted()),
+        Namespace::List if name == acl::DEFAULT && !node.is_directory() => {
+            // Linux's answer.
+            let path = node.id.to_string();
+            let user = caller.map(|c| c.user.clone()).unwrap_or_default();
+            Err(NamesystemError::AccessDenied { refuser: path.clone(), path, user, needed: Access::ALL })
+        }
+        Namespace::List => Ok(()),
         Namespace::User if !has_user_attributes(node) => Err(not_permitted()),
         Namespace::User => {
             let sticky = node.is_directory() && node.mode & permission::STICKY != 0;
@@ -166,7 +223,7 @@ fn check_write(caller: Option<&Caller>, node: &Inode, name: &[u8]) -> Result<(),
 
 fn check_access(caller: Option<&Caller>, node: &Inode, access: Access) -> Result<(), NamesystemError> {
     match caller {
-        Some(caller) if !permission::permits(caller, node.mode, &node.owner, &node.group, access) => {
+        Some(caller) if !node.guard().permits(caller, access.bits())? => {
             let path = node.id.to_string();
             Err(NamesystemError::AccessDenied {
                 refuser: path.clone(),

@@ -1,5 +1,6 @@
 //! Tests of the operations, on a store in memory.
 
+mod acl;
 mod attributes;
 mod determinism;
 mod fixture;
