@@ -114,7 +114,6 @@ pub(super) fn abandon(
         return Err(check::invalid(block.to_string(), InvalidReason::BlockHoldsData));
     }
     tables.remove_block(context, &mut file, &record)?;
-    file.touch_attributes(context.now_ns);
     tables.put_inode(&file)?;
     Ok(Reply::Empty(Default::default()))
 }

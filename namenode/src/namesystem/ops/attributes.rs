@@ -73,7 +73,8 @@ pub(super) fn set_owner(
     Ok(Reply::Empty(Default::default()))
 }
 
-/// Sets access and modification time.
+/// Sets access and modification time. That somebody has read the node, which the namenode itself notes, is no
+/// change of its attributes.
 pub(super) fn set_times(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
@@ -84,7 +85,9 @@ pub(super) fn set_times(
     resolve::check_owner(context.caller, &inode, &path)?;
     inode.atime_ns = op.atime_ns.unwrap_or(inode.atime_ns);
     inode.mtime_ns = op.mtime_ns.unwrap_or(inode.mtime_ns);
-    inode.touch_attributes(context.now_ns);
+    if context.caller.is_some() || op.mtime_ns.is_some() {
+        inode.touch_attributes(context.now_ns);
+    }
     tables.put_inode(&inode)?;
     Ok(Reply::Empty(Default::default()))
 }

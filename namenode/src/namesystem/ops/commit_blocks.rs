@@ -25,7 +25,7 @@ enum Fate {
 }
 
 /// Records lengths, finished blocks and the size, and may end the lease. The times change if anything was
-/// written. Blocks that were allocated and never written go when the lease ends.
+/// written, or if the writer names another time. Blocks that were allocated and never written go when the lease ends.
 pub(super) fn run(
     tables: &mut Tables<'_>,
     context: &mut Context<'_>,
@@ -50,8 +50,9 @@ pub(super) fn run(
     size::within_limit(&file, end)?;
     let unwritten = if op.close { unwritten(tables, &file, &fates)? } else { Vec::new() };
 
-    let changed =
-        end != file.size || op.mtime_ns.is_some() || fates.iter().any(|(f, ..)| !matches!(f, Fate::Keep));
+    let changed = end != file.size
+        || op.mtime_ns.is_some_and(|ns| ns != file.mtime_ns)
+        || fates.iter().any(|(f, ..)| !matches!(f, Fate::Keep));
     for (fate, before, block, storage_ids) in fates {
         match fate {
             Fate::Keep => {}

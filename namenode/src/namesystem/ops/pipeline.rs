@@ -19,8 +19,10 @@ pub(super) fn fsync(
     check::length(&before, &file, &block)?;
     if block.length > before.length || block.stamp() != before.stamp {
         tables.advance_block(context, &mut file, &before, &block, &[])?;
-        file.size = file.size.max(before.index * file.block_size + block.length);
-        file.touch_content(context.now_ns);
+        if block.length > before.length {
+            file.size = file.size.max(before.index * file.block_size + block.length);
+            file.touch_content(context.now_ns);
+        }
         tables.put_inode(&file)?;
     }
     Ok(Reply::Empty(Default::default()))
@@ -68,8 +70,10 @@ pub(super) fn update_pipeline(
     }
 
     tables.advance_block(context, &mut file, &before, &new, &op.storage_ids)?;
-    file.size = file.size.max(before.index * file.block_size + new.length);
-    file.touch_content(context.now_ns);
+    if new.length > before.length {
+        file.size = file.size.max(before.index * file.block_size + new.length);
+        file.touch_content(context.now_ns);
+    }
     tables.put_inode(&file)?;
     Ok(Reply::Empty(Default::default()))
 }

@@ -323,6 +323,11 @@ fn commit_blocks_table() {
     t.ok(commit(&[written(at(10), &["s1"], true)]));
     assert_eq!(times(&t), before, "told twice");
     assert!(t.effects.is_empty());
+    // The time that is there already is no change.
+    let mtime_ns = Some(t.stat("/f").mtime_ns);
+    let holder = "m".to_owned();
+    t.ok(Op::CommitBlocks(log::CommitBlocksOp { inode, holder, mtime_ns, ..Default::default() }));
+    assert_eq!(times(&t), before);
     // Times that the writer names; the size only grows.
     let op = log::CommitBlocksOp {
         inode,
@@ -334,5 +339,72 @@ fn commit_blocks_table() {
     };
     t.ok(Op::CommitBlocks(op));
     assert_eq!((times(&t), t.stat("/f").size), ((77, t.now_ns), 210));
+    t.assert_sound();
+}
+
+#[test]
+fn ranges_of_a_file_with_holes() {
+    let mut t = Fixture::new();
+    let inode = new_file(&mut t, "/f");
+    for (index, length) in [(1, 30), (3, 100)] {
+        let open = t.ok_opened(write_block(inode, "m", index)).block.expect("a block");
+        let done = written(block(open.id, open.generation_stamp, length), &["s1"], true);
+        t.ok(commit_blocks(inode, "m", &[done], None, false));
+    }
+    t.ok(write_block(inode, "m", 6));
+    t.ok(Op::SetAttributes(log::SetAttributesOp {
+        node: Some(node("/f")),
+        size: Some(900),
+        holder: "m".to_owned(),
+        ..Default::default()
+    }));
+    // Offset, length, at most; where the blocks start, whether all were answered.
+    let cases: [(u64, u64, usize, &[u64], bool); 10] = [
+        (0, u64::MAX, 9, &[100, 300, 600], true),
+        (0, 100, 9, &[], true),
+        (0, 101, 9, &[100], true),
+        (129, 1, 9, &[100], true),
+        (130, 70, 9, &[], true),
+        (130, 171, 9, &[300], true),
+        (399, 1, 9, &[300], true),
+        (400, 200, 9, &[], true),
+        (650, 1, 9, &[600], true),
+        (0, u64::MAX, 2, &[100, 300], false),
+    ];
+    for (offset, length, limit, starts, complete) in cases {
+        let (found, all) =
+            t.snapshot().file_blocks(dfs_proto::InodeId(inode), offset, length, limit).expect("a file");
+        let found: Vec<u64> = found.iter().map(|(start, _)| *start).collect();
+        assert_eq!((found.as_slice(), all), (starts, complete), "{offset} {length} {limit}");
+    }
+    let summary = t.snapshot().content_summary(&t.caller, &node("/f")).expect("a file");
+    assert_eq!((summary.length, summary.space_consumed), (900, 3 * 130));
+}
+
+#[test]
+fn setting_up_a_pipeline_is_no_change_of_the_file() {
+    let mut t = Fixture::new();
+    let inode = t.write_file("/f", 100);
+    let before = t.stat("/f");
+    t.ok(acquire_lease("/f", "m", false));
+    let opened = t.ok_opened(write_block(inode, "m", 0));
+    let empty = t.ok_opened(write_block(inode, "m", 3)).block.expect("a block");
+    let old = opened.block.expect("a block");
+    t.ok(Op::UpdatePipeline(log::UpdatePipelineOp {
+        inode,
+        holder: "m".to_owned(),
+        old_block: Some(old),
+        new_block: Some(block(old.id, opened.new_stamp, 100)),
+        storage_ids: storages(&["s1"]),
+    }));
+    t.ok(abandon(inode, "m", empty));
+    let after = t.stat("/f");
+    let times = |s: &v1::FileStatus| (s.mtime_ns, s.ctime_ns, s.change);
+    assert_eq!(times(&after), times(&before));
+    // What overwrites in place is one, though the length stays.
+    let done = written(block(old.id, opened.new_stamp, 100), &["s1"], true);
+    t.ok(commit_blocks(inode, "m", &[done], None, true));
+    assert_eq!(t.stat("/f").mtime_ns, t.now_ns);
+    assert!(t.stat("/f").change > before.change);
     t.assert_sound();
 }

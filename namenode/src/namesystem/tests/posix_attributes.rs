@@ -253,3 +253,18 @@ fn mounts_may_open_what_they_may_run() {
     assert_eq!(open(&t, node("/f")).expect_err("not readable"), ErrorKind::AccessDenied);
     assert!(open(&t, below(inode, "")).is_ok());
 }
+
+#[test]
+fn an_access_that_the_namenode_notes_changes_the_access_time_only() {
+    let mut t = of_ann(0o644);
+    let before = t.stat("/f");
+    let times =
+        |atime_ns, mtime_ns| Op::SetTimes(log::SetTimesOp { node: Some(node("/f")), atime_ns, mtime_ns });
+    let mut noted = t.command(times(Some(77), None));
+    noted.caller = None;
+    t.apply(&noted).outcome.expect("carried out");
+    let after = t.stat("/f");
+    assert_eq!(after, dfs_proto::v1::FileStatus { atime_ns: 77, ..before });
+    t.ok(times(Some(78), None));
+    assert_eq!(t.stat("/f").ctime_ns, t.now_ns);
+}
