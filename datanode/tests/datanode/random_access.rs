@@ -158,7 +158,8 @@ async fn blocks_written_from_start_to_end_are_overwritten_whatever_their_checksu
     let mut model = Model(pattern(1, 10_000));
     wire::write(&nodes, block, &model.0);
     let op = |stamp| {
-        let mut op = crate::random_wire::random_op(&nodes, block, Stage::PipelineSetupAppend, stamp, 10_000);
+        let addrs = wire::addrs(&nodes);
+        let mut op = crate::random_wire::random_op(&addrs, block, Stage::PipelineSetupAppend, stamp, 10_000);
         op.requested_checksum = dfs_proto::checksum::Checksum::default().to_proto();
         op
     };

@@ -1,11 +1,13 @@
 //! A writer that writes at any offset, and a model of what it writes.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 
 use dfs_datanode::Datanode;
+use dfs_proto::data_transfer::{TransferError, read_delimited};
 use dfs_proto::packet::PacketHeader;
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
-use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
+use dfs_proto::transfer::{OpWriteBlockProto, PipelineAckProto, Status};
 
 use crate::wire::{self, Block, CHUNK, Pipeline, checksum};
 
@@ -20,6 +22,11 @@ impl Random {
             now.subsec_nanos().into()
         });
         println!("DFS_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From a number.
+    pub const fn from(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -38,13 +45,13 @@ impl Random {
 
 /// How a pipeline with random access is set up.
 pub fn random_op(
-    nodes: &[&Datanode],
+    addrs: &[SocketAddr],
     block: Block,
     stage: Stage,
     stamp: u64,
     length: u64,
 ) -> OpWriteBlockProto {
-    let mut op = wire::write_op(block, stage, &wire::addrs(nodes)[1..]);
+    let mut op = wire::write_op(block, stage, &addrs[1..]);
     op.latest_generation_stamp = stamp;
     op.min_bytes_rcvd = length;
     op.max_bytes_rcvd = length;
@@ -54,7 +61,7 @@ pub fn random_op(
 
 /// The writing end of a pipeline with random access.
 pub struct Writer {
-    pub socket: std::net::TcpStream,
+    pub socket: TcpStream,
     seqno: i64,
     acked: i64,
     members: usize,
@@ -66,21 +73,13 @@ impl Writer {
     }
 
     pub fn open(nodes: &[&Datanode], block: Block, stage: Stage, stamp: u64, length: u64) -> Self {
-        let (writer, answer) = Self::try_open(nodes, block, stage, stamp, length);
-        assert_eq!(answer.status(), Status::Success, "{answer:?}");
-        writer
+        Self::open_at(&wire::addrs(nodes), block, stage, stamp, length)
     }
 
-    pub fn try_open(
-        nodes: &[&Datanode],
-        block: Block,
-        stage: Stage,
-        stamp: u64,
-        length: u64,
-    ) -> (Self, BlockOpResponseProto) {
-        let op = random_op(nodes, block, stage, stamp, length);
-        let (pipeline, answer) = Pipeline::open(&wire::addrs(nodes), op);
-        (Self { socket: pipeline.socket, seqno: 0, acked: 0, members: nodes.len() }, answer)
+    pub fn open_at(addrs: &[SocketAddr], block: Block, stage: Stage, stamp: u64, length: u64) -> Self {
+        let (pipeline, answer) = Pipeline::open(addrs, random_op(addrs, block, stage, stamp, length));
+        assert_eq!(answer.status(), Status::Success, "{answer:?}");
+        Self { socket: pipeline.socket, seqno: 0, acked: 0, members: addrs.len() }
     }
 
     fn header(&mut self, offset: u64) -> PacketHeader {
@@ -122,14 +121,24 @@ impl Writer {
         self.socket.write_all(&raw).expect("sent");
     }
 
+    /// Packets that were sent and are not acknowledged.
+    pub fn outstanding(&self) -> usize {
+        (self.seqno - self.acked) as usize
+    }
+
+    /// Waits for the next acknowledgement.
+    pub fn try_ack(&mut self) -> Result<(), TransferError> {
+        let ack: PipelineAckProto = read_delimited(&mut self.socket)?;
+        assert_eq!(ack.seqno, self.acked);
+        assert_eq!(ack.reply, vec![i32::from(Status::Success); self.members], "packet {}", ack.seqno);
+        self.acked += 1;
+        Ok(())
+    }
+
     /// Waits until all packets sent are acknowledged by all members.
     pub fn settle(&mut self) {
-        while self.acked < self.seqno {
-            let ack: dfs_proto::transfer::PipelineAckProto =
-                dfs_proto::data_transfer::read_delimited(&mut self.socket).expect("acknowledged");
-            assert_eq!(ack.seqno, self.acked);
-            assert_eq!(ack.reply, vec![i32::from(Status::Success); self.members], "packet {}", ack.seqno);
-            self.acked += 1;
+        while self.outstanding() > 0 {
+            self.try_ack().expect("acknowledged");
         }
     }
 
