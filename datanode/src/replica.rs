@@ -8,9 +8,7 @@
 //! | Rbw, Temporary           | `finalize`                 | Finalized |
 //! | Temporary                | `become_rbw`               | Rbw       |
 //! | Finalized                | `append`                   | Rbw       |
-//! | Finalized                | `append_random`            | Rbw       |
-//! | Finalized, Rbw           | `recover_append`           | Rbw       |
-//! | Finalized, Rbw, Rwr (1)  | `recover_append_random`    | Rbw       |
+//! | Finalized, Rbw, Rwr (1)  | `recover_append`           | Rbw       |
 //! | Rbw                      | `recover_rbw`              | Rbw       |
 //! | Rbw, Rwr (1)             | `recover_random`           | Rbw       |
 //! | Finalized, Rbw           | `recover_close`            | Finalized |
@@ -23,9 +21,15 @@
 //!
 //! Invariants: `acked <= length`; a stamp never goes down; a refused transition changes nothing.
 
+mod state;
+mod transition_error;
+
 use std::fmt;
 
 use dfs_proto::{BlockId, GenerationStamp, v1};
+
+pub use self::state::ReplicaState;
+pub use self::transition_error::TransitionError;
 
 /// One incarnation of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,45 +64,6 @@ impl fmt::Display for BlockRef {
     }
 }
 
-/// State of a replica, HDFS's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ReplicaState {
-    /// Complete and closed.
-    Finalized,
-    /// Replica being written.
-    Rbw,
-    /// Replica waiting to be recovered: its datanode stopped while it was written.
-    Rwr,
-    /// Replica under recovery.
-    Rur,
-    /// Being copied in; invisible.
-    Temporary,
-}
-
-impl ReplicaState {
-    /// The message form.
-    pub const fn to_proto(self) -> v1::ReplicaState {
-        match self {
-            Self::Finalized => v1::ReplicaState::Finalized,
-            Self::Rbw => v1::ReplicaState::Rbw,
-            Self::Rwr => v1::ReplicaState::Rwr,
-            Self::Rur => v1::ReplicaState::Rur,
-            Self::Temporary => v1::ReplicaState::Temporary,
-        }
-    }
-
-    /// From the message form.
-    pub const fn from_proto(state: v1::ReplicaState) -> Self {
-        match state {
-            v1::ReplicaState::Finalized => Self::Finalized,
-            v1::ReplicaState::Rbw => Self::Rbw,
-            v1::ReplicaState::Rwr => Self::Rwr,
-            v1::ReplicaState::Rur => Self::Rur,
-            v1::ReplicaState::Temporary => Self::Temporary,
-        }
-    }
-}
-
 /// Recovery in progress on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Recovery {
@@ -116,49 +81,6 @@ pub struct Replica {
     /// Found unfinished, but with everything that it ever acknowledged.
     intact: bool,
     recovery: Option<Recovery>,
-}
-
-/// A transition that is not legal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TransitionError {
-    /// The replica's state does not allow it.
-    #[error("{block} is {state:?}")]
-    State {
-        /// Replica.
-        block: BlockRef,
-        /// Its state.
-        state: ReplicaState,
-    },
-    /// Stamp out of the range that the transition accepts.
-    #[error("{block} does not accept generation stamp {asked}")]
-    Stamp {
-        /// Replica.
-        block: BlockRef,
-        /// Stamp in the request.
-        asked: GenerationStamp,
-    },
-    /// Length out of the range that the transition accepts.
-    #[error("{block} has {length} bytes ({acked} acknowledged), wanted {least} to {most}")]
-    Length {
-        /// Replica.
-        block: BlockRef,
-        /// Bytes on disk.
-        length: u64,
-        /// Bytes acknowledged.
-        acked: u64,
-        /// Least length accepted.
-        least: u64,
-        /// Greatest length accepted.
-        most: u64,
-    },
-    /// Another recovery with a higher id runs.
-    #[error("{block} is being recovered to generation stamp {running}")]
-    RecoveryRuns {
-        /// Replica.
-        block: BlockRef,
-        /// Id of the running recovery.
-        running: GenerationStamp,
-    },
 }
 
 impl Replica {
@@ -251,23 +173,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Reopens a closed replica of exactly `expected` bytes under a higher stamp.
-    pub fn append(&mut self, stamp: GenerationStamp, expected: u64) -> Result<(), TransitionError> {
-        if self.state != ReplicaState::Finalized {
-            return Err(self.wrong_state());
-        }
-        if stamp <= self.block.stamp {
-            return Err(self.wrong_stamp(stamp));
-        }
-        self.check_length(expected, expected)?;
-        self.state = ReplicaState::Rbw;
-        self.block.stamp = stamp;
-        Ok(())
-    }
-
-    /// Reopens a closed replica of at least `expected` bytes under a higher stamp, to be written at any offset. What is
-    /// behind that many bytes was cut off in the namespace: the caller cuts the replica to the returned length.
-    pub fn append_random(&mut self, stamp: GenerationStamp, expected: u64) -> Result<u64, TransitionError> {
+    /// Reopens a closed replica of at least `expected` bytes under a higher stamp. What is behind that many bytes was cut
+    /// off in the namespace: the caller cuts the replica to the returned length.
+    pub fn append(&mut self, stamp: GenerationStamp, expected: u64) -> Result<u64, TransitionError> {
         if self.state != ReplicaState::Finalized {
             return Err(self.wrong_state());
         }
@@ -276,24 +184,6 @@ impl Replica {
         }
         self.check_length(expected, u64::MAX)?;
         self.state = ReplicaState::Rbw;
-        self.cut(expected);
-        self.block.stamp = stamp;
-        Ok(expected)
-    }
-
-    /// [`Self::append_random`] again after a failed attempt that may have reopened this replica already.
-    pub fn recover_append_random(
-        &mut self,
-        known: GenerationStamp,
-        stamp: GenerationStamp,
-        expected: u64,
-    ) -> Result<u64, TransitionError> {
-        if self.state != ReplicaState::Finalized && !self.can_go_on() {
-            return Err(self.wrong_state());
-        }
-        self.check_stamps(known, stamp)?;
-        self.check_length(expected, u64::MAX)?;
-        self.go_on();
         self.cut(expected);
         self.block.stamp = stamp;
         Ok(expected)
@@ -325,14 +215,12 @@ impl Replica {
         stamp: GenerationStamp,
         expected: u64,
     ) -> Result<u64, TransitionError> {
-        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+        if self.state != ReplicaState::Finalized && !self.can_go_on() {
             return Err(self.wrong_state());
         }
         self.check_stamps(known, stamp)?;
-        if self.length < expected || (self.state == ReplicaState::Finalized && self.length != expected) {
-            return Err(self.wrong_length(expected, expected));
-        }
-        self.state = ReplicaState::Rbw;
+        self.check_length(expected, u64::MAX)?;
+        self.go_on();
         self.cut(expected);
         self.block.stamp = stamp;
         Ok(expected)

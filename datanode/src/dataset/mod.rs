@@ -26,7 +26,6 @@ pub mod version_file;
 pub mod volume;
 pub mod writer;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,7 +38,7 @@ use self::open_replica::{OpenReplica, OpenState};
 use self::replica_map::{Entry, ReplicaMap};
 use self::version_file::VersionFile;
 use self::volume::Volume;
-use crate::error::{DatanodeError, disk};
+use crate::error::DatanodeError;
 use crate::journal::replay::Found;
 use crate::journal::{self, Journal};
 use crate::namenode_link::changes::ChangeQueue;
@@ -182,21 +181,6 @@ impl Dataset {
     /// Journal of a volume.
     fn journal(&self, volume: &Volume) -> &Arc<Journal> {
         &self.journals[usize::from(volume.index())]
-    }
-
-    /// Puts a replica's files on disk if the journal has records of it, and drops those: what comes next is not recorded.
-    /// The replica's lock is held and it has no writer.
-    fn retire_records(&self, open: &OpenReplica, state: &OpenState) -> Result<(), DatanodeError> {
-        let block = state.replica.block();
-        let journal = self.journal(&open.volume);
-        if !journal.is_live(block.id) {
-            return Ok(());
-        }
-        let up_to = journal.last();
-        for path in [state.data_path(&open.volume), state.meta_path(&open.volume)] {
-            File::open(&path).and_then(|file| file.sync_data()).map_err(disk(&path))?;
-        }
-        journal.settle(block, up_to)
     }
 
     /// Volumes.

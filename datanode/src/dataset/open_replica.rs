@@ -89,6 +89,9 @@ pub struct OpenState {
     pub writer: Option<Arc<WriterToken>>,
     /// It has been overwritten since the datanode started.
     pub rewritten: bool,
+    /// Found with chunks torn in the middle of an overwrite: nobody knows which content is the right one, and only block
+    /// recovery, which compares replicas, or the writer, who sends again what was not acknowledged, may go on with it.
+    pub torn: bool,
     /// No longer in the map.
     pub gone: bool,
     /// Threads that wait for a change: usually none, and waking none costs nothing.
@@ -114,6 +117,7 @@ impl OpenReplica {
             partial_sum: 0,
             writer: None,
             rewritten: false,
+            torn: false,
             gone: false,
             waiting: 0,
         };

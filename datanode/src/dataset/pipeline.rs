@@ -142,10 +142,7 @@ impl Dataset {
             if replica.block().stamp != asked.block.stamp {
                 return Err(TransitionError::Stamp { block: replica.block(), asked: asked.block.stamp });
             }
-            if asked.random {
-                return replica.append_random(asked.stamp, asked.least);
-            }
-            replica.append(asked.stamp, asked.least).map(|()| asked.least)
+            replica.append(asked.stamp, asked.least)
         })
     }
 
@@ -156,9 +153,6 @@ impl Dataset {
         checksum: Checksum,
     ) -> Result<ReplicaWriter, DatanodeError> {
         self.reopen(asked, checksum, |replica| {
-            if asked.random {
-                return replica.recover_append_random(asked.block.stamp, asked.stamp, asked.least);
-            }
             replica.recover_append(asked.block.stamp, asked.stamp, asked.least)
         })
     }

@@ -1,5 +1,7 @@
 //! A replica open for reading: a fixed range of bytes with checksums that fit, whatever writers do meanwhile.
 
+mod consistent;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,9 +26,6 @@ const WAIT_FOR_LENGTH: Duration = Duration::from_secs(3);
 
 /// Looks at the map before a missing file counts as missing: it may just be moving.
 const OPEN_ATTEMPTS: usize = 3;
-
-/// How often a reader follows a replica that is closed and reopened under its hands, in one read.
-const MAX_REOPENINGS: usize = 100;
 
 /// Bytes of the `.meta` file read at once with its header: all checksums of 4 MiB of data.
 const META_HEAD_BYTES: usize = 4096;
@@ -137,60 +136,6 @@ impl Dataset {
             && handle.block.stamp >= asked.stamp
             && matches!(self.map.get(asked.id), Some(Entry::Closed(closed))
                 if closed.stamp == handle.block.stamp && closed.length == handle.length)
-    }
-
-    /// Reads data of `start..start + data.len()` and appends its checksums to `sums`, both of one version of the replica,
-    /// whatever writers do. `start` is on a chunk boundary. The handle is replaced if its replica has been closed or
-    /// reopened meanwhile.
-    pub fn read_consistent(
-        &self,
-        handle: &mut ReadHandle,
-        data: &mut [u8],
-        start: u64,
-        sums: &mut Vec<u8>,
-    ) -> Result<(), DatanodeError> {
-        let end = start + data.len() as u64;
-        let first_sum = sums.len();
-        for _ in 0..MAX_REOPENINGS {
-            sums.truncate(first_sum);
-            match &handle.overwritten {
-                Some(open) => {
-                    let state = open.lock();
-                    if !state.gone {
-                        return handle.read_with_sums(data, start, state.replica.length(), sums);
-                    }
-                }
-                None if handle.finalized => {
-                    let outcome = handle.read_with_sums(data, start, handle.length, sums);
-                    if self.is_current(handle, handle.block) {
-                        return outcome;
-                    }
-                }
-                None => {
-                    handle.read_data(data, start)?;
-                    return handle.checksums(start, end, sums);
-                }
-            }
-            *handle = self.open_read(handle.block, end)?;
-        }
-        Err(DatanodeError::WriterBusy { block: handle.block })
-    }
-
-    /// Checksums of the first `asked` bytes of a replica, or of all if it has fewer or `asked` is `None`, with the length
-    /// that they are for.
-    pub fn prefix_checksums(
-        &self,
-        block: BlockRef,
-        asked: Option<u64>,
-    ) -> Result<(Checksum, Vec<u8>, u64), DatanodeError> {
-        let handle = self.open_read(block, 0)?;
-        let state = handle.overwritten.as_ref().map(|open| open.lock());
-        let length = asked.unwrap_or(u64::MAX).min(handle.length);
-        let prefix = handle.prefix(length)?;
-        let mut sums = Vec::new();
-        prefix.as_ref().unwrap_or(&handle).checksums(0, length, &mut sums)?;
-        drop(state);
-        Ok((handle.checksum, sums, length))
     }
 
     /// Verifies a whole replica and reports it if it is damaged. A replica being written is left alone.
@@ -348,36 +293,6 @@ impl ReadHandle {
             let last = out.len() - CHECKSUM_BYTES;
             out[last..].copy_from_slice(&sum.to_be_bytes());
         }
-        Ok(())
-    }
-
-    /// Reads data and checksums of a replica of `length` bytes that does not change meanwhile. A chunk that is read in part
-    /// gets a checksum of that part, after it has been verified.
-    fn read_with_sums(
-        &self,
-        data: &mut [u8],
-        start: u64,
-        length: u64,
-        sums: &mut Vec<u8>,
-    ) -> Result<(), DatanodeError> {
-        let end = start + data.len() as u64;
-        if end > length {
-            return Err(self.ends_at(length));
-        }
-        self.read_data(data, start)?;
-        let chunk_len = self.checksum.bytes_per_checksum() as u64;
-        let tail = end % chunk_len;
-        if tail == 0 || end == length {
-            return self.checksums(start, end, sums);
-        }
-        let last = end - tail;
-        self.checksums(start, last, sums)?;
-        let mut chunk = vec![0; chunk_len.min(length - last) as usize];
-        let mut stored = Vec::with_capacity(CHECKSUM_BYTES);
-        self.read_data(&mut chunk, last)?;
-        self.checksums(last, last + chunk.len() as u64, &mut stored)?;
-        self.check(&chunk, last, &stored)?;
-        sums.extend_from_slice(&self.checksum.of(&chunk[..tail as usize]).to_be_bytes());
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use dfs_proto::v1::ReplicaEvent;
 use super::open_replica::Home;
 use super::{Dataset, files};
 use crate::error::DatanodeError;
-use crate::replica::{BlockRef, Replica, ReplicaState};
+use crate::replica::{BlockRef, Replica, ReplicaState, TransitionError};
 
 /// A replica at the start of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,9 @@ impl Dataset {
         self.exclusively(asked, check, |open, state| {
             let mut next = state.replica.clone();
             next.close_found(asked.stamp, length)?;
+            if state.torn {
+                return Err(TransitionError::State { block: asked, state: state.replica.state() }.into());
+            }
             if state.home != Home::Finalized {
                 files::write_header_if_missing(&open.volume, state.home, asked, state.checksum)?;
                 files::relocate(&open.volume, (state.home, asked), (Home::Finalized, asked))?;

@@ -1,7 +1,6 @@
 //! Brings a replica found at start into order with the journal: see [`crate::journal::replay`] for the rules.
 
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
@@ -25,40 +24,34 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     }
     let (data_at, meta_at) = (data_path(volume, home, block), meta_path(volume, home, block));
     let (data, meta) = (files::open_rw(&data_at)?, files::open_rw(&meta_at)?);
-    let mut ranges = Vec::new();
-    let mut whole = home == Home::Random;
     let mut applied = 0usize;
+    let mut reopened = false;
     for record in found.records(block.id) {
-        whole |= record.block.stamp > block.stamp;
-        match record.change {
-            Change::Write { checksum, offset, sums, data: content } => {
-                ranges.push(offset..offset + content.len() as u64);
-                if found.is_same_boot() {
-                    continue;
-                }
-                if files::read_checksum(&meta, &meta_at).is_ok_and(|here| here != checksum) {
-                    tracing::warn!(%block, "journal knows other checksums than the replica has");
-                    continue;
-                }
-                let header = meta_file::encode_header(checksum);
-                meta.write_all_at(&header, 0).map_err(disk(&meta_at))?;
-                data.write_all_at(content, offset).map_err(disk(&data_at))?;
-                let at = meta_file::checksum_offset(checksum, offset);
-                meta.write_all_at(sums, at).map_err(disk(&meta_at))?;
-                applied += 1;
-            }
-            Change::Intent { offset, len } => ranges.push(offset..offset.saturating_add(len)),
-            Change::Settled { .. } => {}
+        reopened |= record.block.stamp > block.stamp;
+        let Change::Write { checksum, offset, sums, data: content } = record.change else {
+            continue;
+        };
+        if found.is_same_boot() {
+            continue;
         }
+        if files::read_checksum(&meta, &meta_at).is_ok_and(|here| here != checksum) {
+            tracing::warn!(%block, "journal knows other checksums than the replica has");
+            continue;
+        }
+        let header = meta_file::encode_header(checksum);
+        meta.write_all_at(&header, 0).map_err(disk(&meta_at))?;
+        data.write_all_at(content, offset).map_err(disk(&data_at))?;
+        let at = meta_file::checksum_offset(checksum, offset);
+        meta.write_all_at(sums, at).map_err(disk(&meta_at))?;
+        applied += 1;
     }
     if !found.is_same_boot() {
         tracing::info!(%block, applied, "overwrites applied again");
-        // All of one in `random/` is looked at when it is opened.
-        if home != Home::Random {
-            let ranges = if whole { None } else { Some(&ranges[..]) };
-            let length = data.metadata().map_err(disk(&data_at))?.len();
-            settle(block, (&data, &meta), length, ranges).map_err(disk(&data_at))?;
-        }
+    }
+    if reopened {
+        // The disk never heard that it was reopened; some overwrites it did hear of.
+        let length = data.metadata().map_err(disk(&data_at))?.len();
+        settle(block, (&data, &meta), length).map_err(disk(&data_at))?;
     }
     // The journal starts anew: what it stood for must be on disk.
     data.sync_data().map_err(disk(&data_at))?;
@@ -66,38 +59,29 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     Ok(true)
 }
 
-/// Gives chunks that do not match their checksums the checksums of what is there: all chunks, or those in `ranges`.
-pub fn settle(
-    block: BlockRef,
-    (data, meta): (&File, &File),
-    length: u64,
-    ranges: Option<&[Range<u64>]>,
-) -> std::io::Result<()> {
+/// Gives chunks that do not match their checksums the checksums of what is there. Returns how many.
+pub fn settle(block: BlockRef, (data, meta): (&File, &File), length: u64) -> std::io::Result<usize> {
     let mut header = [0; meta_file::META_HEADER_BYTES];
     meta_file::read_up_to(meta, &mut header, 0)?;
     let Ok(checksum) = meta_file::decode_header(&header) else {
-        return Ok(());
+        return Ok(0);
     };
     if checksum.kind() == ChecksumKind::Null {
-        return Ok(());
+        return Ok(0);
     }
     let chunk_len = checksum.bytes_per_checksum() as u64;
     let step = (STEP_BYTES as u64 / chunk_len).max(1) * chunk_len;
-    let everything = 0..length;
-    let mut settled = 0usize;
-    for range in ranges.unwrap_or(std::slice::from_ref(&everything)) {
-        let mut from = range.start - range.start % chunk_len;
-        let end = range.end.min(length).next_multiple_of(chunk_len).min(length);
-        while from < end {
-            let to = (from + step).min(end);
-            settled += settle_piece(checksum, (data, meta), from, to)?;
-            from = to;
-        }
+    let mut settled = 0;
+    let mut from = 0;
+    while from < length {
+        let to = (from + step).min(length);
+        settled += settle_piece(checksum, (data, meta), from, to)?;
+        from = to;
     }
     if settled > 0 {
         tracing::warn!(%block, settled, "chunks torn in the middle of an overwrite got new checksums");
     }
-    Ok(())
+    Ok(settled)
 }
 
 fn settle_piece(

@@ -369,14 +369,18 @@ fn open_unfinished(
     meta.set_len(meta_len).map_err(disk(&meta_at))?;
     data.set_len(length).map_err(disk(&data_at))?;
     let mut replica = Replica::found_unfinished(block, length);
+    let mut torn = false;
     if home == Home::Random {
-        redo::settle(block, (&data, &meta), length, None).map_err(disk(&data_at))?;
+        torn = redo::settle(block, (&data, &meta), length).map_err(disk(&data_at))? > 0;
         if journal.is_same_boot() {
             replica = Replica::found_intact(block, length);
         }
     }
     let open = OpenReplica::new(Arc::clone(volume), replica, home, checksum);
-    open.lock().partial_sum = partial_sum;
+    {
+        let mut state = open.lock();
+        (state.partial_sum, state.torn) = (partial_sum, torn);
+    }
     Ok(Entry::Open(Arc::new(open)))
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::Dataset;
-use super::open_replica::{Home, data_path, meta_path};
+use super::open_replica::{Home, OpenReplica, OpenState, data_path, meta_path};
 use super::replica_map::{Closed, Entry};
 use super::version_file::sync_dir;
 use super::volume::Volume;
@@ -49,6 +49,21 @@ impl Dataset {
                 Ok(()) => return Ok(()),
             }
         }
+    }
+
+    /// Puts a replica's files on disk if the journal has records of it, and drops those: what comes next is not recorded.
+    /// The replica's lock is held and it has no writer.
+    pub(super) fn retire_records(&self, open: &OpenReplica, state: &OpenState) -> Result<(), DatanodeError> {
+        let block = state.replica.block();
+        let journal = self.journal(&open.volume);
+        if !journal.is_live(block.id) {
+            return Ok(());
+        }
+        let up_to = journal.last();
+        for path in [state.data_path(&open.volume), state.meta_path(&open.volume)] {
+            File::open(&path).and_then(|file| file.sync_data()).map_err(disk(&path))?;
+        }
+        journal.settle(block, up_to)
     }
 
     fn syncable(&self, asked: BlockRef) -> Result<(Closed, Home), DatanodeError> {

@@ -5,7 +5,10 @@
 //! unverified is written. Dropping the writer leaves the replica as it is, for recovery; a replica that was
 //! being copied in is removed. A writer with random access has steps of its own: see [`random`].
 
+mod copied;
+mod in_place;
 pub mod random;
+mod recorded;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum};
 use dfs_proto::v1::ReplicaEvent;
 
-use self::random::Recorded;
+use self::recorded::Recorded;
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, OpenState, WriterToken};
 use super::version_file::sync_dir;
@@ -25,14 +28,6 @@ use crate::replica::{BlockRef, ReplicaState};
 
 /// Bytes written beyond the promised ones between two looks at the volume's free space.
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
-
-/// Zeros that become a hole: a page of the file system.
-const HOLE_BYTES: usize = 4096;
-
-/// Whether a page shall be a hole. Looking at its first bytes answers for nearly all that are not.
-fn is_hole(page: &[u8]) -> bool {
-    page.iter().take(8).all(|byte| *byte == 0) && page.iter().all(|byte| *byte == 0)
-}
 
 /// Where a packet's data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,26 +186,6 @@ impl ReplicaWriter {
         })
     }
 
-    /// Writes verified data of a copy; pages of zeros become holes, as they were at the source or might have been.
-    pub fn write_copied(&mut self, data: &[u8], offset: u64) -> Result<(), DatanodeError> {
-        let mut from = 0;
-        while from < data.len() {
-            let pages = data[from..].chunks(HOLE_BYTES);
-            let written = pages.take_while(|page| !is_hole(page)).map(<[u8]>::len).sum::<usize>();
-            if written > 0 {
-                self.write_data(&data[from..from + written], offset + from as u64)?;
-            }
-            from += written;
-            from += data[from..]
-                .chunks(HOLE_BYTES)
-                .take_while(|page| is_hole(page))
-                .map(<[u8]>::len)
-                .sum::<usize>();
-        }
-        self.copied_end = self.copied_end.max(offset + data.len() as u64);
-        Ok(())
-    }
-
     /// Writes verified data.
     pub fn write_data(&mut self, data: &[u8], offset: u64) -> Result<(), DatanodeError> {
         if self.token.is_stopped() {
@@ -323,16 +298,6 @@ impl ReplicaWriter {
         Ok(())
     }
 
-    /// A copy may end with a hole.
-    fn end_with_hole(&mut self) -> Result<(), DatanodeError> {
-        let end = self.copied_end.min(self.length);
-        if end > self.data_end {
-            self.files.data.set_len(end).map_err(disk(&self.files.data_path))?;
-            self.data_end = end;
-        }
-        Ok(())
-    }
-
     fn write_header_if_due(&mut self) -> Result<(), DatanodeError> {
         if self.header_due {
             let header = meta_file::encode_header(self.checksum);
@@ -352,7 +317,7 @@ impl ReplicaWriter {
         if durable {
             self.sync()?;
         }
-        self.commit_records()?;
+        self.settle_overwrites()?;
         let volume = Arc::clone(&self.open.volume);
         let open = Arc::clone(&self.open);
         let mut state = open.lock();

@@ -11,16 +11,18 @@
 //! - What is in a segment is dropped only after every file that its records are about has been put on disk.
 //! - The page cache is never behind the journal: after the end of this process alone nothing needs to be redone; only after
 //!   a stop of the machine are records applied again ([`replay`]).
-//! - A failed write is never repeated: the journal fails for good, and its volume with it.
+//! - A failed write is never repeated: the journal fails for good, and its volume with it. Space is taken before anything is
+//!   written; a disk that is full refuses a commit, and nothing is lost.
 //!
 //! Bounds: two segments of [`SEGMENT_BYTES`], [`MAX_DIRTY`] replicas a segment, two buffers of [`STAGE_BYTES`].
 
 pub mod record;
 pub mod replay;
+mod replica_files;
 mod segment;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,6 +31,8 @@ use dfs_proto::BlockId;
 
 use self::record::{BLOCK_BYTES, Change, Record, SegmentHeader};
 use self::segment::SegmentFile;
+
+pub use self::replica_files::ReplicaFiles;
 use crate::dataset::version_file::sync_dir;
 use crate::error::{DatanodeError, disk};
 use crate::piece::Piece;
@@ -46,27 +50,6 @@ const MAX_DIRTY: usize = 256;
 
 /// Memory for records that wait to be written: a few of the largest, hundreds of the usual ones.
 const STAGE_BYTES: usize = 1 << 20;
-
-/// Files of a replica that records are about.
-#[derive(Debug)]
-pub struct ReplicaFiles {
-    /// Data.
-    pub data: Arc<File>,
-    /// Its path when it was opened.
-    pub data_path: PathBuf,
-    /// Checksums.
-    pub meta: Arc<File>,
-    /// Their path when they were opened.
-    pub meta_path: PathBuf,
-}
-
-impl ReplicaFiles {
-    /// Puts both on disk.
-    pub fn sync(&self) -> Result<(), DatanodeError> {
-        self.data.sync_data().map_err(disk(&self.data_path))?;
-        self.meta.sync_data().map_err(disk(&self.meta_path))
-    }
-}
 
 type Dirty = HashMap<BlockId, Arc<ReplicaFiles>>;
 
@@ -108,6 +91,8 @@ struct State {
     holdings: [Holding; 2],
     /// The segment that is not active waits to be dropped.
     full: bool,
+    /// The active segment has no header yet.
+    header_due: bool,
     /// Blocks with records that are not dropped, with the number of the last one.
     live: HashMap<BlockId, u64>,
     failed: bool,
@@ -161,6 +146,7 @@ impl Journal {
             position: BLOCK_BYTES as u64,
             holdings: Default::default(),
             full: false,
+            header_due: false,
             live: HashMap::new(),
             failed: false,
             closing: false,
@@ -284,27 +270,20 @@ impl Inner {
         mut state: MutexGuard<'a, State>,
     ) -> Result<MutexGuard<'a, State>, DatanodeError> {
         state.committing = true;
-        let mut header = None;
-        if !state.fits() {
-            // The other segment's files may still be on their way to the disk.
-            while state.full && !state.failed {
-                state = self.wait(state);
-            }
-            if state.failed {
-                state.committing = false;
+        state = match self.make_room(state) {
+            Ok(state) => state,
+            Err(error) => {
+                // Nothing was written: whoever comes next may try again.
+                lock(&self.state).committing = false;
                 self.changed.notify_all();
-                return Err(self.segments[state.active].failed_before());
+                return Err(error);
             }
-            state.active = 1 - state.active;
-            state.position = BLOCK_BYTES as u64;
-            state.full = true;
-            self.changed.notify_all();
-            header = Some(SegmentHeader { first: state.filling.first, boot: self.boot.clone() });
-        }
+        };
         let last = state.next - 1;
         let empty = state.spare.take().unwrap_or_else(Stage::new);
         let mut stage = std::mem::replace(&mut state.filling, empty);
         let (active, position) = (state.active, state.position);
+        let header = state.header_due.then(|| SegmentHeader { first: stage.first, boot: self.boot.clone() });
         let padded = stage.len.next_multiple_of(BLOCK_BYTES);
         drop(state);
 
@@ -317,6 +296,7 @@ impl Inner {
         let mut state = lock(&self.state);
         state.committing = false;
         if written.is_ok() {
+            state.header_due = false;
             state.position = position + padded as u64;
             state.durable = last;
             let holding = &mut state.holdings[active];
@@ -331,6 +311,35 @@ impl Inner {
         state.spare = Some(stage);
         self.changed.notify_all();
         written.map(|()| state)
+    }
+
+    /// Goes on to the other segment if what is noted does not fit this one, and prepares what will be written.
+    fn make_room<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, DatanodeError> {
+        loop {
+            self.failure(&state)?;
+            if !state.fits() {
+                if state.full {
+                    // The other segment's files are still on their way to the disk.
+                    state = self.wait(state);
+                    continue;
+                }
+                state.active = 1 - state.active;
+                state.position = BLOCK_BYTES as u64;
+                (state.full, state.header_due) = (true, true);
+                self.changed.notify_all();
+            }
+            let segment = &self.segments[state.active];
+            let end = state.position + state.filling.len.next_multiple_of(BLOCK_BYTES) as u64;
+            if segment.is_prepared(end) {
+                return Ok(state);
+            }
+            drop(state);
+            segment.prepare(end)?;
+            state = lock(&self.state);
+        }
     }
 
     /// The thread that puts files on disk and drops segments.

@@ -32,7 +32,7 @@
 //! | at end   | 4    | CRC       | big-endian; CRC-32C of all before                                              |
 //!
 //! - *Write*: these chunks have this content and these checksums.
-//! - *Intent*: this range was about to be overwritten in place, without its data being recorded.
+//! - *Intent*: a replica was about to be overwritten, this range first, for the first time since it was reopened.
 //! - *Settled*: everything that records up to the number in `offset` say of the block is on disk in its files, or the block
 //!   is gone.
 
@@ -106,7 +106,7 @@ pub enum Change<'a> {
         /// Whole chunks, the last one up to the replica's end.
         data: &'a [u8],
     },
-    /// A range is about to be overwritten.
+    /// A replica is about to be overwritten, here first.
     Intent {
         /// First byte.
         offset: u64,

@@ -1,16 +1,17 @@
 //! What a start makes of the journal.
 //!
-//! | what stopped | replicas                                    | records                | chunks that do not match then     |
-//! |--------------|---------------------------------------------|------------------------|-----------------------------------|
-//! | the process  | in `random/`                                | not needed             | settled                           |
-//! |              | others                                      | not needed             | damage                            |
-//! | the machine  | in `random/`, or older than their records   | applied in their order | settled                           |
-//! |              | others with records                         | applied in their order | settled in ranges of records      |
-//! |              | others                                      | -                      | damage                            |
+//! | what stopped | replicas                                       | records                | chunks that do not match then |
+//! |--------------|------------------------------------------------|------------------------|-------------------------------|
+//! | the process  | in `random/`                                   | not needed             | settled                       |
+//! |              | others                                         | not needed             | damage                        |
+//! | the machine  | in `random/`, or with an older stamp than one  | applied in their order | settled                       |
+//! |              | of their records                               |                        |                               |
+//! |              | others                                         | applied in their order | damage                        |
 //!
 //! *Settled*: the chunk gets the checksum of what is there. It was being overwritten, nobody was told that the new
 //! content is durable, and POSIX leaves open which parts of such a write a stop lets through. After the end of the process
-//! alone only the chunks of the packet in hand can be torn; all that was acknowledged is in the page cache.
+//! alone only the chunks of the packet in hand can be torn; all that was acknowledged is in the page cache. A replica leaves
+//! `random/` only when its overwrites are on disk, in the journal or in its files: damage of a closed one stays to be found.
 
 use std::collections::HashMap;
 use std::fs;

@@ -56,22 +56,23 @@ impl SegmentFile {
 
     /// Writes whole blocks of aligned memory. They are on disk on return.
     pub fn write(&self, blocks: &[u8], at: u64) -> Result<(), DatanodeError> {
-        let end = at + blocks.len() as u64;
-        // The header alone needs no preparation: it is written once a segment.
-        if at > 0 && end > self.prepared.load(Ordering::Relaxed) {
-            self.prepare(end)?;
-        }
         self.file.write_all_at(blocks, at).map_err(disk(&self.path))
     }
 
-    fn prepare(&self, end: u64) -> Result<(), DatanodeError> {
+    /// Whether everything before `end` was written before.
+    pub fn is_prepared(&self, end: u64) -> bool {
+        end <= self.prepared.load(Ordering::Relaxed)
+    }
+
+    /// Fills everything before `end` that was not written before, and a bit more, with zeros.
+    pub fn prepare(&self, end: u64) -> Result<(), DatanodeError> {
         let mut zeros = Piece::new(PREPARE_BYTES);
         let mut from = self.prepared.load(Ordering::Relaxed).max(BLOCK_BYTES as u64);
         while from < end {
             self.file.write_all_at(zeros.bytes(), from).map_err(disk(&self.path))?;
             from += PREPARE_BYTES as u64;
+            self.prepared.store(from, Ordering::Relaxed);
         }
-        self.prepared.store(from, Ordering::Relaxed);
         Ok(())
     }
 

@@ -38,12 +38,19 @@ type Event = fn(&mut Replica) -> Result<(), TransitionError>;
 #[test]
 fn the_table_of_transitions_is_what_the_code_does() {
     use ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
-    let table: [(&str, Event, &[ReplicaState], ReplicaState); 9] = [
+    let table: [(&str, Event, &[ReplicaState], ReplicaState); 11] = [
         ("finalize", Replica::finalize, &[Rbw, Temporary], Finalized),
         ("become_rbw", Replica::become_rbw, &[Temporary], Rbw),
-        ("append", |r| r.append(stamp(11), 100), &[Finalized], Rbw),
+        ("append", |r| r.append(stamp(11), 100).map(drop), &[Finalized], Rbw),
         ("recover_append", |r| r.recover_append(stamp(10), stamp(11), 100).map(drop), &[Finalized, Rbw], Rbw),
         ("recover_rbw", |r| r.recover_rbw(stamp(10), stamp(11), 50, 100).map(drop), &[Rbw], Rbw),
+        ("recover_random", |r| r.recover_random(stamp(10), stamp(11), 50).map(drop), &[Rbw], Rbw),
+        (
+            "recover_close_random",
+            |r| r.recover_close_random(stamp(10), stamp(11), 90),
+            &[Finalized, Rbw],
+            Finalized,
+        ),
         ("recover_close", |r| r.recover_close(stamp(10), stamp(11), 100), &[Finalized, Rbw], Finalized),
         ("close_found", |r| r.close_found(stamp(10), 100), &[Finalized, Rwr], Finalized),
         ("begin_recovery", |r| r.begin_recovery(stamp(10), stamp(11)), &[Finalized, Rbw, Rwr, Rur], Rur),
@@ -98,7 +105,7 @@ fn recovering_a_pipeline_drops_what_was_not_acknowledged() {
 fn stamps_fence() {
     let finalized = in_state(ReplicaState::Finalized);
     let refused = |outcome| matches!(outcome, Err(TransitionError::Stamp { .. }));
-    assert!(refused(finalized.clone().append(stamp(10), 100)), "append needs a higher stamp");
+    assert!(refused(finalized.clone().append(stamp(10), 100).map(drop)), "append needs a higher stamp");
     assert!(refused(finalized.clone().recover_close(stamp(11), stamp(12), 100)), "replica is stale");
     assert!(refused(finalized.clone().recover_close(stamp(8), stamp(9), 100)), "caller is stale");
     assert!(refused(finalized.clone().begin_recovery(stamp(10), stamp(10))), "recovery raises the stamp");
@@ -118,4 +125,35 @@ fn the_higher_recovery_wins() {
     assert!(replica.clone().finish_recovery(stamp(13), 101).is_err(), "a replica cannot grow");
     replica.finish_recovery(stamp(13), 70).expect("legal");
     assert_eq!(replica, Replica::finalized(BlockRef::new(7, 13), 70));
+}
+
+#[test]
+fn a_writer_at_any_offset_goes_on_with_what_the_datanode_found_intact() {
+    let found = || Replica::found_intact(BLOCK, 100);
+    let mut replica = found();
+    assert_eq!(replica.recover_rbw(stamp(10), stamp(11), 0, 100).map(drop), in_state_refusal(&found()));
+    assert_eq!(replica.recover_random(stamp(10), stamp(11), 100), Ok(100));
+    assert_eq!((replica.state(), replica.visible_length()), (ReplicaState::Rbw, 100));
+    assert_eq!(found().recover_append(stamp(10), stamp(11), 70), Ok(70));
+    assert_eq!(found().recover_close_random(stamp(10), stamp(11), 100), Ok(()));
+    let mut short = found();
+    assert!(matches!(short.recover_random(stamp(10), stamp(11), 101), Err(TransitionError::Length { .. })));
+    assert_eq!(short, found(), "a refused transition changes nothing");
+    // One that a recovery has seen, and one of a machine that stopped, are not intact.
+    let mut seen = found();
+    seen.begin_recovery(stamp(10), stamp(11)).expect("legal");
+    assert!(seen.recover_random(stamp(10), stamp(12), 0).is_err());
+    assert!(Replica::found_unfinished(BLOCK, 100).recover_random(stamp(10), stamp(11), 0).is_err());
+}
+
+fn in_state_refusal(replica: &Replica) -> Result<(), TransitionError> {
+    Err(TransitionError::State { block: replica.block(), state: replica.state() })
+}
+
+#[test]
+fn a_replica_longer_than_its_block_is_cut_when_it_is_reopened() {
+    let mut replica = in_state(ReplicaState::Finalized);
+    assert_eq!(replica.append(stamp(11), 40), Ok(40));
+    assert_eq!((replica.length(), replica.visible_length()), (40, 40));
+    assert!(in_state(ReplicaState::Finalized).append(stamp(11), 101).is_err());
 }

@@ -127,7 +127,7 @@ async fn replicas_that_differ_after_a_broken_overwrite_are_brought_to_one_conten
     writer.write(0, &data);
     drop(writer);
     // An overwrite that reached the last member only, and was never acknowledged.
-    let mut stray = Writer::open(&nodes[2..], block, Stage::PipelineSetupStreamingRecovery, 10, 50_000);
+    let mut stray = Writer::open(&nodes[2..], block, Stage::PipelineSetupStreamingRecovery, 11, 50_000);
     stray.write(20_000, &[7; 5000]);
     order(&cluster, block, 20, None);
     let done = outcome(&cluster).await;

@@ -159,6 +159,11 @@ fn what_was_synced_is_there_after_a_stop_of_the_machine_and_every_chunk_fits() {
             }
             if step == 30 && round % 3 == 0 {
                 writer.finalize(false).expect("closed");
+                // Overwrites of a closed replica are on disk, whether or not anybody asked for it.
+                open_bytes.fill(false);
+                if std::mem::take(&mut unrecorded) {
+                    durable = read(dir.path(), stamp);
+                }
                 writer = reopen(&dataset, BlockRef::new(1, stamp), stamp + 1);
                 stamp += 1;
             }
@@ -166,6 +171,10 @@ fn what_was_synced_is_there_after_a_stop_of_the_machine_and_every_chunk_fits() {
         let finalized = round % 2 == 0;
         if finalized {
             writer.finalize(false).expect("closed");
+            open_bytes.fill(false);
+            if unrecorded {
+                durable = read(dir.path(), stamp);
+            }
         } else {
             drop(writer);
         }

@@ -5,14 +5,12 @@
 //! what stays never gets a good checksum. Gaps are zeros and take no space.
 
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::ReplicaWriter;
-use crate::dataset::meta_file::{self, META_HEADER_BYTES};
+use super::recorded::RECORDED_BYTES;
+use crate::dataset::meta_file;
 use crate::error::{DatanodeError, disk};
 use crate::journal::record::Change;
 
@@ -22,36 +20,6 @@ pub const MAX_BLOCK_BYTES: u64 = 4 << 30;
 /// Smallest chunk with random access: HDFS's. Gaps get a checksum a chunk, and smaller chunks would let one packet write
 /// gigabytes of them.
 pub const MIN_CHUNK_BYTES: usize = 512;
-
-/// Checksums of zeros written at a time.
-const ZERO_SUMS_BYTES: usize = 64 << 10;
-
-/// Zeros written at a time where no hole can be made.
-const ZERO_PIECE_BYTES: usize = 64 << 10;
-
-/// Data of one packet, and chunk, up to which an overwrite goes to the journal as a whole, so that putting it on disk takes
-/// one flush. Larger ones would be written twice where two more flushes cost less.
-const RECORDED_BYTES: usize = 64 << 10;
-
-/// What the journal has of a writer.
-#[derive(Debug)]
-pub struct Recorded {
-    /// The journal or the file system knows, on disk, that the replica is being overwritten.
-    marked: bool,
-    /// Something was written since the last sync that the journal does not have.
-    unrecorded: bool,
-    /// This writer's last record.
-    last: u64,
-    /// This writer has been told to sync, and will be again.
-    syncs: bool,
-}
-
-impl Recorded {
-    /// Of a writer that creates its replica, or reopens one.
-    pub const fn new(create: bool) -> Self {
-        Self { marked: create, unrecorded: false, last: 0, syncs: false }
-    }
-}
 
 /// Number of chunks that `len` bytes from `offset` on touch.
 pub const fn chunks_touched(chunk_len: u64, offset: u64, len: u64) -> u64 {
@@ -113,6 +81,17 @@ impl ReplicaWriter {
             self.extend_with_zeros(offset)?;
         }
         let chunk_len = self.checksum.bytes_per_checksum() as u64;
+        let rest_of_chunk = (chunk_len - offset % chunk_len) as usize;
+        if offset == self.length
+            && rest_of_chunk < chunk_len as usize
+            && data.len() > rest_of_chunk.max(RECORDED_BYTES)
+        {
+            // The one chunk that is there goes to the journal, what is added behind it need not.
+            let (first, others) = data.split_at(rest_of_chunk);
+            let (first_sum, other_sums) = carried.split_at(CHECKSUM_BYTES);
+            self.write_anywhere(offset, first, first_sum, sync)?;
+            return self.write_anywhere(offset + rest_of_chunk as u64, others, other_sums, sync);
+        }
         let end = offset + data.len() as u64;
         self.take_space(end.saturating_sub(self.length))?;
         let first = offset - offset % chunk_len;
@@ -228,176 +207,16 @@ impl ReplicaWriter {
     /// Adds zeros up to `end`, which is behind the replica's end.
     fn extend_with_zeros(&mut self, end: u64) -> Result<(), DatanodeError> {
         let chunk_len = self.checksum.bytes_per_checksum() as u64;
-        let old = self.length;
-        let first = old - old % chunk_len;
-        let mut sums = Vec::new();
-        if old > first {
-            let mut chunk = self.old_chunk(first)?;
-            chunk.resize((end - first).min(chunk_len) as usize, 0);
-            sums.extend_from_slice(&self.checksum.of(&chunk).to_be_bytes());
+        self.write_zeros(self.length, self.length.next_multiple_of(chunk_len).min(end))?;
+        let from = self.length;
+        if from == end {
+            return Ok(());
         }
-        self.announce(first, end, false)?;
-        self.change(first, end, |writer| {
+        self.announce(from, end, false)?;
+        self.change(from, end, |writer| {
             writer.files.data.set_len(end).map_err(disk(&writer.files.data_path))?;
-            writer.put_sums(first, &sums)?;
-            writer.put_zero_sums(old.next_multiple_of(chunk_len), end)
+            writer.put_zero_sums(from, end)
         })
-    }
-
-    /// Makes whole chunks zeros. `to` is on a chunk boundary or the replica's length.
-    fn punch(&mut self, from: u64, to: u64) -> Result<(), DatanodeError> {
-        if from >= to {
-            return Ok(());
-        }
-        self.announce(from, to, false)?;
-        self.change(from, to, |writer| {
-            writer.punch_data(from, to)?;
-            writer.put_zero_sums(from, to)
-        })
-    }
-
-    fn punch_data(&self, from: u64, to: u64) -> Result<(), DatanodeError> {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.files.data, flags, from as i64, (to - from) as i64) {
-            Ok(()) => Ok(()),
-            Err(Errno::EOPNOTSUPP) => {
-                let zeros = vec![0; ZERO_PIECE_BYTES.min((to - from) as usize)];
-                let mut at = from;
-                while at < to {
-                    let len = zeros.len().min((to - at) as usize);
-                    self.files.data.write_all_at(&zeros[..len], at).map_err(disk(&self.files.data_path))?;
-                    at += len as u64;
-                }
-                Ok(())
-            }
-            Err(errno) => Err(disk(&self.files.data_path)(errno.into())),
-        }
-    }
-
-    /// Writes the checksums of the chunks from `first` on, and the header if that is due.
-    fn put_sums(&mut self, first: u64, sums: &[u8]) -> Result<(), DatanodeError> {
-        let at = meta_file::checksum_offset(self.checksum, first);
-        if self.header_due && at == META_HEADER_BYTES as u64 {
-            let mut raw = meta_file::encode_header(self.checksum).to_vec();
-            raw.extend_from_slice(sums);
-            self.files.meta.write_all_at(&raw, 0).map_err(disk(&self.files.meta_path))?;
-            self.header_due = false;
-            return Ok(());
-        }
-        self.write_header_if_due()?;
-        self.files.meta.write_all_at(sums, at).map_err(disk(&self.files.meta_path))
-    }
-
-    /// Writes the checksums of chunks of zeros. `from` is on a chunk boundary.
-    fn put_zero_sums(&mut self, from: u64, to: u64) -> Result<(), DatanodeError> {
-        let chunk_len = self.checksum.bytes_per_checksum();
-        let zeros = vec![0; chunk_len];
-        let whole = self.checksum.of(&zeros).to_be_bytes();
-        let mut at = from;
-        let mut sums = Vec::with_capacity(ZERO_SUMS_BYTES);
-        while at < to {
-            let start = at;
-            sums.clear();
-            while at < to && sums.len() < ZERO_SUMS_BYTES {
-                let len = (to - at).min(chunk_len as u64);
-                if len == chunk_len as u64 {
-                    sums.extend_from_slice(&whole);
-                } else {
-                    sums.extend_from_slice(&self.checksum.of(&zeros[..len as usize]).to_be_bytes());
-                }
-                at += len;
-            }
-            self.put_sums(start, &sums)?;
-        }
-        Ok(())
-    }
-
-    /// Whether data goes to the journal as a whole.
-    fn is_recorded(&self, data_len: usize, overwrites: bool, sync: bool) -> bool {
-        let syncs = self.recorded.as_ref().is_some_and(|recorded| recorded.syncs);
-        let small = data_len <= RECORDED_BYTES && self.checksum.bytes_per_checksum() <= RECORDED_BYTES;
-        small && (overwrites || sync || syncs)
-    }
-
-    /// Chunks of `first..end` are about to be changed. Before the first of the replica's old bytes is overwritten, the journal
-    /// knows of it, on disk: a stop of the machine may undo the move to `random/`.
-    fn announce(&mut self, first: u64, end: u64, to_record: bool) -> Result<(), DatanodeError> {
-        let overwrites = first < self.length;
-        let Some(recorded) = &mut self.recorded else {
-            return Err(DatanodeError::Field("random_access"));
-        };
-        recorded.unrecorded |= !to_record;
-        let must_be_on_disk = overwrites && !recorded.marked;
-        if must_be_on_disk || (overwrites && !to_record) {
-            self.note(Change::Intent { offset: first, len: end - first })?;
-        }
-        if must_be_on_disk {
-            self.commit_records()?;
-            self.recorded.iter_mut().for_each(|recorded| recorded.marked = true);
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, change: Change<'_>) -> Result<(), DatanodeError> {
-        let noted = self.dataset.journal(&self.open.volume).append(self.block, change, &self.files);
-        let number = noted.inspect_err(|error| self.dataset.note_error(&self.open.volume, error))?;
-        self.recorded.iter_mut().for_each(|recorded| recorded.last = number);
-        Ok(())
-    }
-
-    /// Puts this writer's records on disk.
-    pub(super) fn commit_records(&self) -> Result<(), DatanodeError> {
-        let last = self.recorded.as_ref().map_or(0, |recorded| recorded.last);
-        self.dataset
-            .journal(&self.open.volume)
-            .commit(last)
-            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
-    }
-
-    /// [`ReplicaWriter::sync`] with random access: what the journal has need not be put on disk in the files.
-    pub(super) fn sync_recorded(&mut self) -> Result<(), DatanodeError> {
-        let unrecorded = self.recorded.as_mut().is_some_and(|recorded| {
-            recorded.syncs = true;
-            std::mem::take(&mut recorded.unrecorded)
-        });
-        self.sync_names()?;
-        if !unrecorded {
-            return self.commit_records();
-        }
-        let journal = Arc::clone(self.dataset.journal(&self.open.volume));
-        let up_to = journal.last();
-        self.files
-            .sync()
-            .and_then(|()| journal.settle(self.block, up_to))
-            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
-    }
-
-    /// Changes the chunks of `first..end` under the replica's lock.
-    fn change(
-        &mut self,
-        first: u64,
-        end: u64,
-        change: impl FnOnce(&mut Self) -> Result<(), DatanodeError>,
-    ) -> Result<(), DatanodeError> {
-        let open = Arc::clone(&self.open);
-        let mut state = open.lock();
-        if self.token.is_stopped() {
-            return Err(DatanodeError::WriterStopped { block: self.block });
-        }
-        state.rewritten |= first < self.length;
-        if let Err(error) = change(self) {
-            drop(state);
-            self.dataset.note_error(&self.open.volume, &error);
-            return Err(error);
-        }
-        if end > self.length {
-            open.volume.add_used(end - self.length);
-            self.length = end;
-            self.data_end = self.data_end.max(end);
-            state.replica.received(end);
-            open.notify(&state);
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,103 @@
+//! What a writer at any offset leaves to the volume's journal.
+
+use std::sync::Arc;
+
+use super::ReplicaWriter;
+use crate::error::DatanodeError;
+use crate::journal::record::Change;
+
+/// Data of one packet, and chunk, up to which an overwrite goes to the journal as a whole, so that putting it on disk takes
+/// one flush. Larger ones would be written twice where two more flushes cost less.
+pub(super) const RECORDED_BYTES: usize = 64 << 10;
+
+/// What the journal has of a writer.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The journal or the file system knows, on disk, that the replica is being overwritten.
+    marked: bool,
+    /// Something was written since the last sync that the journal does not have.
+    unrecorded: bool,
+    /// That includes overwritten bytes.
+    overwrote_unrecorded: bool,
+    /// This writer's last record.
+    last: u64,
+    /// This writer has been told to sync, and will be again.
+    syncs: bool,
+}
+
+impl Recorded {
+    /// Of a writer that creates its replica, or reopens one.
+    pub const fn new(create: bool) -> Self {
+        Self { marked: create, unrecorded: false, overwrote_unrecorded: false, last: 0, syncs: false }
+    }
+}
+
+impl ReplicaWriter {
+    /// Whether data goes to the journal as a whole.
+    pub(super) fn is_recorded(&self, data_len: usize, overwrites: bool, sync: bool) -> bool {
+        let syncs = self.recorded.as_ref().is_some_and(|recorded| recorded.syncs);
+        let small = data_len <= RECORDED_BYTES && self.checksum.bytes_per_checksum() <= RECORDED_BYTES;
+        small && (overwrites || sync || syncs)
+    }
+
+    /// Chunks of `first..end` are about to be changed. Before the first of the replica's old bytes is overwritten, the journal
+    /// knows of it, on disk: a stop of the machine may undo the move to `random/`.
+    pub(super) fn announce(&mut self, first: u64, end: u64, to_record: bool) -> Result<(), DatanodeError> {
+        let overwrites = first < self.length;
+        let Some(recorded) = &mut self.recorded else {
+            return Err(DatanodeError::Field("random_access"));
+        };
+        recorded.unrecorded |= !to_record;
+        recorded.overwrote_unrecorded |= overwrites && !to_record;
+        if overwrites && !recorded.marked {
+            self.note(Change::Intent { offset: first, len: end - first })?;
+            self.commit_records()?;
+            self.recorded.iter_mut().for_each(|recorded| recorded.marked = true);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note(&mut self, change: Change<'_>) -> Result<(), DatanodeError> {
+        let noted = self.dataset.journal(&self.open.volume).append(self.block, change, &self.files);
+        let number = noted.inspect_err(|error| self.dataset.note_error(&self.open.volume, error))?;
+        self.recorded.iter_mut().for_each(|recorded| recorded.last = number);
+        Ok(())
+    }
+
+    /// Puts this writer's records on disk.
+    pub(super) fn commit_records(&self) -> Result<(), DatanodeError> {
+        let last = self.recorded.as_ref().map_or(0, |recorded| recorded.last);
+        self.dataset
+            .journal(&self.open.volume)
+            .commit(last)
+            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
+    }
+
+    /// Puts overwrites on disk before the replica is closed: a closed one whose machine stops must not come back with old
+    /// content and checksums that fit it. Data that was added and is lost is noticed, as everywhere.
+    pub(super) fn settle_overwrites(&mut self) -> Result<(), DatanodeError> {
+        if self.recorded.as_ref().is_some_and(|recorded| recorded.overwrote_unrecorded) {
+            return self.sync_recorded();
+        }
+        self.commit_records()
+    }
+
+    /// [`ReplicaWriter::sync`] with random access: what the journal has need not be put on disk in the files.
+    pub(super) fn sync_recorded(&mut self) -> Result<(), DatanodeError> {
+        let unrecorded = self.recorded.as_mut().is_some_and(|recorded| {
+            recorded.syncs = true;
+            recorded.overwrote_unrecorded = false;
+            std::mem::take(&mut recorded.unrecorded)
+        });
+        self.sync_names()?;
+        if !unrecorded {
+            return self.commit_records();
+        }
+        let journal = Arc::clone(self.dataset.journal(&self.open.volume));
+        let up_to = journal.last();
+        self.files
+            .sync()
+            .and_then(|()| journal.settle(self.block, up_to))
+            .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
+    }
+}
