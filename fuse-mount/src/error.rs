@@ -30,8 +30,8 @@ pub enum MountError {
         /// Why.
         source: io::Error,
     },
-    /// Something else of dfs is mounted there.
-    #[error("{path}: {mounted} is mounted there")]
+    /// A mount of dfs serves there already.
+    #[error("{path}: {mounted} is mounted there already")]
     Busy {
         /// Where.
         path: PathBuf,

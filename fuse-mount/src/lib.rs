@@ -35,10 +35,12 @@ mod ops;
 pub mod options;
 mod owners;
 mod raw_request;
+mod remount;
 mod serve;
 pub mod takeover;
 mod wait;
 
 pub use error::MountError;
 pub use options::Options;
+pub use remount::remount;
 pub use serve::serve;

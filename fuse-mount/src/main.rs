@@ -5,12 +5,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use dfs_fuse::takeover::{self, Place};
-use dfs_fuse::{MountError, Options, daemon, serve};
+use dfs_fuse::{MountError, Options, daemon, remount, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Mounting did not succeed.
@@ -46,6 +46,12 @@ struct Arguments {
     /// Seconds that operations wait for servers that are away (default 60)
     #[arg(long, value_name = "SECONDS")]
     wait: Option<String>,
+    /// Replication of new files (default: the cluster's)
+    #[arg(long, value_name = "N")]
+    replication: Option<String>,
+    /// Block size of new files, such as 128m (default: the cluster's)
+    #[arg(long, value_name = "BYTES")]
+    block_size: Option<String>,
     /// Log file (default: the journal, or a file in $XDG_STATE_HOME/dfs/logs or ~/.dfs/logs)
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -89,8 +95,13 @@ impl Arguments {
         if let Some(path) = &self.subdir {
             options.subdir(path)?;
         }
-        for (name, value) in [("cache-ttl", &self.cache_ttl), ("memory", &self.memory), ("wait", &self.wait)]
-        {
+        for (name, value) in [
+            ("cache-ttl", &self.cache_ttl),
+            ("memory", &self.memory),
+            ("wait", &self.wait),
+            ("replication", &self.replication),
+            ("block-size", &self.block_size),
+        ] {
             if let Some(value) = value {
                 options.list(&format!("{name}={value}"))?;
             }
@@ -113,9 +124,11 @@ fn main() -> ExitCode {
             Ok(())
         } else if arguments.background {
             in_background(&options)
-        } else if is_there_already(&options)? {
-            message(format_args!("{}: already mounted", options.mountpoint.display()));
-            Ok(())
+        } else if options.remount {
+            remount(&options)
+        } else if let Place::Alive(mounted) = look(&options.mountpoint)? {
+            let mounted = mounted.source.to_string_lossy().into_owned();
+            Err(MountError::Busy { path: options.mountpoint.clone(), mounted })
         } else if arguments.foreground {
             log.as_deref().map_or(Ok(()), daemon::log_to)?;
             start_logging();
@@ -151,18 +164,9 @@ fn in_background(options: &Options) -> Result<(), MountError> {
     outcome
 }
 
-/// Whether exactly this is mounted already; anything else of dfs in its place is an error.
-fn is_there_already(options: &Options) -> Result<bool, MountError> {
-    let path = options.mountpoint.clone();
-    let place =
-        takeover::look(&path).map_err(|source| MountError::Mountpoint { path: path.clone(), source })?;
-    match place {
-        Place::Free | Place::Dead => Ok(false),
-        Place::Alive(mounted) if mounted.source == *options.source_text() => Ok(true),
-        Place::Alive(mounted) => {
-            Err(MountError::Busy { path, mounted: mounted.source.to_string_lossy().into_owned() })
-        }
-    }
+/// What is at the mount point: a mount that lives is in the way.
+fn look(path: &Path) -> Result<Place, MountError> {
+    takeover::look(path).map_err(|source| MountError::Mountpoint { path: path.to_owned(), source })
 }
 
 /// Logs to standard error; `RUST_LOG` says how much.

@@ -14,9 +14,11 @@
 //! | `user=NAME`                  | user in whose name the mount itself asks                                 | the caller        |
 //! | `replication=N`, `block-size=BYTES` | for new files                                                     | the cluster's     |
 //! | `threads=N`                  | threads that take requests from the kernel                               | one a core, 2 to 8 |
+//! | `remount`                    | only change the flags of what is mounted there                           |                   |
 //! | `dev`, `suid`, `exec`, `atime`, `sync`, `dirsync`, opposites | as for any mount                          | root: dev, suid   |
 //!
-//! Options that concern mount(8) alone (`defaults`, `noauto`, `user`, `_netdev`, `x-...`) are accepted.
+//! Options that concern mount(8) alone (`defaults`, `noauto`, `user`, `_netdev`, `x-...`) are accepted, and what the mount
+//! table shows of a mount, which mount(8) passes on when it remounts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +38,8 @@ const MIN_MEMORY: u64 = 32 << 20;
 /// Longest time to live that makes sense: others' changes would never be seen.
 const MAX_TTL_SECONDS: f64 = 86_400.0;
 const MAX_THREADS: usize = 64;
+/// Block sizes that can be meant.
+const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4 << 10..=4 << 30;
 
 /// Options that mean something to mount(8) or systemd only.
 const FOR_OTHERS: [&str; 19] = [
@@ -97,6 +101,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<MountOption>,
+    /// Only change the flags of what is mounted there.
+    pub remount: bool,
 }
 
 /// An option that cannot be.
@@ -151,6 +157,7 @@ impl Options {
             block_size: None,
             threads: None,
             flags: Vec::new(),
+            remount: false,
         }
     }
 
@@ -202,6 +209,7 @@ impl Options {
         match (name.replace('-', "_").as_str(), value) {
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
+            ("remount", None) => self.remount = true,
             ("allow_other", None) => self.allow_other = true,
             ("allow_root", None) => self.allow_root = true,
             ("uid", Some(id)) => self.uid = Some(id.parse().map_err(|_| expected("a user number"))?),
@@ -229,14 +237,16 @@ impl Options {
                 self.replication = Some(valid.ok_or_else(|| expected("1 to 512"))?);
             }
             ("block_size", Some(text)) => {
-                let valid = bytes(text).filter(|size| (1 << 20..=4 << 30).contains(size));
-                self.block_size = Some(valid.ok_or_else(|| expected("1m to 4g"))?);
+                // The cluster's own limits are narrower, and a setting of it.
+                let valid = bytes(text).filter(|size| BLOCK_SIZES.contains(size));
+                self.block_size = Some(valid.ok_or_else(|| expected("4k to 4g"))?);
             }
             ("threads", Some(text)) => {
                 let valid = text.parse().ok().filter(|count| (1..=MAX_THREADS).contains(count));
                 self.threads = Some(valid.ok_or_else(|| expected("1 to 64"))?);
             }
             ("fsname" | "subtype" | "comment" | "context" | "max_read" | "blksize", Some(_)) => {}
+            ("user_id" | "group_id" | "rootmode" | "fd", Some(_)) => {}
             (_, None) if FOR_OTHERS.contains(&name) => {}
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
             (_, None) => match flag(name) {

@@ -1,8 +1,7 @@
 //! Mount points: what is there now, and making room.
 //!
 //! The mount point of a killed `dfs-fuse` stays in the mount table and answers "Transport endpoint is not connected" to everything. It
-//! is cleaned up and taken over. A mount that lives is left alone: the same one counts as done, any other is an
-//! error.
+//! is cleaned up and taken over. A mount that lives is left alone, and another one there is refused.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

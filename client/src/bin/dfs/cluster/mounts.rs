@@ -10,6 +10,9 @@ use anyhow::Context;
 
 use crate::mount::{self, MountPoint, State};
 
+/// How long a mount elsewhere may take to write everything back.
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(60);
+
 /// Where the cluster in a directory is mounted.
 #[derive(Debug)]
 pub struct ClusterMount {
@@ -44,10 +47,11 @@ impl ClusterMount {
     /// Mounts `namenode` at `mountpoint`; a mount elsewhere is taken away.
     pub fn mount(&self, namenode: &str, mountpoint: &Path) -> anyhow::Result<()> {
         let place = MountPoint::new(mountpoint).with_context(|| mountpoint.display().to_string())?;
-        if let Some(before) = self.recorded()?
-            && before.path() != place.path()
-        {
-            self.unmount(Duration::from_secs(10))?;
+        if let Some(before) = self.recorded()? {
+            if before.path() == place.path() && matches!(place.state(), State::Alive { .. }) {
+                return Ok(());
+            }
+            self.unmount(UNMOUNT_DEADLINE)?;
         }
         mount::mount_local(namenode, place.path(), &self.log)?;
         std::fs::write(&self.record, place.path().as_os_str().as_bytes())

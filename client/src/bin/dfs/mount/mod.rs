@@ -43,6 +43,12 @@ pub struct MountArgs {
     /// Seconds that operations wait for servers that are away (default 60)
     #[arg(long, value_name = "SECONDS")]
     wait: Option<OsString>,
+    /// Replication of new files (default: the cluster's)
+    #[arg(long, value_name = "N")]
+    replication: Option<OsString>,
+    /// Block size of new files, such as 128m (default: the cluster's)
+    #[arg(long, value_name = "BYTES")]
+    block_size: Option<OsString>,
     /// Log file (default: the journal, or a file in $XDG_STATE_HOME/dfs/logs or ~/.dfs/logs)
     #[arg(long, value_name = "FILE")]
     log: Option<OsString>,
@@ -111,6 +117,8 @@ fn arguments(args: &MountArgs, globals: &Globals) -> Vec<OsString> {
         ("--cache-ttl", &args.cache_ttl),
         ("--memory", &args.memory),
         ("--wait", &args.wait),
+        ("--replication", &args.replication),
+        ("--block-size", &args.block_size),
         ("--log", &args.log),
     ];
     for (name, value) in given {
@@ -143,6 +151,8 @@ mod tests {
             cache_ttl: Some("2.5".into()),
             memory: None,
             wait: None,
+            replication: None,
+            block_size: None,
             log: None,
             foreground: true,
         };
