@@ -109,6 +109,22 @@ pub(crate) async fn sync_replica(
     answer.map_err(|_| TransferFault::Timeout)?.map(drop)
 }
 
+/// Asks a datanode which ranges of a replica have data, from `offset` on, and waits for `patience`.
+pub(crate) async fn replica_extents(
+    location: &ReplicaLocation,
+    block: Block,
+    (offset, limit): (u64, u32),
+    config: &ClientConfig,
+    patience: Duration,
+) -> Result<v1::ReplicaExtentsResponse, TransferFault> {
+    let asked = async {
+        let request = v1::ReplicaExtentsRequest { block: Some(block), offset, limit };
+        control(location, config).await?.replica_extents(request).await.map_err(refused)
+    };
+    let answer = tokio::time::timeout(patience, asked).await;
+    Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

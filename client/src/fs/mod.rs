@@ -27,6 +27,7 @@ mod opens;
 mod read_ahead;
 mod read_at;
 mod read_block;
+mod read_extents;
 mod read_local;
 mod read_table;
 mod releases;

@@ -141,10 +141,21 @@ fn holes_take_no_blocks_and_read_as_zeros() -> Result<()> {
         ensure!(file.seek_data(0).await? == Some(BLOCK));
         let hole = file.seek_hole(BLOCK).await?;
         ensure!((BLOCK + 6..=2 * BLOCK).contains(&hole), "{hole}");
+        // The block at the end begins with a hole of its own, of which whole pages are told.
+        let data = file.seek_data(2 * BLOCK).await?.context("data")?;
+        ensure!((5 * BLOCK..=5 * BLOCK + 10).contains(&data), "{data}");
+        file.write_at(4 * BLOCK + BLOCK / 2, Bytes::from(vec![1; 4096])).await?;
+        file.punch_hole(BLOCK, 6).await?;
+        bytes[4 * BLOCK as usize + BLOCK as usize / 2..][..4096].fill(1);
+        bytes[BLOCK as usize..BLOCK as usize + 6].fill(0);
+        ensure_same("punched", &contents(&file).await?, &bytes)?;
+        let data = file.seek_data(2 * BLOCK).await?.context("data")?;
+        ensure!(data == 4 * BLOCK + BLOCK / 2, "{data}");
+        ensure!(file.seek_hole(data).await? == data + 4096);
         ensure!(file.seek_data(6 * BLOCK).await?.is_none());
         ensure!(file.seek_hole(6 * BLOCK).await? == 6 * BLOCK);
         file.release(true).await?;
-        ensure!(cluster.blocks("/f").await?.len() == 2);
+        ensure!(cluster.blocks("/f").await?.len() == 3);
         ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
         fs.close().await?;
         Ok(())
