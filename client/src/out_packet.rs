@@ -293,6 +293,38 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_anywhere_has_a_checksum_for_each_chunk_it_touches() {
+        let checksum = Checksum::new(ChecksumKind::Crc32, CHUNK).expect("valid");
+        // Offset, length, and where the data is cut by chunks of 16 bytes.
+        let cases: [(u64, usize, &[usize]); 4] =
+            [(5, 3, &[3]), (5, 30, &[11, 16, 3]), (32, 32, &[16, 16]), (31, 1, &[1])];
+        for (offset, len, cuts) in cases {
+            let data: Vec<u8> = (0..len as u8).collect();
+            let packet = OutPacket::anywhere(checksum, 7, offset, data.clone().into(), true);
+            let lengths =
+                PacketLengths::decode(packet.head[..6].try_into().expect("six bytes")).expect("valid");
+            let sums_at = PACKET_LENGTHS_BYTES + lengths.header_len;
+            let (header, sums_len) = lengths.decode_header(&packet.head[6..sums_at]).expect("valid");
+            assert_eq!(
+                (header.offset_in_block, header.data_len, header.sync_block),
+                (offset, len as u32, true)
+            );
+            assert_eq!(sums_len, 4 * cuts.len());
+            let (mut at, mut sums) = (0, packet.head[sums_at..].chunks(4));
+            for cut in cuts {
+                let sum = checksum.of(&data[at..at + cut]).to_be_bytes();
+                assert_eq!(sums.next(), Some(&sum[..]), "{offset} {len}");
+                at += cut;
+            }
+            assert_eq!((packet.end(), packet.head.len()), (offset + len as u64, sums_at + sums_len));
+        }
+        let zeros = OutPacket::zeros(8, 100, 5000);
+        let lengths = PacketLengths::decode(zeros.head[..6].try_into().expect("six bytes")).expect("valid");
+        let (header, sums_len) = lengths.decode_header(&zeros.head[6..]).expect("valid");
+        assert_eq!((header.zero_len, header.data_len, sums_len, zeros.end()), (5000, 0, 0, 100));
+    }
+
+    #[test]
     fn a_full_block_is_ended_only_when_the_next_begins() {
         let (mut p, mut out) = (packetizer(32, None), VecDeque::new());
         write(&mut p, &[7; 32], &mut out);

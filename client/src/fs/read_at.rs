@@ -114,10 +114,19 @@ mod tests {
 
     #[test]
     fn gaps_are_what_no_layer_covers() {
-        let layer = |range: Range<u64>| Layer { range, data: None };
-        assert_eq!(uncovered(&(10..20), &[]), [10..20]);
-        assert_eq!(uncovered(&(10..20), &[layer(15..17), layer(12..16)]), [10..12, 17..20]);
-        assert_eq!(uncovered(&(10..20), &[layer(10..11), layer(11..20)]), [0u64..0; 0]);
-        assert_eq!(uncovered(&(10..20), &[layer(12..20), layer(13..14)]), [10..12]);
+        type Pairs = &'static [(u64, u64)];
+        let cases: [(Pairs, Pairs); 4] = [
+            (&[], &[(10, 20)]),
+            (&[(15, 17), (12, 16)], &[(10, 12), (17, 20)]),
+            (&[(10, 11), (11, 20)], &[]),
+            (&[(12, 20), (13, 14)], &[(10, 12)]),
+        ];
+        for (covered, gaps) in cases {
+            let layers: Vec<Layer> =
+                covered.iter().map(|(from, to)| Layer { range: *from..*to, data: None }).collect();
+            let found: Vec<(u64, u64)> =
+                uncovered(&(10..20), &layers).iter().map(|gap| (gap.start, gap.end)).collect();
+            assert_eq!(found, gaps, "{covered:?}");
+        }
     }
 }

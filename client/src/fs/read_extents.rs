@@ -94,7 +94,7 @@ impl FileCore {
 
     /// Some ranges with data of a block, from `at` on.
     async fn extents(&self, row: &LocatedBlock, at: u64) -> Extents {
-        let all = Extents { ranges: vec![at..length(row)], end: length(row) };
+        let all = Extents { ranges: std::iter::once(at..length(row)).collect(), end: length(row) };
         let Some(block) = row.block else { return all };
         let config = &self.fs.client.config;
         for (tried, location) in row.locations.iter().enumerate() {

@@ -190,14 +190,16 @@ impl FileCore {
         let settled = state.write.dirty.is_empty() && state.write.in_flight.is_empty();
         let size = if settled { state.size } else { size.min(state.size) };
         let grown = size > state.recorded_size;
-        let touched = settled && state.mtime_changed();
-        if !close && blocks.is_empty() && !grown && !(touched && state.write.flushes > 0) {
+        let written = grown || !blocks.is_empty();
+        // A time alone is worth a call only when somebody waits for it.
+        let touched = settled && state.mtime_changed() && (close || state.write.flushes > 0);
+        if !(close || written || touched) {
             return None;
         }
         Some(CommitBlocksRequest {
             blocks,
             size: grown.then_some(size),
-            mtime_ns: Some(state.mtime_ns()),
+            mtime_ns: (written || touched).then(|| state.mtime_ns()),
             close,
             ..Default::default()
         })
