@@ -398,3 +398,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

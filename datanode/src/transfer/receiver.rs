@@ -329,6 +329,8 @@ impl<'a> BlockReceiver<'a> {
         if error.is_disconnect() || matches!(error, DatanodeError::WriterStopped { .. }) {
             return;
         }
+        // The oldest packet that waits for its acknowledgement is the one that the writer expects to hear of.
+        let seqno = self.held.first().map(|held| held.seqno).or(seqno);
         match (self.mode, seqno) {
             (Mode::Pipeline, Some(seqno)) => {
                 let status = match error.transfer_status() {
