@@ -20,6 +20,7 @@ mod apply;
 mod block_record;
 mod counters;
 mod edit;
+mod edit_blocks;
 mod effect;
 mod entry;
 mod error;
