@@ -10,6 +10,7 @@ use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::create_habit::CreateHabit;
 use super::lock_table::LockTable;
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
@@ -43,6 +44,8 @@ pub(crate) struct FsInner {
     pub(super) budget: Budget,
     /// Buffers of reads from files on this machine.
     pub(super) local_buffers: Arc<BufferPool>,
+    /// Whether new files are being written.
+    pub(super) create_habit: CreateHabit,
     /// Leave to have a pipeline.
     pub(super) pipelines: Pipelines,
     /// How long an operation waits for what is away.
@@ -65,6 +68,7 @@ impl FileSystem {
             client: client.inner,
             budget: Budget::new(config.memory_bytes),
             local_buffers: BufferPool::new(LOCAL_BUFFER_BYTES),
+            create_habit: CreateHabit::default(),
             pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),

@@ -13,6 +13,7 @@
 mod attributes;
 mod caller;
 mod config;
+mod create_habit;
 mod dirty;
 mod file_calls;
 mod file_system;

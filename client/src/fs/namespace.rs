@@ -100,6 +100,7 @@ impl FileSystem {
             block_size: config.block_size.filter(|_| is_file).unwrap_or(0),
             allocate_block: false,
             umask: new.umask,
+            without_lease: false,
         }
     }
 

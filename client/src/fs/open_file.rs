@@ -164,6 +164,13 @@ impl OpenFile {
         }
     }
 
+    /// It was just made, with or without its lease.
+    pub(crate) fn created(&self, lease: bool) {
+        let mut state = self.core.state();
+        state.created = true;
+        state.lease = lease;
+    }
+
     /// Whether a handle is open for writing, or what was written is not recorded yet: the session needs the lease.
     pub(crate) fn is_writable(&self) -> bool {
         let state = self.core.state();
@@ -267,6 +274,9 @@ impl OpenFile {
             let mut state = self.core.state();
             if writable {
                 state.writable = state.writable.saturating_sub(1);
+            }
+            if writable && state.writable == 0 && std::mem::take(&mut state.created) {
+                self.core.fs.create_habit.left_empty();
             }
             writable && state.writable == 0 && state.lease
         };

@@ -24,6 +24,8 @@ pub(super) struct FileState {
     pub lease: bool,
     /// Handles open for writing.
     pub writable: u32,
+    /// It was made here and has not been written yet.
+    pub created: bool,
     /// When something was last written.
     pub written: Option<Instant>,
     /// The lease was taken again after a flush had given it back: flushes in mid-file are this writer's habit.
@@ -54,6 +56,7 @@ impl FileState {
             mtime_ns,
             lease: writable,
             writable: u32::from(writable),
+            created: false,
             written: None,
             rewritten: false,
             namespace_changed: true,

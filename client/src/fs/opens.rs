@@ -23,9 +23,11 @@ impl FileSystem {
         new: NewNode,
     ) -> Result<(FileStatus, Arc<OpenFile>), DfsError> {
         let fs = self.inner();
+        let lease = fs.create_habit.writes();
         let request = v1::MakeNodeRequest {
             session: fs.session().to_owned(),
-            allocate_block: true,
+            allocate_block: lease,
+            without_lease: !lease,
             ..self.make_node_request(caller, parent, name, new)
         };
         let registrations = fs.files.not_registering().await;
@@ -50,7 +52,9 @@ impl FileSystem {
         }
         handle.write = false;
         let located = LocatedBlocks { status: Some(status.clone()), blocks: Vec::new(), complete: true };
-        Ok((status, handle.opened(located, answer.block, true)))
+        let file = handle.opened(located, answer.block, true);
+        file.created(lease);
+        Ok((status, file))
     }
 
     /// Opens a file, always asking the namenode. Release the handle with [`OpenFile::release`].

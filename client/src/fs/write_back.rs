@@ -38,6 +38,9 @@ const TEND_INTERVAL_PRESSED: Duration = Duration::from_millis(20);
 impl FileCore {
     /// Takes a write: into the dirty buffer, and from there on if enough has come together. Room has been reserved.
     pub(super) fn take_write(self: &Arc<Self>, state: &mut FileState, offset: u64, data: Bytes) {
+        if std::mem::take(&mut state.created) {
+            self.fs.create_habit.written();
+        }
         let len = data.len() as u64;
         let before = state.write.dirty.bytes();
         state.write.dirty.insert(offset, data);

@@ -220,7 +220,7 @@ impl FileCore {
             self.streams.clear();
         }
         state.lease = true;
-        state.rewritten = true;
+        state.rewritten = state.written.is_some();
         state.recalled = false;
         Ok(())
     }

@@ -41,7 +41,7 @@ pub async fn make(
     let mut targets = Vec::new();
     if opens {
         context.sessions.touch(&context.soft, &request.session)?;
-        if request.allocate_block && kind == FileType::File {
+        if request.allocate_block && !request.without_lease && kind == FileType::File {
             targets = storages(&choose(context, writer, replication, block_size, &[], &[]));
         }
     }
@@ -53,7 +53,7 @@ pub async fn make(
         group: request.group,
         rdev: request.rdev,
         symlink: request.symlink.into(),
-        holder: request.session.clone(),
+        holder: if request.without_lease { String::new() } else { request.session.clone() },
         replication: u32::from(replication),
         block_size,
         targets,
