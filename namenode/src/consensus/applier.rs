@@ -54,6 +54,9 @@ pub struct Applier {
     dirty: Dirty,
 }
 
+/// Log index of a batch, the batch, and what became of its commands.
+type AppliedBatch<'a> = (u64, &'a Batch, Vec<Applied>);
+
 impl Applier {
     /// Applies to `store`, which stands at `position`; tells effects to `on_effects`.
     pub fn new(
@@ -72,10 +75,7 @@ impl Applier {
     }
 
     /// Applies entries in one transaction. Answers for each batch what became of its commands.
-    pub fn apply<'a>(
-        &mut self,
-        entries: &'a [Entry],
-    ) -> Result<Vec<(u64, &'a Batch, Vec<Applied>)>, ConsensusError> {
+    pub fn apply<'a>(&mut self, entries: &'a [Entry]) -> Result<Vec<AppliedBatch<'a>>, ConsensusError> {
         let txn = self.store.begin()?;
         let mut effects = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
