@@ -13,13 +13,13 @@ use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{FileStatus, LocatedBlock, LocatedBlocks};
 use dfs_proto::{ErrorKind, InodeId, RpcError};
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, oneshot};
 
 use super::file_system::FsInner;
 use super::open_file_state::FileState;
 use super::read_ahead::ReadStreams;
 use super::subject::Subject;
-use super::write_limits::Pipelines;
+use super::write_limits::{Pipelines, Reserved};
 use super::write_sync::SyncRound;
 use crate::DfsError;
 use crate::open_block::WriteTarget;
@@ -83,20 +83,20 @@ impl FileCore {
             self.state().take_failure()?;
             self.take_lease().await?;
             let part = data.len().min(MAX_WRITE_PART).min((self.fs.budget.total() / 2).max(1));
-            self.reserve(part).await;
+            let reserved = self.reserve(part).await;
             let _shape = self.shape.read().await;
             let mut state = self.state();
             let offset = next.unwrap_or(state.size);
             let end = offset.saturating_add(part as u64);
-            if !state.lease || end > MAX_FILE_BYTES {
-                self.fs.budget.give(part);
-                if end > MAX_FILE_BYTES {
-                    return Err(self.refused(ErrorKind::TooLarge));
-                }
-                // The lease was given back a moment ago.
+            if end > MAX_FILE_BYTES {
+                return Err(self.refused(ErrorKind::TooLarge));
+            }
+            if !state.lease {
+                // It was given back a moment ago.
                 continue;
             }
             let part = data.split_to(part);
+            reserved.used();
             if !part.is_empty() {
                 self.take_write(&mut state, offset, part);
             }
@@ -107,15 +107,32 @@ impl FileCore {
     }
 
     /// Takes room in the session's memory; if there is none, what is dirty here makes some.
-    async fn reserve(self: &Arc<Self>, bytes: usize) {
-        if self.fs.budget.try_take(bytes) {
-            return;
+    async fn reserve(self: &Arc<Self>, bytes: usize) -> Reserved<'_> {
+        let budget = &self.fs.budget;
+        if !budget.try_take(bytes) {
+            {
+                let _shape = self.shape.read().await;
+                self.write_back_all(&mut self.state(), false);
+            }
+            budget.take(bytes).await;
         }
-        {
-            let _shape = self.shape.read().await;
-            self.write_back_all(&mut self.state(), false);
-        }
-        self.fs.budget.take(bytes).await;
+        Reserved::new(budget, bytes)
+    }
+
+    /// Does something to its end, whether or not the caller waits for that: what was half done at the namenode would be
+    /// misunderstood here.
+    async fn to_the_end<W, F>(self: &Arc<Self>, work: W) -> Result<(), DfsError>
+    where
+        W: FnOnce(Arc<Self>) -> F,
+        F: Future<Output = Result<(), DfsError>> + Send + 'static,
+    {
+        let (done, outcome) = oneshot::channel();
+        let work = work(Arc::clone(self));
+        self.fs.spawn(async move {
+            // The caller may have given up waiting.
+            let _ = done.send(work.await);
+        });
+        outcome.await.unwrap_or_else(|_| Err(DfsError::WriterClosed { path: self.subject.clone() }))
     }
 
     pub(super) fn refused(&self, kind: ErrorKind) -> DfsError {
@@ -229,7 +246,7 @@ impl OpenFile {
 
     /// Every byte is acknowledged by all replicas and recorded at the namenode: the next open elsewhere sees it.
     pub async fn flush(&self) -> Result<(), DfsError> {
-        self.core.flush_handle().await
+        self.core.to_the_end(|core| async move { core.flush_handle().await }).await
     }
 
     /// Every byte is on disk on all replicas, the namespace's changes in the namenode's log (of `data_only`: what is needed to
@@ -240,17 +257,17 @@ impl OpenFile {
 
     /// Cuts the file, or lets it grow with a hole.
     pub async fn set_len(&self, size: u64) -> Result<(), DfsError> {
-        self.core.set_len(size).await
+        self.core.to_the_end(move |core| async move { core.set_len(size).await }).await
     }
 
     /// Makes a range zeros, keeping its space; the file grows unless `keep_size`.
     pub async fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<(), DfsError> {
-        self.core.zero(offset, len, keep_size).await
+        self.core.to_the_end(move |core| async move { core.zero(offset, len, keep_size).await }).await
     }
 
     /// Makes a range zeros that take no space; the size stays.
     pub async fn punch_hole(&self, offset: u64, len: u64) -> Result<(), DfsError> {
-        self.core.zero(offset, len, true).await
+        self.core.to_the_end(move |core| async move { core.zero(offset, len, true).await }).await
     }
 
     /// Makes room for a range; the file grows unless `keep_size`.
@@ -280,9 +297,16 @@ impl OpenFile {
             }
             writable && state.writable == 0 && state.lease
         };
-        let outcome = if close { self.core.close().await } else { Ok(()) };
-        self.core.fs.handle_gone(self.core.inode);
-        outcome
+        if !close {
+            self.core.fs.handle_gone(self.core.inode);
+            return Ok(());
+        }
+        let release = async |core: Arc<FileCore>| {
+            let outcome = core.close().await;
+            core.fs.handle_gone(core.inode);
+            outcome
+        };
+        self.core.to_the_end(release).await
     }
 }
 

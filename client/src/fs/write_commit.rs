@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs_proto::ErrorKind;
 use dfs_proto::v1::{CommitBlocksRequest, NodeRef, RecoverLeaseRequest, WrittenBlock};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::open_file::FileCore;
 use super::open_file_state::FileState;
@@ -18,6 +18,9 @@ use crate::DfsError;
 
 /// How long nothing must have been written before a lease that another client wants is given back.
 const RECALL_IDLE: Duration = Duration::from_secs(1);
+
+/// How long the writer of a block that is changing its stamp is given before it is asked again.
+const REBUILD_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often that is looked at.
 const RECALL_INTERVAL: Duration = Duration::from_millis(100);
@@ -146,9 +149,21 @@ impl FileCore {
     /// the lease is given back (`close`).
     pub(super) async fn commit(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
         let _turn = self.commit_turn.lock().await;
-        let Some(request) = self.commit_request(close) else { return Ok(()) };
-        let told = request.blocks.clone();
-        let status = self.fs.commit_blocks(self.inode, request).await?;
+        let gives_up = Instant::now() + self.fs.wait;
+        let (told, status) = loop {
+            let Some(request) = self.commit_request(close) else { return Ok(()) };
+            let told = request.blocks.clone();
+            match self.fs.commit_blocks(self.inode, request).await {
+                Ok(status) => break (told, status),
+                // A pipeline is being rebuilt: its writer will soon say under which stamp.
+                Err(error)
+                    if error.kind() == ErrorKind::StaleGenerationStamp && Instant::now() < gives_up =>
+                {
+                    sleep(REBUILD_INTERVAL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let mut state = self.state();
         for block in told {
             let (Some(block), finished) = (block.block, block.finished) else { continue };
@@ -241,9 +256,9 @@ impl FileCore {
         self.state().recalled = true;
         let quiet = |state: &FileState| !state.lease || state.writable == 0 || state.quiet_for(RECALL_IDLE);
         // Bounded by the asker, who waits for some seconds: one that asks again starts anew.
-        let gives_up = tokio::time::Instant::now() + self.fs.wait;
+        let gives_up = Instant::now() + self.fs.wait;
         while !quiet(&self.state()) {
-            if tokio::time::Instant::now() >= gives_up {
+            if Instant::now() >= gives_up {
                 return;
             }
             sleep(RECALL_INTERVAL).await;

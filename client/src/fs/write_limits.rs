@@ -69,6 +69,32 @@ impl Budget {
     }
 }
 
+/// Bytes taken, given back when this is dropped unless they were put to use.
+pub(super) struct Reserved<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl<'a> Reserved<'a> {
+    /// `bytes` have been taken.
+    pub(super) fn new(budget: &'a Budget, bytes: usize) -> Self {
+        Self { budget, bytes }
+    }
+
+    /// They are in use: whoever frees them gives them back.
+    pub(super) fn used(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.give(self.bytes);
+        }
+    }
+}
+
 /// Leave to have a pipeline.
 #[derive(Debug)]
 pub(crate) struct Pipelines {
