@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dfs_proto::checksum::{ChecksumMismatch, InvalidChecksum};
 use dfs_proto::data_transfer::TransferError;
 use dfs_proto::packet::PacketError;
+use dfs_proto::transfer::Status;
 use dfs_proto::{ErrorKind, RpcError};
 
 /// What can go wrong when using a cluster.
@@ -179,7 +180,7 @@ pub enum TransferFault {
         message: String,
     },
     /// A pipeline member reported a failure.
-    #[error("acknowledged with status {status}")]
+    #[error("{}", bad_ack(*status))]
     BadAck {
         /// Status of the data transfer protocol.
         status: i32,
@@ -224,6 +225,11 @@ impl TransferFault {
     pub(crate) fn is_corruption(&self) -> bool {
         matches!(self, Self::Checksum(_))
     }
+
+    /// The datanode's disks are full.
+    fn is_no_space(&self) -> bool {
+        matches!(self, Self::BadAck { status } | Self::Refused { status, .. } if *status == Status::ErrorNoSpace as i32)
+    }
 }
 
 impl DfsError {
@@ -238,6 +244,7 @@ impl DfsError {
             Self::VersionMismatch { .. } => ErrorKind::VersionMismatch,
             Self::Incomplete { .. } => ErrorKind::Internal,
             Self::BlockMissing { .. } | Self::FileChanged { .. } => ErrorKind::BlockMissing,
+            Self::PipelineFailed { last, .. } if last.fault.is_no_space() => ErrorKind::NoSpace,
             Self::PipelineFailed { .. } | Self::NotSynced { .. } => ErrorKind::Unavailable,
             Self::NoUsableDatanode { .. } => ErrorKind::NoUsableDatanode,
             Self::WriterClosed { .. } => ErrorKind::LeaseExpired,
@@ -267,6 +274,16 @@ fn refusal(subject: &str, error: &RpcError) -> String {
 fn not_a_namenode(address: &str, error: &RpcError) -> String {
     let text = format!("{address}: not a dfs namenode");
     if error.reason.is_empty() { text } else { format!("{text}: {}", error.reason) }
+}
+
+/// What a pipeline member's status says.
+fn bad_ack(status: i32) -> String {
+    match Status::try_from(status) {
+        Ok(Status::ErrorNoSpace) => "no space left on its disks".to_owned(),
+        Ok(Status::ErrorChecksum) => "data did not match its checksums when it arrived".to_owned(),
+        Ok(other) => format!("acknowledged with {}", other.as_str_name()),
+        Err(_) => format!("acknowledged with status {status}"),
+    }
 }
 
 fn last_fault(last: &Option<Box<ReplicaFault>>) -> String {

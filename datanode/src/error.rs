@@ -152,7 +152,7 @@ pub enum DatanodeError {
         length: u64,
     },
     /// No volume has room.
-    #[error("{id}: no volume has room for {needed} more bytes")]
+    #[error("{id}: no space left on the datanode's volumes ({needed} bytes and the reserve are needed)")]
     NoSpace {
         /// Block.
         id: BlockId,
@@ -338,8 +338,12 @@ impl DatanodeError {
             | Self::Address(_)
             | Self::Packet(_)
             | Self::ChecksumParameters(_) => Status::ErrorInvalid,
+            Self::NoSpace { .. } => Status::ErrorNoSpace,
+            Self::Disk { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Status::ErrorNoSpace,
+                _ => Status::Error,
+            },
             Self::Config { .. }
-            | Self::Disk { .. }
             | Self::VolumeInUse { .. }
             | Self::Version { .. }
             | Self::WrongCluster { .. }
@@ -355,7 +359,6 @@ impl DatanodeError {
             | Self::Transition(_)
             | Self::WriterBusy { .. }
             | Self::WriterStopped { .. }
-            | Self::NoSpace { .. }
             | Self::ChecksumDiffers { .. }
             | Self::Transfer(_)
             | Self::Peer { .. }

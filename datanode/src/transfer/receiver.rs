@@ -334,7 +334,7 @@ impl<'a> BlockReceiver<'a> {
         match (self.mode, seqno) {
             (Mode::Pipeline, Some(seqno)) => {
                 let status = match error.transfer_status() {
-                    Status::ErrorChecksum => Status::ErrorChecksum,
+                    told @ (Status::ErrorChecksum | Status::ErrorNoSpace) => told,
                     _ => Status::Error,
                 };
                 self.acks.add(seqno, status, &[]);
