@@ -41,6 +41,9 @@ pub enum Refusal {
     /// The node cannot be found by its number.
     #[error("stale handle")]
     Stale,
+    /// The file is being executed.
+    #[error("text file busy")]
+    Executed,
     /// The name is taken.
     #[error("file exists")]
     Exists,
@@ -61,6 +64,7 @@ impl Refusal {
             Self::NoAttribute => Errno::ENODATA,
             Self::BeyondEnd => Errno::ENXIO,
             Self::Stale => Errno::ESTALE,
+            Self::Executed => Errno::ETXTBSY,
             Self::Exists => Errno::EEXIST,
         }
     }

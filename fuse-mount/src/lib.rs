@@ -26,6 +26,7 @@ mod directory_page;
 mod directory_stream;
 mod errno;
 mod error;
+mod executed;
 mod filesystem;
 mod handles;
 mod held_locks;

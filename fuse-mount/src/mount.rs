@@ -2,7 +2,7 @@
 //!
 //! Kernel and cluster number nodes alike, but for the root of a mounted subdirectory: the kernel calls any root 1.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dfs_client::DfsError;
@@ -19,6 +19,7 @@ use crate::directory_cache::{DirectoryCache, Known};
 use crate::directory_page::{Entry, Page, just_before};
 use crate::directory_stream::DirectoryHandle;
 use crate::errno::Refusal;
+use crate::executed::Whereabouts;
 use crate::handles::{Handles, OpenHandle, Writers};
 use crate::held_locks::HeldLocks;
 use crate::options::Options;
@@ -57,6 +58,8 @@ pub struct Mount {
     pub background: Background,
     /// Figures of the whole cluster, kept for a moment.
     pub stats: tokio::sync::Mutex<Option<(dfs_client::ClusterStats, Instant)>>,
+    /// Where the mount is, once it is.
+    pub place: OnceLock<Whereabouts>,
     root: InodeId,
     ttl: Duration,
     identity: String,
@@ -89,6 +92,7 @@ impl Mount {
             locks: HeldLocks::default(),
             background: Background::default(),
             stats: tokio::sync::Mutex::default(),
+            place: OnceLock::new(),
             root: InodeId(root.inode),
             ttl: options.cache_ttl,
             identity,

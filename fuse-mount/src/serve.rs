@@ -17,10 +17,11 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::MountError;
+use crate::executed::Whereabouts;
 use crate::filesystem::DfsFilesystem;
 use crate::mount::Mount;
 use crate::options::Options;
-use crate::takeover::{self, Place};
+use crate::takeover::{self, Mounted, Place};
 
 /// Shortest time between two looks for cached entries that no longer count.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,8 +44,17 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> 
     }
     let session = Session::new(DfsFilesystem::new(mount.clone()), &mountpoint, &config(options))
         .map_err(|source| MountError::Mount { path: mountpoint.clone(), source })?;
-    if let Err(error) = read_ahead(&mountpoint) {
-        tracing::info!(%error, "the kernel's read-ahead stays as it is");
+    match takeover::mounted_at(&mountpoint) {
+        Ok(Some(mounted)) => {
+            if let Some(device) = mounted.device_number() {
+                // Set here only.
+                let _ = mount.place.set(Whereabouts { mountpoint: mountpoint.clone(), device });
+            }
+            if let Err(error) = read_ahead(&mounted) {
+                tracing::info!(%error, "the kernel's read-ahead stays as it is");
+            }
+        }
+        Ok(None) | Err(_) => tracing::warn!("the mount table does not show the mount"),
     }
     let ended = Arc::new(tokio::sync::Notify::new());
     runtime.spawn(sweep(mount.clone()));
@@ -150,8 +160,7 @@ fn config(options: &Options) -> Config {
 }
 
 /// Raises the kernel's read-ahead of the mount, which root may.
-fn read_ahead(mountpoint: &Path) -> io::Result<()> {
-    let mounted = takeover::mounted_at(mountpoint)?.ok_or(io::ErrorKind::NotFound)?;
+fn read_ahead(mounted: &Mounted) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mounted.device), READ_AHEAD_KIB.to_string())
 }
 

@@ -32,6 +32,14 @@ pub struct Mounted {
     pub source: OsString,
 }
 
+impl Mounted {
+    /// The device number as `stat` tells it.
+    pub fn device_number(&self) -> Option<u64> {
+        let (major, minor) = self.device.split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
 /// What is at a mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -155,7 +163,7 @@ mod tests {
     fn the_mount_table_is_understood() {
         let found = find(TABLE, Path::new("/mnt/a b")).unwrap();
         assert_eq!((found.device.as_str(), found.kind.as_str()), ("0:48", "fuse.dfs"));
-        assert_eq!(found.source, "127.0.0.1:9820/x");
+        assert_eq!((found.source.to_str(), found.device_number()), (Some("127.0.0.1:9820/x"), Some(48)));
         assert_eq!(find(TABLE, Path::new("/mnt/c")).unwrap().source, "nn1:1;nn2:2", "the last one is on top");
         assert_eq!(find(TABLE, Path::new("/mnt")), None);
         assert_eq!(find(b"\n12\n1 2 3\n", Path::new("/")), None);

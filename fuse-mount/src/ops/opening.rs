@@ -8,6 +8,7 @@ use fuser::{FileAttr, FileHandle, FopenFlags, INodeNo, LockOwner, ReplyCreate, R
 
 use crate::caller::{Asker, Who};
 use crate::errno::Refusal;
+use crate::executed;
 use crate::handles::OpenHandle;
 use crate::mount::Mount;
 use crate::ops::names::{GENERATION, Making, checked};
@@ -19,6 +20,8 @@ pub struct Opening {
     pub write: bool,
     /// Cut to length 0.
     pub truncate: bool,
+    /// Cut by an open for reading, which the kernel does not check for programs that run.
+    pub unchecked: bool,
     /// `O_EXCL`.
     pub exclusive: bool,
     /// Clear set-user-id and set-group-id.
@@ -31,6 +34,7 @@ impl Opening {
         Self {
             write: flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
             truncate: flags & libc::O_TRUNC != 0,
+            unchecked: flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
             kill_privileges,
         }
@@ -134,6 +138,9 @@ pub fn release(
 
 impl Mount {
     async fn open_file(&self, who: Who, inode: InodeId, opening: Opening) -> Result<Arc<OpenFile>, Refusal> {
+        if opening.unchecked && self.is_executed(inode).await {
+            return Err(Refusal::Executed);
+        }
         let options = OpenOptions { write: opening.write, truncate: opening.truncate };
         let mut asker = Asker::new(who, &self.owners);
         let file = loop {
@@ -149,6 +156,13 @@ impl Mount {
             self.attrs.overlay(inode, &file.status());
         }
         Ok(file)
+    }
+
+    async fn is_executed(&self, inode: InodeId) -> bool {
+        let Some(place) = self.place.get().cloned() else { return false };
+        let ino = self.ino(inode).0;
+        let look = tokio::task::spawn_blocking(move || executed::is_executed(&place, ino));
+        look.await.unwrap_or(false)
     }
 
     /// The handle of a file that was opened, and what the kernel is told about it.
