@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use dfs_client::fs::InodeId;
 
-use crate::directory_page::{Entry, Page};
+use crate::directory_page::{Entries, Entry, Page};
 
 /// Look-ups in one directory that miss before a whole page is fetched instead of one name: programs that touch a single file of a
 /// large directory shall not pay for a page (1.2 ms of the namenode).
@@ -105,13 +105,7 @@ impl DirectoryCache {
     }
 
     /// Up to `limit` entries after the name `after`, if a page knows them, and whether the directory ends with them.
-    pub fn after(
-        &self,
-        dir: InodeId,
-        after: &[u8],
-        limit: usize,
-        now: Instant,
-    ) -> Option<(Vec<(Box<[u8]>, Entry)>, bool)> {
+    pub fn after(&self, dir: InodeId, after: &[u8], limit: usize, now: Instant) -> Option<(Entries, bool)> {
         let inner = self.lock();
         let directory = inner.directories.get(&dir)?;
         let (_, page) = directory.pages.range::<[u8], _>((Unbounded, Included(after))).next_back()?;

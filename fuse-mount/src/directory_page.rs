@@ -19,6 +19,9 @@ pub struct Entry {
     pub kind: FileType,
 }
 
+/// Names in order, with what they stand for.
+pub type Entries = Vec<(Box<[u8]>, Entry)>;
+
 /// All names after a start, which who keeps the page knows, up to an end.
 #[derive(Debug)]
 pub struct Page {
@@ -32,7 +35,7 @@ pub struct Page {
 
 impl Page {
     /// A page with these entries, asked for at `fetched`.
-    pub fn new(entries: Vec<(Box<[u8]>, Entry)>, end: Option<Box<[u8]>>, fetched: Instant) -> Self {
+    pub fn new(entries: Entries, end: Option<Box<[u8]>>, fetched: Instant) -> Self {
         Self { entries: entries.into_iter().collect(), end, fetched }
     }
 

@@ -16,7 +16,7 @@ use crate::background::Background;
 use crate::caller::{Asker, Who};
 use crate::contents::Contents;
 use crate::directory_cache::{DirectoryCache, Known};
-use crate::directory_page::{Entry, Page, just_before};
+use crate::directory_page::{Entries, Entry, Page, just_before};
 use crate::directory_stream::DirectoryHandle;
 use crate::errno::Refusal;
 use crate::executed::Whereabouts;
@@ -180,12 +180,7 @@ impl Mount {
     }
 
     /// A page of entries of `dir` after the name `start`, which becomes known.
-    pub async fn page(
-        &self,
-        who: Who,
-        dir: InodeId,
-        start: &[u8],
-    ) -> Result<(Vec<(Box<[u8]>, Entry)>, bool), Refusal> {
+    pub async fn page(&self, who: Who, dir: InodeId, start: &[u8]) -> Result<(Entries, bool), Refusal> {
         let asked = Instant::now();
         let mut listing = UnderWay { mount: self, dir, listing: Some(self.directories.listing(dir)) };
         let mut asker = Asker::new(who, &self.owners);
@@ -195,7 +190,7 @@ impl Mount {
                 answer => break answer?,
             }
         };
-        let mut entries: Vec<(Box<[u8]>, Entry)> = Vec::with_capacity(statuses.len());
+        let mut entries: Entries = Vec::with_capacity(statuses.len());
         for status in &statuses {
             let node = self.learn(status, asked);
             let entry = Entry { inode: InodeId(status.inode), kind: node.attr.kind };

@@ -26,10 +26,10 @@ pub fn statfs(mount: &Arc<Mount>, who: Who, reply: ReplyStatfs) {
         if let Some((stats, since)) = known.as_ref()
             && since.elapsed() < KEEP
         {
-            return Ok(stats.clone());
+            return Ok(*stats);
         }
         let stats = shared.fs.stats().await?;
-        *known = Some((stats.clone(), Instant::now()));
+        *known = Some((stats, Instant::now()));
         Ok::<_, Refusal>(stats)
     };
     mount.answer(who, reply, work, give);
