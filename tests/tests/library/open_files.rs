@@ -259,6 +259,73 @@ fn a_file_being_written_survives_a_restart_of_all_datanodes() -> Result<()> {
 }
 
 #[test]
+fn what_nobody_flushes_is_written_back_and_its_blocks_are_ended() -> Result<()> {
+    run(async {
+        let small = 64 << 10;
+        let cluster = MiniCluster::builder().block_size(small).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, small).await?);
+        let (_, file) = create(&fs, "f").await?;
+        let mut bytes = vec![0; 40 * small as usize];
+        // More blocks than a file has pipelines at a time, each written in two places.
+        for round in 0..2u64 {
+            for index in 0..40u64 {
+                let offset = index * small + 1000 + round * 20_000;
+                let data = pattern(index + 100 * round, 0, 5_000);
+                bytes[offset as usize..][..5_000].copy_from_slice(&data);
+                file.write_at(offset, data.into()).await?;
+            }
+        }
+        bytes.truncate(39 * small as usize + 26_000);
+        wait_until("all blocks to be complete", PATIENCE, async || {
+            let blocks = cluster.blocks("/f").await?;
+            Ok(blocks.len() == 40 && blocks.iter().all(|block| !block.under_construction))
+        })
+        .await?;
+        ensure_same("here", &contents(&file).await?, &bytes)?;
+        file.release(true).await?;
+        ensure_same("elsewhere", &read_all(&client, "/f").await?, &bytes)?;
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn many_writers_share_little_memory() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(4 * BLOCK).start().await?;
+        let config = FileSystemConfig {
+            user: Some(SUPERUSER.to_owned()),
+            memory_bytes: 8 << 20,
+            ..FileSystemConfig::of_namenodes(&cluster.namenode_address())
+        };
+        let (client, fs) = (cluster.client().await?, FileSystem::connect(config).await?);
+        let writers = (0..6u64).map(|number| {
+            let fs = fs.clone();
+            async move {
+                let (_, file) = create(&fs, &format!("f{number}")).await?;
+                // In pages, every other one first: nothing of it makes up a packet for long.
+                let bytes = pattern(number, 0, 4 * BLOCK as usize);
+                for parity in [0, 1] {
+                    for (index, page) in
+                        bytes.chunks(4096).enumerate().filter(|(index, _)| index % 2 == parity)
+                    {
+                        file.write_at(index as u64 * 4096, Bytes::copy_from_slice(page)).await?;
+                    }
+                }
+                file.release(true).await?;
+                anyhow::Ok(bytes)
+            }
+        });
+        let written = futures::future::try_join_all(writers).await?;
+        for (number, bytes) in written.iter().enumerate() {
+            ensure_same("a file", &read_all(&client, &format!("/f{number}")).await?, bytes)?;
+        }
+        fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
 fn an_outage_of_all_datanodes_is_waited_out() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
