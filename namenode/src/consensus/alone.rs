@@ -10,7 +10,7 @@
 //!
 //! That saves a lone caller every change of threads; openraft with its tasks and the threads of log and state cost
 //! several. Proposals that are made at the same time share an entry, a transaction and a sync: the task that has the
-//! core takes whatever is queued. Files and records are those of [`super::member`], which takes over when there
+//! core takes whatever is queued. Files and records are those of `member`, which takes over when there
 //! are other namenodes; a new term begins with each start.
 //!
 //! Locking: `core` before `log`; `queue` and `wanted` are held for moments, with nothing locked inside. Tasks only

@@ -1,4 +1,6 @@
-//! Raft: the replicated log, the state it is applied to, and the transport between namenodes.
+//! The replicated log, the state it is applied to, and the transport between namenodes.
+//!
+//! A namenode that is alone keeps both without Raft (`alone`); one of several is a `member`:
 //!
 //! ```text
 //! propose -> batcher -> openraft -> log thread (write, one fdatasync for all that wait) --+
@@ -10,16 +12,17 @@
 //!
 //! * [`Consensus`] is what the rest of the namenode sees.
 //! * Formats, one module each: `record`, `segment`, `vote_file`, `state_store`.
-//! * Threads: `log_thread` (the only writer of log and vote), `log_reader`, `apply_thread` (the only
-//!   writer of the state), `snapshot` (two while one is under way).
+//! * Threads of a member: `log_thread` (the only writer of log and vote), `log_reader`, `apply_thread` (the only
+//!   writer of the state), `snapshot` (two while one is under way). Both roles apply with `applier`.
 //! * openraft's view: `log_store`, `state_machine`, `network`, `raft_service`, `raft_types`.
 //!
 //! Invariants:
 //!
-//! * An acknowledgement at the durable level comes after the entry is applied *and* on disk.
+//! * An acknowledgement at the durable level comes after the entry is applied *and* on disk; a relaxed one after it is
+//!   applied and written to the log file.
 //! * What is durable is always a prefix of the log; the state is never durable beyond it.
 //! * A failed write or sync is final: nothing is acknowledged after it (see [`Consensus::failed`]).
-//! * No async task waits for the disk; no lock is held across an await.
+//! * No async task waits for the disk (one of a node alone writes to the page cache); no lock is held across an await.
 //! * Every queue is bounded; when one is full, its senders wait, in the end the callers.
 
 mod acks;

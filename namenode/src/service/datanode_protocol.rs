@@ -25,6 +25,7 @@ const STORAGES_MAX: usize = 1_024;
 const DENSE_SPAN: u64 = 16;
 
 /// The service.
+#[derive(Clone)]
 pub struct DatanodeService {
     context: Arc<Context>,
 }
@@ -205,11 +206,17 @@ impl DatanodeProtocol for DatanodeService {
                 Some(first) if *first == report => {}
                 Some(_) => return answer(Err(invalid("block report", "slices of different reports"))),
             }
-            match self.report_slice(&slice, after) {
+            let last_slice = slice.last;
+            // A slice takes milliseconds, in which this thread has other connections to serve.
+            let service = self.clone();
+            let taken = tokio::task::spawn_blocking(move || service.report_slice(&slice, after)).await;
+            let failed =
+                |e: tokio::task::JoinError| RpcError::new(ErrorKind::Internal, "block report", e.to_string());
+            match taken.map_err(failed).flatten() {
                 Ok(last) => after = last.or(after),
                 Err(e) => return answer(Err(e)),
             }
-            if slice.last {
+            if last_slice {
                 return answer(Ok(BlockReportResponse {}));
             }
         }
@@ -222,16 +229,21 @@ impl DatanodeProtocol for DatanodeService {
     ) -> Answer<Empty> {
         let request = request.into_inner();
         let result = async {
-            let snapshot = self.context.snapshot()?;
+            let mut snapshot = None;
             let mut changes = Vec::with_capacity(request.changes.len());
             for change in request.changes {
                 let Some(block) = &change.block else {
                     return Err(invalid("replica change", "no block"));
                 };
                 let known = self.context.soft.blocks().knows(block.block_id());
-                let stored = match known {
-                    true => None,
-                    false => snapshot.block(block.block_id()).map_err(|e| rpc_error(&e))?,
+                let stored = if known {
+                    None
+                } else {
+                    let snapshot = match &snapshot {
+                        Some(snapshot) => snapshot,
+                        None => snapshot.insert(self.context.snapshot()?),
+                    };
+                    snapshot.block(block.block_id()).map_err(|e| rpc_error(&e))?
                 };
                 changes.push((change, stored));
             }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::context::{Context, seed};
 use super::read_path;
 use super::status::{rpc_error, wrong_reply};
-use super::write_path::{self, choose, choose_or_refuse, file, shape, storages};
+use super::write_path::{self, choose, choose_or_refuse, shape, storages};
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
 
@@ -181,17 +181,15 @@ pub async fn write_block(
     request: WriteBlockRequest,
     writer: Option<IpAddr>,
 ) -> Result<WriteBlockResponse, RpcError> {
-    let status = file(context, request.inode)?;
+    let snapshot = context.snapshot()?;
+    let node = NodeRef { base: request.inode, path: Default::default() };
+    let status = snapshot.stat(&Context::own_caller(), &node).map_err(|e| rpc_error(&e))?;
     let offset = request.index.saturating_mul(status.block_size);
-    let existing = context
-        .snapshot()?
-        .file_blocks(InodeId(request.inode), offset, 1, 1)
-        .map_err(|e| rpc_error(&e))?
-        .0
-        .pop();
-    let targets = match existing {
-        Some(_) => Vec::new(),
-        None => storages(&choose_or_refuse(context, writer, &status, &request.exclude)?),
+    let (existing, _) =
+        snapshot.file_blocks(InodeId(request.inode), offset, 1, 1).map_err(|e| rpc_error(&e))?;
+    let targets = match existing.is_empty() {
+        false => Vec::new(),
+        true => storages(&choose_or_refuse(context, writer, &status, &request.exclude)?),
     };
     let op =
         log::WriteBlockOp { inode: request.inode, holder: request.session, index: request.index, targets };
@@ -201,10 +199,22 @@ pub async fn write_block(
     };
     let spec = opened.block.ok_or_else(|| wrong_reply("write block"))?;
     let block = match opened.new_generation_stamp {
-        0 => context.located(spec),
+        0 => locate_new(context, spec, &request.exclude),
         _ => locate_for_writing(context, spec, &request.exclude)?,
     };
     Ok(WriteBlockResponse { block: Some(block), new_generation_stamp: opened.new_generation_stamp })
+}
+
+/// A block that nothing was written to. If it was allocated before, the writer may have found some of its datanodes bad.
+fn locate_new(context: &Context, spec: log::BlockSpec, exclude: &[String]) -> LocatedBlock {
+    let mut located = context.located(spec);
+    let accepted = |location: &ReplicaLocation| {
+        location.datanode.as_ref().is_some_and(|datanode| !exclude.contains(&datanode.uuid))
+    };
+    if located.locations.iter().any(accepted) {
+        located.locations.retain(accepted);
+    }
+    located
 }
 
 /// An existing block with the replicas that can be written to now, without those that the writer found bad.

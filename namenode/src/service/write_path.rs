@@ -205,7 +205,7 @@ pub async fn recover_lease(
 }
 
 /// A file by inode, as the namenode itself sees it.
-pub fn file(context: &Context, inode: u64) -> Result<FileStatus, RpcError> {
+fn file(context: &Context, inode: u64) -> Result<FileStatus, RpcError> {
     let caller = Context::own_caller();
     let node = NodeRef { base: inode, path: Default::default() };
     context.snapshot()?.stat(&caller, &node).map_err(|e| rpc_error(&e))
