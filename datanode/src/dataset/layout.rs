@@ -7,6 +7,7 @@
 //! rbw/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                   replicas being written from start to end
 //! random/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                replicas being written at any offset
 //! tmp/blk_<id>, blk_<id>_<stamp>.meta                           replicas being copied in; emptied at start
+//! journal/0, journal/1                                          redo journal (../journal/record.rs)
 //! orphaned/...                                                  files without their other half, kept for rescue
 //! ```
 //!

@@ -202,7 +202,8 @@ impl Dataset {
             open.volume.sub_used(have - length);
             // From here on a failure leaves a replica being written, under its new stamp, for recovery.
             state.replica = next;
-            if !asked.random || length < have {
+            // Of one that was written from start to end, the last checksum may be known better than from the file.
+            if !asked.random || length < have || before.0 == Home::Rbw {
                 files::cut(&open.volume, state.home, state.replica.block(), have, known_sum, length)?;
             }
             ReplicaWriter::open(self, open, state, checksum, 0, false)

@@ -58,14 +58,19 @@ impl Dataset {
         block: BlockRef,
         asked: Option<u64>,
     ) -> Result<(Checksum, Vec<u8>, u64), DatanodeError> {
-        let handle = self.open_read(block, 0)?;
-        let state = handle.overwritten.as_ref().map(|open| open.lock());
-        let length = asked.unwrap_or(u64::MAX).min(handle.length);
-        let prefix = handle.prefix(length)?;
-        let mut sums = Vec::new();
-        prefix.as_ref().unwrap_or(&handle).checksums(0, length, &mut sums)?;
-        drop(state);
-        Ok((handle.checksum, sums, length))
+        for _ in 0..MAX_REOPENINGS {
+            let handle = self.open_read(block, 0)?;
+            let state = handle.overwritten.as_ref().map(|open| open.lock());
+            if state.as_ref().is_some_and(|s| s.gone || s.replica.length() != handle.length) {
+                continue;
+            }
+            let length = asked.unwrap_or(u64::MAX).min(handle.length);
+            let prefix = handle.prefix(length)?;
+            let mut sums = Vec::new();
+            prefix.as_ref().unwrap_or(&handle).checksums(0, length, &mut sums)?;
+            return Ok((handle.checksum, sums, length));
+        }
+        Err(DatanodeError::WriterBusy { block })
     }
 }
 

@@ -268,3 +268,29 @@ fn records_of_a_deleted_replica_do_not_touch_a_later_one() {
     stop_machine(dir.path());
     assert!(content(&open(dir.path()), 12) == copied);
 }
+
+#[test]
+fn a_replica_with_torn_chunks_is_closed_by_a_recovery_only() {
+    for torn in [false, true] {
+        let mut random = Random::seeded();
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dataset = open(dir.path());
+        let data = random.bytes(LENGTH);
+        drop(create(&dataset, &data));
+        drop(dataset);
+        if torn {
+            let path = find(dir.path(), "blk_1");
+            let mut content = fs::read(&path).expect("read");
+            content[77_777] ^= 1;
+            fs::write(&path, content).expect("written");
+        }
+        stop_machine(dir.path());
+        let dataset = open(dir.path());
+        assert_eq!(content(&dataset, 10).len(), LENGTH);
+        assert_eq!(dataset.finalize_found(BLOCK, LENGTH as u64).is_err(), torn);
+        let id = GenerationStamp(20);
+        dataset.begin_recovery(BLOCK, id).expect("begins").expect("a replica");
+        dataset.finish_recovery(BLOCK, id, LENGTH as u64).expect("closed");
+        assert_eq!(content(&dataset, 20).len(), LENGTH);
+    }
+}
