@@ -352,6 +352,6 @@ async fn a_full_volume_refuses_blocks() {
     node.registered().await;
     let op = wire::write_op(Block::new(1, 1), Stage::PipelineSetupCreate, &[]);
     let (_, answer) = Pipeline::open(&wire::addrs(&[&node]), op);
-    assert_eq!(answer.status(), Status::Error);
-    assert!(answer.message().contains("no volume has room"), "{}", answer.message());
+    assert_eq!(answer.status(), Status::ErrorNoSpace);
+    assert!(answer.message().contains("no space left"), "{}", answer.message());
 }
