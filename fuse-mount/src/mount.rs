@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use dfs_client::DfsError;
 use dfs_client::fs::{FileStatus, FileSystem, InodeId};
-use fuser::{FileAttr, INodeNo};
+use fuser::{FileAttr, INodeNo, Notifier};
 use tokio::runtime::Handle;
 
 use crate::attr_cache::AttrCache;
@@ -58,6 +58,8 @@ pub struct Mount {
     pub background: Background,
     /// Figures of the whole cluster, kept for a moment.
     pub stats: tokio::sync::Mutex<Option<(dfs_client::ClusterStats, Instant)>>,
+    /// Tells the kernel what it should not believe any longer, once there is a mount.
+    pub notifier: OnceLock<Notifier>,
     /// Where the mount is, once it is.
     pub place: OnceLock<Whereabouts>,
     root: InodeId,
@@ -92,6 +94,7 @@ impl Mount {
             locks: HeldLocks::default(),
             background: Background::default(),
             stats: tokio::sync::Mutex::default(),
+            notifier: OnceLock::new(),
             place: OnceLock::new(),
             root: InodeId(root.inode),
             ttl: options.cache_ttl,
@@ -136,6 +139,22 @@ impl Mount {
         let node = self.node(status);
         self.attrs.changed(InodeId(status.inode), node.clone());
         node
+    }
+
+    /// A file was opened and this is what the cluster says about it, asked at `asked`: an open sees what others closed before. If the
+    /// kernel believes something else, it is told to ask again; otherwise it would read up to the old length.
+    pub fn learn_at_open(&self, status: &FileStatus, asked: Instant) {
+        let inode = InodeId(status.inode);
+        let believed = self.attrs.get(inode, Instant::now());
+        self.learn(status, asked);
+        let other =
+            believed.is_some_and(|(node, _)| node.change != status.change || node.attr.size != status.size);
+        if other && let Some(notifier) = self.notifier.get() {
+            // A negative offset stands for attributes without pages. A node that the kernel does not have is none to forget.
+            if let Err(error) = notifier.inval_inode(self.ino(inode), -1, 0) {
+                tracing::debug!(inode = inode.get(), %error, "the kernel keeps its attributes");
+            }
+        }
     }
 
     /// Attributes that are known now, with what is being written.

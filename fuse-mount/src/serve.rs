@@ -44,6 +44,8 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> 
     }
     let session = Session::new(DfsFilesystem::new(mount.clone()), &mountpoint, &config(options))
         .map_err(|source| MountError::Mount { path: mountpoint.clone(), source })?;
+    // Set here only.
+    let _ = mount.notifier.set(session.notifier());
     match takeover::mounted_at(&mountpoint) {
         Ok(Some(mounted)) => {
             if let Some(device) = mounted.device_number() {

@@ -1,6 +1,7 @@
 //! Opening, creating, flushing and closing files.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dfs_client::ErrorKind;
 use dfs_client::fs::{FileType as Kind, InodeId, OpenFile, OpenOptions};
@@ -142,6 +143,7 @@ impl Mount {
             return Err(Refusal::Executed);
         }
         let options = OpenOptions { write: opening.write, truncate: opening.truncate };
+        let asked = Instant::now();
         let mut asker = Asker::new(who, &self.owners);
         let file = loop {
             match self.fs.open(asker.caller(), inode, options).await {
@@ -149,6 +151,7 @@ impl Mount {
                 answer => break answer?,
             }
         };
+        self.learn_at_open(&file.status(), asked);
         if opening.truncate && opening.kill_privileges {
             self.kill_privileges(who, inode).await?;
         }
