@@ -3,14 +3,15 @@
 //! * [`cluster`]: `MiniCluster`, a real namenode and real datanodes in one process.
 //! * [`replica_files`]: the files of a replica on a datanode's volume, and how to damage them.
 //! * [`programs`]: the real programs in processes of their own, started by `dfs cluster start`.
+//! * [`mount`]: real mounts of such a cluster, and tests that cannot hang in them.
 //! * [`harness`]: runs a test with a deadline; [`wait`]: waits for a condition.
 //! * [`rng`], [`pattern`]: seeded choices and generated file content.
 //! * [`model`], [`workload`]: the reference model of a file tree, and random operations on both.
 //! * [`hostile`]: what a port must survive.
 //! * [`tree`]: real file trees on the local disk, and their comparison.
 //!
-//! The tests are in two test programs, so that linking stays cheap: `tests/library` (through the
-//! client library against a `MiniCluster`) and `tests/programs` (real programs).
+//! The tests are in three test programs, so that linking stays cheap: `tests/library` (through the
+//! client library against a `MiniCluster`), `tests/programs` (real programs) and `tests/mount` (a real mount).
 //!
 //! Invariants: no test sleeps for a fixed time, every test has a deadline, every random choice comes
 //! from a printed seed, and nothing outlives its test.
@@ -19,6 +20,7 @@ pub mod cluster;
 pub mod harness;
 pub mod hostile;
 pub mod model;
+pub mod mount;
 pub mod pattern;
 pub mod programs;
 pub mod replica_files;

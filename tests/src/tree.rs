@@ -123,11 +123,16 @@ fn registry_sources() -> Vec<PathBuf> {
 
 /// Makes a tree with nested and empty directories, empty files, odd names, odd modes and old times.
 pub fn generate(root: &Path, seed: u64) -> Result<()> {
+    generate_files(root, seed, GENERATED_FILES)
+}
+
+/// The same with `count` entries.
+pub fn generate_files(root: &Path, seed: u64, count: usize) -> Result<()> {
     let mut rng = Rng::new(seed);
     fs::create_dir_all(root)?;
     let mut directories = vec![root.to_owned()];
     let odd_names = ["with space", "äöü-ß", "a'quote", "semi;colon", "-dash", "trailing.", "star*"];
-    for number in 0..GENERATED_FILES {
+    for number in 0..count {
         let parent = rng.pick(&directories).clone();
         let name =
             if rng.chance(10) { format!("{} {number}", rng.pick(&odd_names)) } else { format!("f{number}") };

@@ -1,0 +1,223 @@
+//! Names and directories: large ones, listings while they change, rename flags, odd names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dfs_tests::mount::{errno, with_cluster, with_mount, with_mount_within};
+
+use crate::commands::shell;
+use crate::sys::rename;
+
+/// Entries of a large directory; `DFS_TEST_ENTRIES=100000` is the size that is promised, and takes minutes in an
+/// unoptimised build.
+const ENTRIES: usize = 20_000;
+
+/// Longest that a test with a large directory may take.
+const LONG: Duration = Duration::from_secs(900);
+
+fn entries() -> usize {
+    std::env::var("DFS_TEST_ENTRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(ENTRIES)
+}
+
+/// An open directory stream with its positions.
+struct Stream(*mut libc::DIR);
+
+impl Stream {
+    fn open(path: &Path) -> Result<Self> {
+        let name = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the name ends with NUL.
+        let stream = unsafe { libc::opendir(name.as_ptr()) };
+        ensure!(!stream.is_null(), "opendir: {}", std::io::Error::last_os_error());
+        Ok(Self(stream))
+    }
+
+    /// The next name.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        // SAFETY: the stream is open; the entry is valid until the next call on it and copied at once.
+        unsafe {
+            let entry = libc::readdir(self.0);
+            if entry.is_null() {
+                return None;
+            }
+            Some(std::ffi::CStr::from_ptr((*entry).d_name.as_ptr()).to_bytes().to_vec())
+        }
+    }
+
+    fn position(&mut self) -> i64 {
+        // SAFETY: the stream is open.
+        unsafe { libc::telldir(self.0) }
+    }
+
+    fn seek(&mut self, position: i64) {
+        // SAFETY: the stream is open, and the position came from it.
+        unsafe { libc::seekdir(self.0, position) }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: the stream is open and not used again.
+        unsafe { libc::closedir(self.0) };
+    }
+}
+
+/// Names without `.` and `..`; none may come twice.
+fn rest(stream: &mut Stream) -> Result<BTreeSet<Vec<u8>>> {
+    let mut names = BTreeSet::new();
+    while let Some(name) = stream.next() {
+        ensure!(names.insert(name.clone()), "{} is listed twice", String::from_utf8_lossy(&name));
+    }
+    names.remove(b".".as_slice());
+    names.remove(b"..".as_slice());
+    Ok(names)
+}
+
+#[test]
+fn a_large_directory_is_listed_once_each_also_while_it_changes() -> Result<()> {
+    with_mount_within(LONG, &[], |place| {
+        let count = entries();
+        let directory = place.root.join("large");
+        fs::create_dir(&directory)?;
+        let name = |number: usize| format!("file-{number:07}");
+        for number in 0..count {
+            fs::File::create(directory.join(name(number)))?;
+        }
+        let all = rest(&mut Stream::open(&directory)?)?;
+        ensure!(all.len() == count, "{} of {count} are listed", all.len());
+        let types = fs::read_dir(&directory)?.filter(|entry| {
+            entry.as_ref().is_ok_and(|entry| entry.file_type().is_ok_and(|file_type| file_type.is_file()))
+        });
+        ensure!(types.count() == count);
+
+        // While a listing is half done, what it has shown is removed, and others are made and removed: what was
+        // there all the time is still shown exactly once.
+        let mut stream = Stream::open(&directory)?;
+        let mut shown = BTreeSet::new();
+        while shown.len() < count / 2 {
+            let name = stream.next().context("the first half")?;
+            if !name.starts_with(b".") {
+                ensure!(shown.insert(name));
+            }
+        }
+        for name in shown.iter().take(count / 20) {
+            fs::remove_file(directory.join(OsStr::from_bytes(name)))?;
+        }
+        for number in 0..count / 20 {
+            fs::File::create(directory.join(format!("a-new-{number}")))?;
+            fs::File::create(directory.join(format!("z-new-{number}")))?;
+        }
+        let position = stream.position();
+        let second = rest(&mut stream)?;
+        ensure!(second.is_disjoint(&shown), "shown again: {:?}", second.intersection(&shown).next());
+        let missing = all.iter().find(|name| !shown.contains(*name) && !second.contains(*name));
+        ensure!(missing.is_none(), "never shown: {missing:?}");
+        // A position that was told before holds, and so does the beginning.
+        stream.seek(position);
+        let again: BTreeSet<_> = rest(&mut stream)?.intersection(&all).cloned().collect();
+        let before: BTreeSet<_> = second.intersection(&all).cloned().collect();
+        ensure!(again == before, "{} and {} after seekdir", again.len(), before.len());
+
+        shell(&place.root, "test $(ls -f large | sort -u | wc -l) -gt 1000; rm -r large; test ! -e large")
+            .map(|_| ())
+    })
+}
+
+#[test]
+fn rename_replaces_refuses_or_exchanges_as_asked() -> Result<()> {
+    with_mount(&[], |place| {
+        let at = |name: &str| place.root.join(name);
+        fs::write(at("a"), "a")?;
+        fs::write(at("b"), "b")?;
+        fs::create_dir(at("d"))?;
+        fs::write(at("d/in"), "in")?;
+        fs::create_dir(at("e"))?;
+        ensure!(errno(rename(&at("a"), &at("b"), libc::RENAME_NOREPLACE))? == libc::EEXIST);
+        ensure!(errno(rename(&at("a"), &at("c"), libc::RENAME_EXCHANGE))? == libc::ENOENT);
+        let (a, b) = (fs::metadata(at("a"))?.ino(), fs::metadata(at("b"))?.ino());
+        rename(&at("a"), &at("b"), libc::RENAME_EXCHANGE)?;
+        ensure!(fs::metadata(at("a"))?.ino() == b && fs::metadata(at("b"))?.ino() == a);
+        ensure!(fs::read(at("a"))? == b"b" && fs::read(at("b"))? == b"a");
+        // A file and a directory, across directories.
+        rename(&at("a"), &at("d"), libc::RENAME_EXCHANGE)?;
+        ensure!(fs::read(at("a/in"))? == b"in" && fs::read(at("d"))? == b"b");
+        rename(&at("a/in"), &at("e"), libc::RENAME_EXCHANGE)?;
+        ensure!(fs::metadata(at("a/in"))?.is_dir() && fs::read(at("e"))? == b"in");
+        // A directory and what is below it.
+        ensure!(errno(rename(&at("a"), &at("a/in"), libc::RENAME_EXCHANGE))? == libc::EINVAL);
+        ensure!(errno(rename(&at("a"), &at("a/in/x"), 0))? == libc::EINVAL);
+        ensure!(errno(rename(&at("b"), &at("a"), 0))? == libc::EISDIR);
+        ensure!(errno(rename(&at("a"), &at("b"), 0))? == libc::ENOTDIR);
+        fs::create_dir(at("empty"))?;
+        ensure!(errno(rename(&at("empty"), &at("a"), 0))? == libc::ENOTEMPTY);
+        rename(&at("a"), &at("empty"), 0)?;
+        ensure!(fs::metadata(at("empty/in"))?.is_dir() && !at("a").exists());
+        rename(&at("b"), &at("new"), libc::RENAME_NOREPLACE)?;
+        ensure!(fs::read(at("new"))? == b"a");
+        // Two names of one file: POSIX has rename do nothing.
+        fs::hard_link(at("new"), at("same"))?;
+        rename(&at("new"), &at("same"), 0)?;
+        ensure!(at("new").exists() && at("same").exists());
+        // Link counts of directories follow what moves in and out.
+        let links = fs::metadata(&place.root)?.nlink();
+        fs::create_dir(at("more"))?;
+        ensure!(fs::metadata(&place.root)?.nlink() == links + 1);
+        rename(&at("more"), &at("empty/more"), 0)?;
+        ensure!(fs::metadata(&place.root)?.nlink() == links);
+        Ok(())
+    })
+}
+
+#[test]
+fn names_are_any_bytes_of_up_to_255() -> Result<()> {
+    with_mount(&[], |place| {
+        let mut names: Vec<Vec<u8>> =
+            (1..=255u8).filter(|byte| *byte != b'/').map(|byte| vec![b'n', byte]).collect();
+        names.extend([vec![0xff, 0xfe], vec![b'x'; 255], "ä".repeat(127).into_bytes(), b"a\nb".to_vec()]);
+        let directory = place.root.join("names");
+        fs::create_dir(&directory)?;
+        let mut expected = BTreeMap::new();
+        for name in &names {
+            let path = directory.join(OsStr::from_bytes(name));
+            fs::write(&path, name)?;
+            ensure!(fs::read(&path)? == *name, "{name:?}");
+            expected.insert(name.clone(), fs::metadata(&path)?.ino());
+        }
+        let mut listed = BTreeMap::new();
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            listed.insert(entry.file_name().as_bytes().to_vec(), entry.metadata()?.ino());
+        }
+        ensure!(listed == expected);
+        let long = directory.join("x".repeat(256));
+        ensure!(errno(fs::write(&long, ""))? == libc::ENAMETOOLONG);
+        ensure!(errno(fs::create_dir(&long))? == libc::ENAMETOOLONG);
+        for name in &names {
+            fs::remove_file(directory.join(OsStr::from_bytes(name)))?;
+        }
+        fs::remove_dir(&directory)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn path_clients_list_names_that_are_not_utf8() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let mount = cluster.mount(&[])?;
+        fs::create_dir(mount.path("d"))?;
+        fs::write(mount.path("d").join(OsStr::from_bytes(b"b\xffd")), "odd")?;
+        fs::write(mount.path("d/good"), "good")?;
+        // The listing is whole; the name cannot be given back to the command, and no other name stands for it.
+        let listed = cluster.dfs(&["ls", "/d"])?.ok()?.text();
+        ensure!(listed.contains("/d/good"), "{listed}");
+        ensure!(listed.lines().filter(|line| line.contains("/d/")).count() == 2, "{listed}");
+        ensure!(cluster.dfs(&["rm", "-r", "/d"])?.ok()?.code == Some(0));
+        ensure!(!mount.path("d").exists());
+        Ok(())
+    })
+}

@@ -1,0 +1,157 @@
+//! flock and fcntl locks, within a mount and between two of them.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use dfs_tests::mount::{errno, wait_until, with_cluster, with_mount};
+use libc::{F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETLK, F_SETLKW, F_UNLCK, F_WRLCK};
+
+use crate::commands::command;
+use crate::sys::{flock, lock_in_the_way, record_lock};
+
+fn open(path: &Path) -> Result<File> {
+    Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
+}
+
+/// A process that holds an exclusive fcntl lock on bytes 10 to 19 of `name` until it is killed.
+struct Holder(Child);
+
+impl Holder {
+    fn start(directory: &Path, name: &str) -> Result<Self> {
+        let script = "import fcntl,sys,time\nf=open(sys.argv[1],'r+b')\nfcntl.lockf(f,fcntl.LOCK_EX,10,10)\n\
+                      open(sys.argv[1]+'.held','w').close()\nsys.stdin.read()";
+        let child = command("python3", directory).args(["-c", script, name]).stdin(Stdio::piped()).spawn()?;
+        let holder = Self(child);
+        wait_until("the other process holds the lock", || {
+            Ok(directory.join(format!("{name}.held")).exists())
+        })?;
+        Ok(holder)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until `lock` succeeds.
+fn wait_for_lock(mut lock: impl FnMut() -> std::io::Result<()>) -> Result<()> {
+    wait_until("the lock is free", || match lock() {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error.into()),
+    })
+}
+
+#[test]
+fn locks_of_a_mount_exclude_each_other() -> Result<()> {
+    with_mount(&[], |place| {
+        let path = place.root.join("f");
+        let (one, two) = (open(&path)?, open(&path)?);
+        flock(&one, libc::LOCK_SH | libc::LOCK_NB)?;
+        flock(&two, libc::LOCK_SH | libc::LOCK_NB)?;
+        ensure!(errno(flock(&two, libc::LOCK_EX | libc::LOCK_NB))? == libc::EWOULDBLOCK);
+        flock(&one, libc::LOCK_UN)?;
+        flock(&two, libc::LOCK_EX | libc::LOCK_NB)?;
+        ensure!(errno(flock(&one, libc::LOCK_SH | libc::LOCK_NB))? == libc::EWOULDBLOCK);
+        drop(two);
+        wait_for_lock(|| flock(&one, libc::LOCK_EX | libc::LOCK_NB))?;
+
+        // Ranges, owned by open files.
+        let two = open(&path)?;
+        record_lock(&one, F_OFD_SETLK, F_WRLCK, 0, 100)?;
+        record_lock(&two, F_OFD_SETLK, F_WRLCK, 100, 0)?;
+        ensure!(errno(record_lock(&two, F_OFD_SETLK, F_RDLCK, 50, 1))? == libc::EAGAIN);
+        record_lock(&one, F_OFD_SETLK, F_UNLCK, 40, 20)?;
+        record_lock(&two, F_OFD_SETLK, F_RDLCK, 50, 1)?;
+        ensure!(errno(record_lock(&two, F_OFD_SETLK, F_RDLCK, 39, 1))? == libc::EAGAIN);
+
+        // Ranges, owned by processes; a killed process holds none.
+        let third = open(&place.root.join("g"))?;
+        let holder = Holder::start(&place.root, "g")?;
+        ensure!(errno(record_lock(&third, F_SETLK, F_WRLCK, 0, 11))? == libc::EAGAIN);
+        record_lock(&third, F_SETLK, F_WRLCK, 0, 10)?;
+        let found = lock_in_the_way(&third, 0, 100)?.context("a lock")?;
+        ensure!(found == (F_WRLCK, holder.0.id() as i32), "{found:?}");
+        let waiting = open(&place.root.join("g"))?;
+        let waiter = std::thread::spawn(move || record_lock(&waiting, F_SETLKW, F_WRLCK, 10, 10));
+        drop(holder);
+        waiter.join().ok().context("the waiter")??;
+        Ok(())
+    })
+}
+
+#[test]
+fn locks_hold_between_mounts() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let (here, there) = (cluster.mount(&[])?, cluster.mount(&[])?);
+        let (one, two) = (open(&here.path("f"))?, open(&there.path("f"))?);
+        flock(&one, libc::LOCK_EX | libc::LOCK_NB)?;
+        ensure!(errno(flock(&two, libc::LOCK_SH | libc::LOCK_NB))? == libc::EWOULDBLOCK);
+        // A waiting one gets it when it is given back.
+        let waiting = two.try_clone()?;
+        let waiter = std::thread::spawn(move || flock(&waiting, libc::LOCK_EX));
+        flock(&one, libc::LOCK_UN)?;
+        waiter.join().ok().context("the waiter")??;
+        ensure!(errno(flock(&one, libc::LOCK_EX | libc::LOCK_NB))? == libc::EWOULDBLOCK);
+        flock(&two, libc::LOCK_UN)?;
+
+        record_lock(&one, F_SETLK, F_WRLCK, 0, 10)?;
+        ensure!(errno(record_lock(&two, F_SETLK, F_WRLCK, 9, 1))? == libc::EAGAIN);
+        record_lock(&two, F_SETLK, F_WRLCK, 10, 10)?;
+        ensure!(lock_in_the_way(&two, 0, 5)?.is_some_and(|(kind, _)| kind == F_WRLCK));
+        // Closing a file gives its locks back.
+        drop(one);
+        wait_for_lock(|| record_lock(&two, F_SETLK, F_WRLCK, 0, 10))
+    })
+}
+
+#[test]
+fn locks_survive_the_namenode_and_end_with_their_mount() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let (here, there) = (cluster.mount(&[])?, cluster.mount(&[])?);
+        let (one, two) = (open(&here.path("f"))?, open(&there.path("f"))?);
+        flock(&one, libc::LOCK_EX | libc::LOCK_NB)?;
+        record_lock(&one, F_OFD_SETLK, F_WRLCK, 0, 10)?;
+        cluster.kill_9(|name| name == "namenode")?;
+        cluster.start_again()?;
+        // The first mount claims them again before others get them.
+        let refused = flock(&two, libc::LOCK_EX | libc::LOCK_NB);
+        ensure!(errno(refused)? == libc::EWOULDBLOCK);
+        ensure!(errno(record_lock(&two, F_OFD_SETLK, F_WRLCK, 5, 1))? == libc::EAGAIN);
+
+        let waiting = two.try_clone()?;
+        let waiter = std::thread::spawn(move || record_lock(&waiting, F_OFD_SETLKW, F_WRLCK, 0, 10));
+        let killed = Instant::now();
+        here.kill_9()?;
+        waiter.join().ok().context("the waiter")??;
+        println!("the locks of a killed mount were free after {:?}", killed.elapsed());
+        wait_for_lock(|| flock(&two, libc::LOCK_EX | libc::LOCK_NB))
+    })
+}
+
+#[test]
+fn waiting_for_a_lock_can_be_interrupted() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let (here, there) = (cluster.mount(&[])?, cluster.mount(&[])?);
+        let one = open(&here.path("f"))?;
+        flock(&one, libc::LOCK_EX | libc::LOCK_NB)?;
+        let mut waiter = Command::new("flock").arg(there.path("f")).args(["-c", "true"]).spawn()?;
+        wait_until("the process waits for the lock", || {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", waiter.id()))?;
+            Ok(state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S') || rest.starts_with('D')))
+        })?;
+        waiter.kill()?;
+        wait_until("the killed process is gone", || Ok(waiter.try_wait()?.is_some()))?;
+        // Its request does not stand in the way of others.
+        flock(&one, libc::LOCK_UN)?;
+        let two = open(&there.path("f"))?;
+        wait_for_lock(|| flock(&two, libc::LOCK_EX | libc::LOCK_NB))
+    })
+}

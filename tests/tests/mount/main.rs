@@ -1,0 +1,19 @@
+//! Tests of a real mount of a real cluster: one module a subject. `fuse-mount/SEMANTICS.md` names the test of each promise.
+
+mod attributes;
+mod coherence;
+mod commands;
+mod content;
+mod crash;
+mod directories;
+mod fsx;
+mod holes;
+mod locks;
+mod memory;
+mod model;
+mod options;
+mod outages;
+mod pjdfstest;
+mod programs;
+mod sys;
+mod twin;
