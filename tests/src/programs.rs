@@ -36,10 +36,17 @@ const PORTS_PER_CLUSTER: u16 = 100;
 /// Port bases lie here: above the well-known ports, below the kernel's ephemeral ones.
 const PORT_BASES: std::ops::Range<u16> = 12_000..32_000;
 
+/// Names a directory with programs to test as they are, instead of those that would be built.
+const PROGRAMS_VARIABLE: &str = "DFS_TEST_PROGRAMS";
+
 /// Directory of the programs, built once.
 pub fn program_dir() -> Result<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))) {
+    let found = || match std::env::var_os(PROGRAMS_VARIABLE) {
+        Some(dir) => Ok(PathBuf::from(dir)),
+        None => build().map_err(|error| format!("{error:#}")),
+    };
+    match BUILT.get_or_init(found) {
         Ok(dir) => Ok(dir),
         Err(error) => bail!("the programs could not be built: {error}"),
     }
