@@ -13,7 +13,7 @@ use dfs_tests::workload::{read_all, write_file};
 use crate::sys::Mapping;
 
 /// Small blocks, so that little data has several.
-const SMALL_BLOCKS: [&str; 2] = ["--block-size", "65536"];
+const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 /// Longest that a second writer waits for a holder that is not idle, with time to spare on a loaded machine.
 const RECALL_LIMIT: Duration = Duration::from_secs(20);

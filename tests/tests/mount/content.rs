@@ -13,7 +13,7 @@ use crate::commands::shell;
 use crate::sys::Mapping;
 
 /// Small blocks, so that writes cross them.
-const SMALL_BLOCKS: [&str; 2] = ["--block-size", "65536"];
+const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 fn read_write(path: &std::path::Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)

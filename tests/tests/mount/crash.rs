@@ -10,7 +10,7 @@ use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::rng::{Rng, seed_of_run};
 
 /// Small blocks, so that little data has several.
-const SMALL_BLOCKS: [&str; 2] = ["--block-size", "65536"];
+const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 #[test]
 fn the_mount_point_of_a_killed_mount_is_taken_over() -> Result<()> {
@@ -26,10 +26,13 @@ fn the_mount_point_of_a_killed_mount_is_taken_over() -> Result<()> {
         // Closed files are no longer anybody's, and new ones can be made.
         OpenOptions::new().append(true).open(mount.path("f"))?.write_all(b" and more")?;
         ensure!(fs::read(mount.path("f"))? == b"content and more");
-        // A mount that works is not mounted over.
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let again = mount.mount();
-        ensure!(again.is_err(), "a second mount at the same place");
+        // A mount that works is left alone: it is what was asked for.
+        let (mounts, serving) = (fs::read_to_string("/proc/self/mounts")?, mount.pid()?);
+        mount.mount()?;
+        ensure!(mount.pid()? == serving);
+        ensure!(
+            cluster.dfs(&["mount", &mount.root().to_string_lossy(), "--subdir", "/other"])?.code == Some(1)
+        );
         ensure!(fs::read_to_string("/proc/self/mounts")?.lines().count() == mounts.lines().count());
         ensure!(fs::read(mount.path("f"))? == b"content and more");
         Ok(())

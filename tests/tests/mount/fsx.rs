@@ -103,7 +103,7 @@ fn run_seeds(
     configuration: Option<&str>,
     midway: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let (large, small) = (cluster.mount(&[])?, cluster.mount(&["--block-size", "65536"])?);
+    let (large, small) = (cluster.mount(&[])?, cluster.mount(&["-o", "block-size=65536"])?);
     let mut runs = Vec::new();
     for seed in SEEDS {
         let mount = if seed % 2 == 0 { &small } else { &large };

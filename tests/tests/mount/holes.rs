@@ -10,7 +10,7 @@ use dfs_tests::pattern::{ensure_same, pattern};
 use crate::sys::{STAT_BLOCK, fallocate, seek};
 
 /// Small blocks, so that ranges cross them.
-const SMALL_BLOCKS: [&str; 2] = ["--block-size", "65536"];
+const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 fn read_write(path: &std::path::Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)

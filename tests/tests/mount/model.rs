@@ -190,7 +190,7 @@ fn compare_mounted(root: &Path, model: &Model) -> Result<()> {
 fn a_mount_and_path_clients_behave_like_the_model() -> Result<()> {
     let seed = seed_of_run("a_mount_and_path_clients_behave_like_the_model");
     with_cluster_within(DEADLINE, &[], move |cluster| {
-        let mount = cluster.mount(&["--block-size", &BLOCK.to_string()])?;
+        let mount = cluster.mount(&["-o", &format!("block-size={BLOCK}")])?;
         let client = cluster.client()?;
         let (mut model, mut workload) = (Model::default(), Workload::new(seed, BLOCK, REPLICATION));
         let steps = std::env::var("DFS_TEST_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(STEPS);

@@ -17,7 +17,7 @@ use crate::commands::{command, shell};
 const A_WHILE: Duration = Duration::from_secs(2);
 
 /// Small blocks, so that writes need the namenode again and again.
-const SMALL_BLOCKS: [&str; 2] = ["--block-size", "65536"];
+const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 /// Does `work` on another thread.
 fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
@@ -109,7 +109,7 @@ fn work_goes_on_while_the_namenode_is_killed_again_and_again() -> Result<()> {
 #[test]
 fn reads_and_writes_wait_for_the_datanodes_and_go_on() -> Result<()> {
     with_cluster(&[], |cluster| {
-        let mount = cluster.mount(&["--block-size", "65536", "--memory", "32M"])?;
+        let mount = cluster.mount(&["-o", "block-size=65536", "--memory", "32M"])?;
         fs::write(mount.path("f"), pattern(1, 0, 500_000))?;
         let open = OpenOptions::new().read(true).write(true).create_new(true).open(mount.path("open"))?;
         open.write_all_at(&pattern(2, 0, 300_000), 0)?;
@@ -184,7 +184,7 @@ fn an_outage_that_lasts_ends_in_an_io_error() -> Result<()> {
 #[test]
 fn writers_do_not_notice_that_a_datanode_is_killed() -> Result<()> {
     with_cluster(&["--datanodes", "4"], |cluster| {
-        let mount = cluster.mount(&["--block-size", "1048576"])?;
+        let mount = cluster.mount(&["-o", "block-size=1048576"])?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(mount.path("f"))?;
         let mut expected = pattern(1, 0, 3 << 20);
         file.write_all_at(&expected, 0)?;

@@ -306,7 +306,7 @@ fn local_cannot(local: &io::Result<Vec<u8>>) -> bool {
 
 fn run(cluster: &Cluster, seed: u64, steps: usize, disturb: impl Fn(usize) -> Result<()>) -> Result<()> {
     let steps = std::env::var("DFS_TEST_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(steps);
-    let mount = cluster.mount(&["--block-size", &BLOCK.to_string(), "-o", "suid"])?;
+    let mount = cluster.mount(&["-o", &format!("suid,block-size={BLOCK}")])?;
     let directory = cluster.home().join("twin");
     fs::create_dir(&directory)?;
     let (mut mount, mut local) = (Side::new(mount.root().to_owned()), Side::new(directory));
