@@ -16,6 +16,9 @@ const CASES: usize = 398;
 /// then no file system can be made read-only.
 const REMOUNT_CASES: usize = 13;
 
+/// One more that is skipped: the C library knows the most links of a file for its own list of file systems only.
+const UNKNOWABLE_CASES: usize = 1;
+
 /// Longest run of the suite: naps and a few thousand changes, in an unoptimised build.
 const DEADLINE: Duration = Duration::from_secs(400);
 
@@ -97,7 +100,8 @@ fn every_case_of_pjdfstest_passes() -> Result<()> {
     with_mount_within(DEADLINE, &["-o", "allow_other"], move |place| {
         let counts = run_suite(&suite, place, false)?;
         ensure!(counts.failed == 0, "{counts:?}");
-        ensure!(counts.skipped == REMOUNT_CASES && counts.passed == CASES - REMOUNT_CASES, "{counts:?}");
+        let most = if on_a_directory() { REMOUNT_CASES } else { REMOUNT_CASES + UNKNOWABLE_CASES };
+        ensure!(counts.skipped == most && counts.passed == CASES - most, "{counts:?}");
         Ok(())
     })
 }

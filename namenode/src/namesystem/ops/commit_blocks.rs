@@ -50,9 +50,13 @@ pub(super) fn run(
     size::within_limit(&file, end)?;
     let unwritten = if op.close { unwritten(tables, &file, &fates)? } else { Vec::new() };
 
-    let changed = end != file.size
-        || op.mtime_ns.is_some_and(|ns| ns != file.mtime_ns)
-        || fates.iter().any(|(f, ..)| !matches!(f, Fate::Keep));
+    // A writer that tells its time of writing has written since then or not: finishing what was recorded before is no
+    // change, or the times of a file would move after its close.
+    let written = match op.mtime_ns {
+        Some(mtime_ns) => mtime_ns != file.mtime_ns,
+        None => fates.iter().any(|(fate, ..)| !matches!(fate, Fate::Keep)),
+    };
+    let changed = end != file.size || written;
     for (fate, before, block, storage_ids) in fates {
         match fate {
             Fate::Keep => {}
