@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, default_value_t = 128 << 20)]
     block_size: u64,
     /// Least block size in bytes that a file may ask for.
-    #[arg(long, default_value_t = 1 << 20)]
+    #[arg(long, default_value_t = 1 << 20, env = "DFS_MIN_BLOCK_SIZE")]
     min_block_size: u64,
     /// User whose permissions are never checked [default: the starting user].
     #[arg(long)]

@@ -218,6 +218,8 @@ impl LocalCluster {
             command.env_remove(variable);
         }
         command.env("DFS_NAMENODE", self.namenode_address());
+        // Files of little data may have several blocks.
+        command.env("DFS_MIN_BLOCK_SIZE", "4096");
         command
     }
 
