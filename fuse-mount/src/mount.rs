@@ -148,7 +148,7 @@ impl Mount {
         let believed = self.attrs.get(inode, Instant::now());
         self.learn(status, asked);
         let other =
-            believed.is_some_and(|(node, _)| node.change != status.change || node.attr.size != status.size);
+            believed.is_none_or(|(node, _)| node.change != status.change || node.attr.size != status.size);
         if other && let Some(notifier) = self.notifier.get() {
             // A negative offset stands for attributes without pages. A node that the kernel does not have is none to forget.
             if let Err(error) = notifier.inval_inode(self.ino(inode), -1, 0) {

@@ -196,7 +196,11 @@ impl OpenFile {
 
     /// Puts what this file knows better than the namenode (size, times) into an answer of the namenode.
     pub(crate) fn overlay(&self, status: &mut FileStatus) {
-        self.core.state().overlay(status);
+        let mut state = self.core.state();
+        if state.noticed(status) {
+            self.core.streams.clear();
+        }
+        state.overlay(status);
     }
 
     /// Attributes were set at the namenode, `status` is its answer: an explicit modification time must survive the flush of older

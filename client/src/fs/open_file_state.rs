@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use dfs_proto::ErrorKind;
 use dfs_proto::v1::{FileStatus, LocatedBlocks};
 
@@ -107,6 +108,24 @@ impl FileState {
         }
         self.status = status.clone();
         self.namespace_changed = true;
+    }
+
+    /// The namenode told of the file when it was asked for something else. True if others have changed the content since this was
+    /// last told: what is known of the blocks is forgotten, so that open readers see a file grow.
+    pub(super) fn noticed(&mut self, status: &FileStatus) -> bool {
+        let known = &self.status;
+        if self.lease || status.change <= known.change {
+            return false;
+        }
+        let changed = (status.size, status.mtime_ns) != (known.size, known.mtime_ns);
+        if changed {
+            self.table.clear();
+            self.size = status.size;
+            self.recorded_size = status.size;
+            self.mtime_ns = status.mtime_ns;
+        }
+        self.status = FileStatus { name: Bytes::new(), ..status.clone() };
+        changed
     }
 
     /// The size was set at the namenode.

@@ -16,7 +16,7 @@ use crate::sys::rename;
 
 /// Entries of a large directory; `DFS_TEST_ENTRIES=100000` is the size that is promised, and takes minutes in an
 /// unoptimised build.
-const ENTRIES: usize = 20_000;
+const ENTRIES: usize = 10_000;
 
 /// Longest that a test with a large directory may take.
 const LONG: Duration = Duration::from_secs(900);
