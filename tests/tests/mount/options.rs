@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
-use dfs_tests::mount::{Cluster, errno, is_mounted, serving, wait_until, with_cluster};
+use dfs_tests::mount::{Cluster, errno, is_mounted, with_cluster};
 
 use crate::commands::{command, finish, run};
 
@@ -26,55 +26,73 @@ fn cat_as_daemon(path: &Path) -> Result<Output> {
     Ok(cat.arg(path).output()?)
 }
 
-/// `dfs` for an ordinary user, in `directory`.
-fn public_dfs(cluster: &Cluster, directory: &Path) -> Result<Command> {
+/// Runs a script of root in a mount namespace of its own, with `DFS`, `NAMENODE` and a home directory of an ordinary user, in which it
+/// works. Mounts that the script makes are seen by nobody else and end with it.
+fn in_a_namespace(cluster: &Cluster, script: &str) -> Result<String> {
+    let dfs = cluster.public_program("dfs")?;
     // dfs starts its sibling.
-    cluster.public_program("dfs-fuse")?;
-    let mut dfs = command(cluster.public_program("dfs")?, directory);
-    dfs.env("DFS_NAMENODE", cluster.namenode_address());
-    Ok(dfs)
-}
-
-/// A directory of an ordinary user, below one that it can reach.
-fn daemons_directory() -> Result<tempfile::TempDir> {
-    let directory = tempfile::Builder::new().prefix("dfs-daemon-").tempdir()?;
-    chown(directory.path(), Some(DAEMON), Some(DAEMON))?;
-    Ok(directory)
+    let fuse = cluster.public_program("dfs-fuse")?;
+    let home = tempfile::Builder::new().prefix("dfs-daemon-").tempdir()?;
+    chown(home.path(), Some(DAEMON), Some(DAEMON))?;
+    let mut unshare = command("unshare", home.path());
+    unshare.args(["--mount", "--propagation", "private", "sh", "-euc", script]);
+    unshare.env("DFS", dfs).env("FUSE", fuse).env("DFS_NAMENODE", cluster.namenode_address());
+    let output = finish(&mut unshare)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
 fn an_ordinary_user_mounts_and_unmounts() -> Result<()> {
     with_cluster(&[], |cluster| {
         cluster.dfs(&["chmod", "777", "/"])?.ok()?;
-        let home = daemons_directory()?;
-        let point = home.path().join("mnt");
-        fs::create_dir(&point)?;
-        chown(&point, Some(DAEMON), Some(DAEMON))?;
-        let mount = cluster.adopt(point.clone(), &[]);
-        for unmount in ["dfs", "fusermount3"] {
-            let mut dfs = as_daemon(public_dfs(cluster, home.path())?);
-            finish(dfs.arg("mount").arg(&point))?;
-            ensure!(is_mounted(&point)?);
-            let mut shell = as_daemon(command("sh", home.path()));
-            let script = "echo mine > mnt/f; cat mnt/f; stat -c %U:%G mnt/f; rm mnt/f";
-            let said = finish(shell.args(["-euc", script]))?;
-            ensure!(said.stdout == b"mine\ndaemon:daemon\n", "{}", String::from_utf8_lossy(&said.stdout));
-            // Nobody else may look into it, not even root.
-            ensure!(errno(fs::read_dir(&point))? == libc::EACCES);
-            let mut unmount = if unmount == "dfs" {
-                let mut dfs = as_daemon(public_dfs(cluster, home.path())?);
-                dfs.arg("umount").arg(&point);
-                dfs
-            } else {
-                let mut fusermount = as_daemon(command(unmount, home.path()));
-                fusermount.arg("-u").arg(&point);
-                fusermount
-            };
-            finish(&mut unmount)?;
-            ensure!(!is_mounted(&point)?);
-            wait_until("the mount's process has ended", || Ok(serving(&point).is_empty()))?;
-        }
-        drop(mount);
+        // Machines let users open /dev/fuse; where only root may, this namespace does as they do.
+        let said = in_a_namespace(
+            cluster,
+            "mkdir dev mnt; chown 1:1 mnt; mount -t tmpfs none dev; mknod -m 666 dev/fuse c 10 229
+             mount --bind dev/fuse /dev/fuse
+             cat > user <<'END'
+             $DFS mount $PWD/mnt --log $PWD/log
+             grep -q $PWD/mnt /proc/mounts
+             echo mine > mnt/f; cat mnt/f; stat -c %U:%G mnt/f; rm mnt/f
+             touch $PWD/ready; until test -e $PWD/go; do sleep 0.1; done
+             $DFS umount $PWD/mnt
+             ! grep -q $PWD/mnt /proc/mounts
+             $DFS mount $PWD/mnt --log $PWD/log
+             fusermount3 -u $PWD/mnt
+             ! grep -q $PWD/mnt /proc/mounts
+END
+             setpriv --reuid=1 --regid=1 --clear-groups sh -eu user & user=$!
+             until test -e ready || ! kill -0 $user; do sleep 0.1; done
+             # Nobody else may look into it, not even root.
+             if test -e ready && ls mnt 2> /dev/null; then echo root sees it; fi
+             touch go; wait $user",
+        )?;
+        ensure!(said == "mine\ndaemon:daemon\n", "{said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_and_fstab_know_the_type() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        // mount(8) looks for helpers in /sbin; in this namespace ours is there.
+        let said = in_a_namespace(
+            cluster,
+            "mkdir tmp; mount -t tmpfs none tmp; mkdir tmp/old tmp/new mnt
+             sbin=$(readlink -f /sbin); mount --bind $sbin tmp/old
+             for program in tmp/old/*; do ln -s $PWD/$program tmp/new/; done
+             rm -f tmp/new/mount.fuse.dfs; ln -s $FUSE tmp/new/mount.fuse.dfs
+             mount --bind tmp/new $sbin
+             address=$DFS_NAMENODE; unset DFS_NAMENODE
+             mount -t fuse.dfs -o cache-ttl=0.5,log=$PWD/log $address mnt
+             echo one > mnt/f; cat mnt/f; stat -f -c %T mnt > /dev/null; umount mnt
+             echo \"$address $PWD/mnt fuse.dfs defaults,noauto,_netdev,ro,log=$PWD/log 0 0\" > fstab
+             mount -T fstab $PWD/mnt; cat mnt/f
+             if echo no > mnt/f; then echo it is written; fi 2> /dev/null
+             mount -o remount,rw $PWD/mnt; echo two > mnt/f; cat mnt/f
+             umount mnt",
+        )?;
+        ensure!(said == "one\none\ntwo\n", "{said}");
         Ok(())
     })
 }
