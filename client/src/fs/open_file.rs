@@ -29,7 +29,10 @@ use crate::open_block::WriteTarget;
 const MAX_WRITE_PART: usize = 4 << 20;
 
 /// Longest file: offsets are signed in most programs.
-pub(super) const MAX_FILE_BYTES: u64 = i64::MAX as u64;
+const MAX_FILE_BYTES: u64 = i64::MAX as u64;
+
+/// The namenode's limit of a file's blocks: a write behind them is refused at once, not when it is written back.
+const MAX_FILE_BLOCKS: u64 = 1 << 20;
 
 /// An open file. [`FileSystem::open`](super::FileSystem::open) and [`FileSystem::create`](super::FileSystem::create) count a handle up,
 /// [`Self::release`] counts it down.
@@ -88,7 +91,7 @@ impl FileCore {
             let mut state = self.state();
             let offset = next.unwrap_or(state.size);
             let end = offset.saturating_add(part as u64);
-            if end > MAX_FILE_BYTES {
+            if end > self.max_bytes() {
                 return Err(self.refused(ErrorKind::TooLarge));
             }
             if !state.lease {
@@ -104,6 +107,11 @@ impl FileCore {
             next = Some(end);
         }
         Ok(begin.unwrap_or(0))
+    }
+
+    /// Most bytes that this file can have.
+    pub(super) fn max_bytes(&self) -> u64 {
+        MAX_FILE_BYTES.min(MAX_FILE_BLOCKS.saturating_mul(self.block_size))
     }
 
     /// Takes room in the session's memory; if there is none, what is dirty here makes some.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use dfs_proto::ErrorKind;
 
-use super::open_file::{FileCore, MAX_FILE_BYTES};
+use super::open_file::FileCore;
 use super::open_file_state::FileState;
 use crate::DfsError;
 
 impl FileCore {
     /// Cuts the file, or lets it grow with a hole.
     pub(super) async fn set_len(self: &Arc<Self>, size: u64) -> Result<(), DfsError> {
-        if size > MAX_FILE_BYTES {
+        if size > self.max_bytes() {
             return Err(self.refused(ErrorKind::TooLarge));
         }
         loop {
@@ -105,7 +105,7 @@ impl FileCore {
     }
 
     fn checked_end(&self, offset: u64, len: u64) -> Result<u64, DfsError> {
-        match offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES) {
+        match offset.checked_add(len).filter(|end| *end <= self.max_bytes()) {
             Some(end) => Ok(end),
             None => Err(self.refused(ErrorKind::TooLarge)),
         }
