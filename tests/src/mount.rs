@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::programs::{Finished, Footprint, LocalCluster, finish};
-use crate::wait::{self, PATIENCE};
+use crate::wait::{PATIENCE, wait_until_blocking};
 
 /// Names a directory that tests of a single mount use in place of a mount.
 pub const DIRECTORY_VARIABLE: &str = "DFS_TEST_DIRECTORY";
@@ -146,10 +146,9 @@ fn lock(points: &Mutex<Vec<PathBuf>>) -> MutexGuard<'_, Vec<PathBuf>> {
     points.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condition` holds; see [`wait::wait_until`].
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let runtime = Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(wait::wait_until(what, PATIENCE, async || condition()))
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_until_blocking(what, PATIENCE, condition)
 }
 
 /// What a test of a single mount works on.

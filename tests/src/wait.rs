@@ -29,6 +29,22 @@ pub async fn wait_until(
     Ok(())
 }
 
+/// The same for code that blocks, on a thread that no runtime drives.
+pub fn wait_until_blocking(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = Instant::now() + deadline;
+    while !condition()? {
+        if Instant::now() >= end {
+            bail!("gave up after {deadline:?} waiting until {what}");
+        }
+        std::thread::park_timeout(POLL_EVERY);
+    }
+    Ok(())
+}
+
 /// Looks until `attempt` succeeds and answers what it gave. The last error tells why it never did.
 pub async fn wait_for<T>(
     what: &str,
