@@ -13,8 +13,10 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -165,6 +167,7 @@ pub struct Place {
 pub struct Cluster {
     local: LocalCluster,
     runtime: Runtime,
+    starter: Mutex<Starter>,
     /// Where programs lie that any user may run; made on demand.
     public_programs: Mutex<Option<TempDir>>,
     /// Mounts made so far, to name their mount points.
@@ -175,7 +178,8 @@ impl Cluster {
     fn start(options: &[&str]) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let local = runtime.block_on(LocalCluster::start(options))?;
-        Ok(Self { local, runtime, public_programs: Mutex::default(), mounts: Mutex::default() })
+        let starter = Mutex::new(Starter::new(&local)?);
+        Ok(Self { local, runtime, starter, public_programs: Mutex::default(), mounts: Mutex::default() })
     }
 
     /// Runs `future` to its end.
@@ -208,9 +212,11 @@ impl Cluster {
         self.block_on(self.local.kill_9(which))
     }
 
-    /// Starts the servers that do not run.
+    /// Starts the servers that do not run. The process that does it was made before the test had files open: a new one would
+    /// close its copies of them, which waits for the very servers that it is to start.
     pub fn start_again(&self) -> Result<()> {
-        self.block_on(self.local.start_again()).map(|_| ())
+        let mut starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
+        starter.start()
     }
 
     /// Data directory of datanode number `index`.
@@ -276,6 +282,49 @@ impl Cluster {
             }
         }
         text
+    }
+}
+
+/// A shell that starts the cluster's servers each time it gets a line.
+#[derive(Debug)]
+struct Starter {
+    shell: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Starter {
+    fn new(local: &LocalCluster) -> Result<Self> {
+        let mut shell = Command::new("sh");
+        let told = local.in_environment("sh");
+        for (name, value) in told.as_std().get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.current_dir(local.home()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        shell.args(["-c", "while read -r line; do said=$(\"$@\" 2>&1); echo $? $said; done", "sh"]);
+        shell.arg(crate::programs::program_dir()?.join("dfs")).args(local.start_arguments());
+        shell.arg("--dir").arg(local.dir());
+        let mut shell = shell.spawn()?;
+        let lines = BufReader::new(shell.stdout.take().context("the shell's output")?);
+        Ok(Self { shell, lines })
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.shell.stdin.as_mut().context("the shell's input")?.write_all(b"start\n")?;
+        let mut said = String::new();
+        self.lines.read_line(&mut said)?;
+        ensure!(said.starts_with("0 "), "dfs cluster start: {said}");
+        Ok(())
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
     }
 }
 

@@ -179,10 +179,15 @@ impl LocalCluster {
 
     /// Runs `dfs cluster start` and answers what it said.
     pub async fn start_again(&self) -> Result<Finished> {
-        let port_base = self.port_base.to_string();
-        let mut args = vec!["cluster", "start", "--port-base", &port_base];
-        args.extend(self.options.iter().map(String::as_str));
-        self.in_dir(&args).await?.ok().context("dfs cluster start")
+        let arguments = self.start_arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.in_dir(&arguments).await?.ok().context("dfs cluster start")
+    }
+
+    /// Arguments of `dfs` that start the cluster, but for `--dir`.
+    pub fn start_arguments(&self) -> Vec<String> {
+        let start = ["cluster", "start", "--port-base"].map(str::to_owned);
+        start.into_iter().chain([self.port_base.to_string()]).chain(self.options.iter().cloned()).collect()
     }
 
     /// Runs `dfs cluster VERB ..` with the cluster's `--dir`.
