@@ -1,7 +1,7 @@
 //! `dfs-fuse`: a cluster mounted like a local disk.
 //!
-//! The kernel sends its requests through `/dev/fuse`; [`filesystem`] hands them to the operations in [`ops`], which ask the cluster through
-//! [`dfs_client::fs`]. What is promised to programs is written in `SEMANTICS.md` beside this crate.
+//! The kernel sends its requests through `/dev/fuse`; `filesystem` hands them to the operations in `ops`, which ask the cluster through
+//! `dfs_client::fs`. What is promised to programs is written in `SEMANTICS.md` beside this crate.
 //!
 //! ```text
 //! kernel -> event loops (calls) -> operations -> caches -> dfs_client::fs -> namenode, datanodes

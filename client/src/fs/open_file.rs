@@ -179,7 +179,9 @@ impl OpenFile {
     /// One more handle was opened, with a fresh answer of the namenode.
     pub(crate) fn opened(&self, located: LocatedBlocks, writable: bool) {
         let mut state = self.core.state();
-        if state.adopt(located, self.core.block_size) {
+        // Another client may overwrite what was read ahead.
+        let unsettled = located.status.as_ref().is_some_and(|s| s.under_construction) && !state.lease;
+        if state.adopt(located, self.core.block_size) || unsettled {
             self.core.streams.clear();
         }
         if writable {

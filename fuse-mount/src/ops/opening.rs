@@ -171,7 +171,11 @@ impl Mount {
     /// The handle of a file that was opened, and what the kernel is told about it.
     fn handle(&self, inode: InodeId, file: Arc<OpenFile>, writer: bool) -> (FileHandle, FopenFlags) {
         let mut flags = FopenFlags::empty();
-        if self.contents.opened(inode, file.status().change) {
+        let status = file.status();
+        if status.under_construction && !writer && self.writers.status(inode).is_none() {
+            // Somebody else overwrites it, which its counter need not show before it is closed.
+            self.contents.forget(inode);
+        } else if self.contents.opened(inode, status.change) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         if writer {
