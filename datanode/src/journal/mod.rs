@@ -14,7 +14,7 @@
 //! - A failed write is never repeated: the journal fails for good, and its volume with it. Space is taken before anything is
 //!   written; a disk that is full refuses a commit, and nothing is lost.
 //!
-//! Bounds: two segments of [`SEGMENT_BYTES`], [`MAX_DIRTY`] replicas a segment, two buffers of [`STAGE_BYTES`].
+//! Bounds: two segments of `SEGMENT_BYTES`, `MAX_DIRTY` replicas a segment, two buffers of `STAGE_BYTES`.
 
 pub mod record;
 pub mod replay;
