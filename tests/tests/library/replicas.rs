@@ -33,6 +33,10 @@ async fn read_and_wait_for_replacement(
 ) -> Result<()> {
     wait_until("the bad replica is replaced", PATIENCE, async || {
         ensure_same("/f", &read_all(client, "/f").await?, bytes)?;
+        // A reader in sequence stays with the datanode that it began with; one that starts here chooses anew.
+        let mut middle = vec![0; BLOCK as usize];
+        let have = client.open("/f").await?.read_at(BLOCK, &mut middle).await?;
+        ensure_same("/f", &middle[..have], &bytes[BLOCK as usize..2 * BLOCK as usize])?;
         let located = cluster.blocks("/f").await?;
         if located[1].locations.len() != 3 || located[1].corrupt_replicas != 0 {
             return Ok(false);
