@@ -80,6 +80,8 @@ pub(super) struct BlockWriter {
     used: Instant,
     pub(super) exclusions: Exclusions,
     pub(super) restarts: u32,
+    /// When the first of these failed.
+    pub(super) restarting_since: Option<Instant>,
     /// Leave to have a pipeline.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
@@ -119,6 +121,7 @@ impl BlockWriter {
             used: Instant::now(),
             exclusions: Exclusions::default(),
             restarts: 0,
+            restarting_since: None,
             permit: None,
         }
     }
@@ -325,6 +328,7 @@ impl BlockWriter {
         block.block.length = block.block.length.max(packet.end());
         block.failures = 0;
         self.restarts = 0;
+        self.restarting_since = None;
         self.bytes_out -= packet.data.len();
         match id {
             Some(id) => self.file.acknowledged(self.index, id, block.block, packet.sync),

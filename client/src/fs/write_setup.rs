@@ -12,7 +12,7 @@ use crate::pipeline::{Pipeline, PipelineSetup};
 use crate::pipeline_watch::open_watched;
 use crate::{DfsError, TransferFault, datanode};
 
-/// Attempts to find a pipeline for a new block; each excludes one more datanode.
+/// Attempts to find a pipeline for a new block at once; each excludes one more datanode. Further ones take their time.
 const MAX_BLOCK_ATTEMPTS: u32 = 5;
 
 /// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
@@ -155,8 +155,14 @@ impl BlockWriter {
         self.target.abandon_block(block.block).await?;
         self.file.block_given_up(self.index);
         self.restarts += 1;
+        let since = *self.restarting_since.get_or_insert_with(Instant::now);
         if self.restarts >= MAX_BLOCK_ATTEMPTS {
-            return Err(self.given_up(&block, name, fault).await);
+            // Everybody who could be asked has failed: they are full, or this is an outage.
+            let error = self.given_up(&block, name, fault).await;
+            if error.kind() == ErrorKind::NoSpace || since.elapsed() >= self.file.fs.wait {
+                return Err(error);
+            }
+            tokio::time::sleep(NO_DATANODE_DELAY).await;
         }
         self.take_back_last();
         self.queue_last();

@@ -29,8 +29,9 @@ fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiv
     outcome
 }
 
-fn still_waits<T>(outcome: &Receiver<T>) -> Result<()> {
-    ensure!(matches!(outcome.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout)), "it did not wait");
+fn still_waits<T: std::fmt::Debug>(outcome: &Receiver<T>) -> Result<()> {
+    let early = outcome.recv_timeout(A_WHILE);
+    ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "it did not wait: {early:?}");
     Ok(())
 }
 
