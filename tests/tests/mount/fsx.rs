@@ -14,6 +14,10 @@ use crate::commands::{command, tail, tool};
 /// Operations of a seed.
 const OPERATIONS: usize = 20_000;
 
+/// Operations of a seed when a datanode is killed in the middle; fewer, because an unoptimised build needs minutes for each
+/// run of all seeds. `DFS_TEST_FSX_OPERATIONS=20000` runs as many as without.
+const OPERATIONS_WITH_KILL: usize = 5_000;
+
 /// Seeds; they run at the same time, on files of their own.
 const SEEDS: [u64; 5] = [1, 2, 3, 4, 5];
 
@@ -49,6 +53,7 @@ struct Run {
     seed: u64,
     child: Child,
     log: PathBuf,
+    operations: usize,
 }
 
 impl Run {
@@ -58,11 +63,12 @@ impl Run {
         scratch: &Path,
         seed: u64,
         configuration: Option<&str>,
+        operations: usize,
     ) -> Result<Self> {
         let log = scratch.join(format!("fsx-{seed}.out"));
         let mut command = command(fsx, scratch);
         // At this level it prints a line an operation, which tells how far it is.
-        command.args(["-v", "-v", "-N", &OPERATIONS.to_string(), "-S", &seed.to_string()]);
+        command.args(["-v", "-v", "-N", &operations.to_string(), "-S", &seed.to_string()]);
         command.arg("-P").arg(scratch);
         if let Some(configuration) = configuration {
             let path = scratch.join("fsx.toml");
@@ -72,7 +78,7 @@ impl Run {
         command.arg(mount.path(format!("fsx-{seed}")));
         let output = File::create(&log)?;
         command.stdout(Stdio::from(output.try_clone()?)).stderr(Stdio::from(output));
-        Ok(Self { seed, child: command.spawn().context("fsx")?, log })
+        Ok(Self { seed, child: command.spawn().context("fsx")?, log, operations })
     }
 
     /// Operations done so far, about: a line each.
@@ -83,7 +89,7 @@ impl Run {
     fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
         ensure!(status.success(), "seed {}: {status}\n{}", self.seed, tail(&fs::read(&self.log)?));
-        println!("fsx: seed {}: {} operations done", self.seed, OPERATIONS);
+        println!("fsx: seed {}: {} operations done", self.seed, self.operations);
         Ok(())
     }
 }
@@ -101,18 +107,19 @@ fn run_seeds(
     cluster: &Cluster,
     fsx: &Path,
     configuration: Option<&str>,
+    operations: usize,
     midway: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (large, small) = (cluster.mount(&[])?, cluster.mount(&["-o", "block-size=65536"])?);
     let mut runs = Vec::new();
     for seed in SEEDS {
         let mount = if seed % 2 == 0 { &small } else { &large };
-        runs.push(Run::start(fsx, mount, cluster.home(), seed, configuration)?);
+        runs.push(Run::start(fsx, mount, cluster.home(), seed, configuration, operations)?);
     }
     for run in &mut runs {
         loop {
             let half = wait_until("half of the operations are done", || {
-                Ok(run.progress()? >= OPERATIONS / 2 || run.child.try_wait()?.is_some())
+                Ok(run.progress()? >= operations / 2 || run.child.try_wait()?.is_some())
             });
             // Slow machines get more than one wait's patience, as long as it goes on.
             match half {
@@ -125,23 +132,30 @@ fn run_seeds(
     runs.into_iter().try_for_each(Run::finish)
 }
 
+fn operations_with_kill() -> usize {
+    let asked = std::env::var("DFS_TEST_FSX_OPERATIONS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(OPERATIONS_WITH_KILL)
+}
+
 #[test]
 fn default_operations_give_what_they_must() -> Result<()> {
     let Some(fsx) = tool("fsx")? else { return Ok(()) };
-    with_cluster_within(DEADLINE, &[], move |cluster| run_seeds(cluster, &fsx, None, || Ok(())))
+    with_cluster_within(DEADLINE, &[], move |cluster| run_seeds(cluster, &fsx, None, OPERATIONS, || Ok(())))
 }
 
 #[test]
 fn all_operations_give_what_they_must() -> Result<()> {
     let Some(fsx) = tool("fsx")? else { return Ok(()) };
-    with_cluster_within(DEADLINE, &[], move |cluster| run_seeds(cluster, &fsx, Some(EVERYTHING), || Ok(())))
+    with_cluster_within(DEADLINE, &[], move |cluster| {
+        run_seeds(cluster, &fsx, Some(EVERYTHING), OPERATIONS, || Ok(()))
+    })
 }
 
 #[test]
 fn default_operations_do_not_notice_a_killed_datanode() -> Result<()> {
     let Some(fsx) = tool("fsx")? else { return Ok(()) };
     with_cluster_within(DEADLINE, &[], move |cluster| {
-        run_seeds(cluster, &fsx, None, || cluster.kill_9(|name| name == "datanode-1"))
+        run_seeds(cluster, &fsx, None, operations_with_kill(), || cluster.kill_9(|name| name == "datanode-1"))
     })
 }
 
@@ -149,6 +163,8 @@ fn default_operations_do_not_notice_a_killed_datanode() -> Result<()> {
 fn all_operations_do_not_notice_a_killed_datanode() -> Result<()> {
     let Some(fsx) = tool("fsx")? else { return Ok(()) };
     with_cluster_within(DEADLINE, &[], move |cluster| {
-        run_seeds(cluster, &fsx, Some(EVERYTHING), || cluster.kill_9(|name| name == "datanode-1"))
+        run_seeds(cluster, &fsx, Some(EVERYTHING), operations_with_kill(), || {
+            cluster.kill_9(|name| name == "datanode-1")
+        })
     })
 }
