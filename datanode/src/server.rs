@@ -43,6 +43,10 @@ const SYNC_QUEUE: usize = 1024;
 const COPY_QUEUE: usize = 256;
 /// Deletions waiting at most; what does not fit is ordered again after the next report.
 const DELETE_QUEUE: usize = 65_536;
+/// How long a port may stay taken by a predecessor that was killed.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two attempts to have it.
+const PORT_INTERVAL: Duration = Duration::from_millis(20);
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 /// gRPC connections are asked for a sign of life this often, so that dead ones do not pile up.
@@ -86,9 +90,9 @@ impl Datanode {
             .map_err(|_| DatanodeError::Stopping)??;
         let dataset = Arc::new(dataset);
 
-        let xfer = listen(config.bind, config.xfer_port)?;
-        let ipc = listen(config.bind, config.ipc_port)?;
-        let http = listen(config.bind, config.http_port)?;
+        let xfer = listen(config.bind, config.xfer_port).await?;
+        let ipc = listen(config.bind, config.ipc_port).await?;
+        let http = listen(config.bind, config.http_port).await?;
         let (ipc_addr, http_addr) = (ipc.local_addr()?, http.local_addr()?);
         let info = DatanodeInfo {
             uuid: dataset.uuid().to_owned(),
@@ -254,16 +258,26 @@ fn start_local(shared: &Arc<Shared>) -> Option<LocalServer> {
     }
 }
 
-fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, DatanodeError> {
+/// Listens; waits a moment for a predecessor that was killed to be gone.
+async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, DatanodeError> {
     let addr = SocketAddr::new(ip, port);
-    let open = || {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    let open = || -> std::io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    open().map_err(|source| DatanodeError::Bind { addr, source })
+    loop {
+        match open() {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(PORT_INTERVAL).await;
+            }
+            Err(source) => return Err(DatanodeError::Bind { addr, source }),
+        }
+    }
 }
 
 fn to_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, DatanodeError> {

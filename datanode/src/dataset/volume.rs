@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use dfs_proto::{BlockId, v1};
 use nix::errno::Errno;
@@ -20,6 +21,12 @@ use crate::error::{DatanodeError, disk};
 
 /// Name of the lock file.
 const LOCK_FILE: &str = "in_use.lock";
+
+/// How long a predecessor that was killed may take to be gone: the kernel ends its disk writes first.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two attempts to lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Default reserve: at most this much,
 const RESERVE_MAX_BYTES: u64 = 1 << 30;
@@ -71,11 +78,7 @@ impl Volume {
             .truncate(false)
             .open(&lock_path)
             .map_err(disk(&lock_path))?;
-        let lock =
-            Flock::lock(lock_file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => DatanodeError::VolumeInUse { path: lock_path.clone() },
-                other => DatanodeError::Disk { path: lock_path.clone(), source: other.into() },
-            })?;
+        let lock = lock_exclusively(lock_file, &lock_path)?;
         let identity = VersionFile::read(dir)?;
         for name in [layout::FINALIZED, layout::RBW, layout::RANDOM, layout::TMP] {
             let path = dir.join(name);
@@ -207,6 +210,24 @@ fn file_system_space(dir: &Path) -> Result<(u64, u64), DatanodeError> {
     let stat = statvfs(dir).map_err(|e| disk(dir)(e.into()))?;
     let unit = stat.fragment_size();
     Ok((stat.blocks().saturating_mul(unit), stat.blocks_available().saturating_mul(unit)))
+}
+
+/// Locks a volume for this process.
+fn lock_exclusively(mut file: File, path: &Path) -> Result<Flock<File>, DatanodeError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = unlocked;
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => return Err(DatanodeError::VolumeInUse { path: path.to_owned() }),
+            Err((_, other)) => {
+                return Err(DatanodeError::Disk { path: path.to_owned(), source: other.into() });
+            }
+        }
+    }
 }
 
 #[cfg(test)]
