@@ -13,6 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,6 +24,31 @@ const LOG_ROTATE_BYTES: u64 = 16 << 20;
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 /// Lines quoted when a process dies.
 const LOG_TAIL_LINES: usize = 15;
+
+/// How long a killed process may take to be gone: the kernel ends its disk writes first.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two looks at it.
+const ENDING_INTERVAL: Duration = Duration::from_millis(10);
+/// SIGKILL in the masks of `/proc/PID/status`.
+const SIGKILL_BIT: u64 = 1 << (Signal::SIGKILL as u64 - 1);
+/// Kernel's flag of a process that is being taken down, in field 9 of `/proc/PID/stat`.
+const PF_EXITING: u64 = 4;
+
+/// Whether a process has been killed and only waits for the kernel to take it down.
+fn is_ending(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    if masks.fold(0, |all, mask| all | mask) & SIGKILL_BIT != 0 {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Fields from the third on follow the program's name in parentheses.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
 
 /// A server of the cluster, running or not.
 #[derive(Clone, Debug)]
@@ -58,10 +84,18 @@ impl Member {
         self.dir.join("run").join(format!("{}.pid", self.name))
     }
 
-    /// The running process, if there is one.
+    /// The running process, if there is one. One that was killed a moment ago is waited for until it is gone.
     pub fn running(&self) -> Option<Identity> {
         let bytes = std::fs::read(self.pid_file()).ok()?;
-        Identity::decode(&bytes).filter(Identity::is_alive)
+        let identity = Identity::decode(&bytes)?;
+        let deadline = Instant::now() + ENDING_PATIENCE;
+        while identity.is_alive() {
+            if !is_ending(identity.pid) || Instant::now() >= deadline {
+                return Some(identity);
+            }
+            std::thread::sleep(ENDING_INTERVAL);
+        }
+        None
     }
 
     /// Forgets a process that has ended.
