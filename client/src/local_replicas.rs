@@ -67,7 +67,7 @@ struct State {
 
 impl LocalReplicas {
     /// The replica of `block` if it is kept here already.
-    pub(crate) fn kept(&self, block: &Block) -> Option<Arc<LocalReplica>> {
+    fn kept(&self, block: &Block) -> Option<Arc<LocalReplica>> {
         let mut state = self.lock();
         state.clock += 1;
         let now = state.clock;

@@ -242,12 +242,6 @@ impl OpenFile {
         self.core.read(offset, len).await
     }
 
-    /// What [`Self::read_at`] answers, if it can be had at once from the files of a replica on this machine. Blocks the thread while the
-    /// disk works.
-    pub fn try_read_local(&self, offset: u64, len: usize) -> Option<Bytes> {
-        self.core.try_read_local(offset, len)
-    }
-
     /// Writes at `offset`. Bytes are with the library; a failed write-back is answered here, at flush and at sync.
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), DfsError> {
         self.core.write(Some(offset), data).await.map(drop)

@@ -26,15 +26,6 @@ struct Settled {
 }
 
 impl FileCore {
-    /// Reads a range if nothing newer lies over it, one block has all of it, and the files of a replica were lately used. Blocks
-    /// the thread while the disk works, and waits for nothing else.
-    pub(super) fn try_read_local(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let settled = self.settled(offset, len)?;
-        let replica = self.fs.client.local.kept(&settled.block)?;
-        let read = read(&replica, &settled.block, &settled.range, &self.fs.local_buffers);
-        self.local_outcome(&settled.block, read)
-    }
-
     /// Reads a range if one settled block has all of it and a replica is on this machine.
     pub(super) async fn read_local(&self, range: &Range<u64>) -> Option<Bytes> {
         let settled = self.settled(range.start, (range.end - range.start) as usize)?;
