@@ -8,14 +8,8 @@
 //! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
 //! at least one member, so the rounds end.
 
-use std::time::Instant;
-
-use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
-use dfs_proto::v1::ReplicaLocation;
-
 use crate::open_block::OpenBlock;
-use crate::pipeline::{Pipeline, PipelineSetup, transfer};
-use crate::pipeline_watch::{open_watched, silent_members};
+use crate::pipeline::Pipeline;
 use crate::streamer::Streamer;
 use crate::{DfsError, TransferFault, datanode};
 
@@ -72,14 +66,7 @@ impl Streamer {
             }
         }
         let block = self.block.as_ref()?;
-        if matches!(fault, TransferFault::Timeout) {
-            let silent = silent_members(&self.target.client, block.block, &block.members).await;
-            if !silent.is_empty() {
-                return Some(silent);
-            }
-        }
-        // The member we talk to.
-        Some(vec![0])
+        Some(self.target.suspects(block, fault).await)
     }
 
     /// Sets up a pipeline of the members that are left, under a new stamp.
@@ -91,99 +78,39 @@ impl Streamer {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         let closing = matches!(self.queue.unsent.make_contiguous(), [only] if only.last);
         for _ in 0..MAX_ROUNDS {
-            let name = self.remove_members(&mut block, &bad);
+            let name = block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
                 return Err(self.target.pipeline_failed(&block, name, fault));
             }
             if !closing && self.needs_member(&block) {
-                self.add_member(&mut block).await?;
+                self.target.add_members(&mut block, &mut self.exclusions).await?;
             }
-            let stamp = self.target.new_stamp(block.block).await?;
-            let stage = if closing {
-                BlockConstructionStage::PipelineCloseRecovery
-            } else if block.established {
-                BlockConstructionStage::PipelineSetupStreamingRecovery
-            } else {
-                BlockConstructionStage::PipelineSetupAppendRecovery
-            };
-            let setup = PipelineSetup {
-                client: &self.target.client,
-                block: block.block,
-                members: &block.members,
-                stage,
-                new_stamp: stamp,
-                sent: block.sent,
-                checksum: self.target.checksum,
-                random_access: false,
-            };
-            match open_watched(&self.target.client, &setup, Vec::new()).await {
-                Ok(pipeline) => {
-                    self.established(block, pipeline, stamp).await?;
+            match self.target.recover_pipeline(&mut block, closing).await? {
+                Ok(()) => {
+                    self.shown.send_replace(block.members.clone());
                     if closing {
                         // The replicas are closed; the connection is not used again.
                         self.queue.unsent.clear();
-                        if let Some(block) = &mut self.block {
-                            block.pipeline = None;
-                        }
+                        block.pipeline = None;
+                    }
+                    self.block = Some(block);
+                    if closing {
                         self.finish_block();
                     }
                     return Ok(());
                 }
-                Err(failure) => (bad, fault) = (failure.bad, failure.fault),
+                Err(failure) => (bad, fault) = failure,
             }
         }
         let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();
         Err(self.target.pipeline_failed(&block, name, fault))
     }
 
-    /// Takes members out and remembers them as bad; returns the name of one.
-    fn remove_members(&mut self, block: &mut OpenBlock, bad: &[usize]) -> String {
-        let mut name = String::new();
-        let mut left: Vec<ReplicaLocation> = Vec::with_capacity(block.members.len());
-        for (index, member) in block.members.drain(..).enumerate() {
-            if bad.contains(&index) {
-                name = datanode::name(&member);
-                self.exclude(datanode::uuid(&member));
-            } else {
-                left.push(member);
-            }
-        }
-        block.members = left;
-        name
-    }
-
-    /// HDFS's default rule: with replication 3 or more, add when half are gone, or any is and readers or an earlier
-    /// writer rely on what is there.
+    /// HDFS's default rule, for replication 2 as well: add when half are gone, or any is and readers or an earlier writer
+    /// rely on what is there.
     fn needs_member(&self, block: &OpenBlock) -> bool {
         let (wanted, left) = (self.target.replication, block.members.len());
         let relied_on = block.is_reopened() || block.flushed;
-        block.established && wanted >= 3 && left < wanted && (left <= wanted / 2 || relied_on)
-    }
-
-    /// Adds a member that first gets a copy of the replica; one that failed before if there is no other. If none can be
-    /// had, the pipeline goes on with fewer.
-    async fn add_member(&mut self, block: &mut OpenBlock) -> Result<(), DfsError> {
-        let excluded = self.excluded();
-        let mut found = self.target.additional_member(block.block, &block.members, excluded).await?;
-        if found.is_none() && self.exclusions.forgive(Instant::now()) {
-            let excluded = self.excluded();
-            found = self.target.additional_member(block.block, &block.members, excluded).await?;
-        }
-        let Some(target) = found else { return Ok(()) };
-        let replica = block.block;
-        for source in &block.members {
-            match transfer(&self.target.client, replica, source, &target).await {
-                Ok(()) => {
-                    block.members.push(target);
-                    return Ok(());
-                }
-                Err(fault) => {
-                    tracing::debug!(block = %replica, source = %datanode::name(source),
-                        target = %datanode::name(&target), %fault, "replica not copied");
-                }
-            }
-        }
-        self.exclude(datanode::uuid(&target));
-        Ok(())
+        block.established && left < wanted && (left <= wanted / 2 || relied_on)
     }
 }

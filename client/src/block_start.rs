@@ -8,17 +8,14 @@ use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::v1::LocatedBlock;
 
 use crate::open_block::OpenBlock;
-use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::out_packet::OutPacket;
+use crate::pipeline::eager_segments;
 use crate::pipeline_watch::open_watched;
 use crate::streamer::Streamer;
-use crate::{DfsError, TransferFault, datanode};
+use crate::{DfsError, TransferFault};
 
 /// Attempts to find a pipeline for a new block; each excludes one more datanode.
 const MAX_BLOCK_ATTEMPTS: u32 = 5;
-
-/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
-/// socket buffers with its framing.
-const MAX_EAGER_BYTES: usize = 64 << 10;
 
 impl Streamer {
     /// Sets up the pipeline of a new or reopened block.
@@ -34,18 +31,14 @@ impl Streamer {
                 (BlockConstructionStage::PipelineSetupCreate, self.eager_segments(&mut block))
             };
             let new_stamp = block.append_stamp.unwrap_or(block.block.generation_stamp);
-            let setup = PipelineSetup {
-                client: &self.target.client,
-                block: block.block,
-                members: &block.members,
-                stage,
-                new_stamp,
-                sent: block.sent,
-                checksum: self.target.checksum,
-                random_access: false,
-            };
+            let setup = self.target.setup(&block, stage, new_stamp);
             match open_watched(&self.target.client, &setup, eager).await {
-                Ok(pipeline) => return self.established(block, pipeline, new_stamp).await,
+                Ok(pipeline) => {
+                    self.target.established(&mut block, pipeline, new_stamp).await?;
+                    self.shown.send_replace(block.members.clone());
+                    self.block = Some(block);
+                    return Ok(());
+                }
                 Err(failure) => {
                     self.queue.requeue();
                     if block.is_reopened() {
@@ -56,25 +49,6 @@ impl Streamer {
                 }
             }
         }
-    }
-
-    /// A pipeline stands: its stamp is recorded if it is new.
-    pub(crate) async fn established(
-        &mut self,
-        mut block: OpenBlock,
-        pipeline: Pipeline,
-        stamp: u64,
-    ) -> Result<(), DfsError> {
-        let (old, new) = (block.block, block.with_stamp(stamp));
-        if old != new {
-            self.target.update_pipeline(old, new, &block.members).await?;
-        }
-        block.block = new;
-        block.established = true;
-        self.shown.send_replace(block.members.clone());
-        block.pipeline = Some(pipeline);
-        self.block = Some(block);
-        Ok(())
     }
 
     /// The block allocated with the file, or another one. If too few datanodes are left, those that failed a while ago get
@@ -106,19 +80,10 @@ impl Streamer {
 
     /// Packets to send behind the request: those of a new block that is small and whole.
     fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
-        let whole = matches!(self.queue.unsent.make_contiguous(), [_, last] if last.last);
-        let bytes: usize = self.queue.unsent.iter().map(|p| p.head.len() + p.data.len()).sum();
-        if !whole || bytes > MAX_EAGER_BYTES {
-            return Vec::new();
-        }
-        let mut segments = Vec::with_capacity(3);
-        for packet in self.queue.unsent.drain(..) {
-            segments.push(packet.head.clone());
-            if !packet.data.is_empty() {
-                segments.push(packet.data.clone());
-            }
-            block.sent = block.sent.max(packet.end());
-            self.queue.unacked.push_back(packet);
+        let segments = eager_segments(self.queue.unsent.iter());
+        if !segments.is_empty() {
+            block.sent = self.queue.unsent.iter().map(OutPacket::end).fold(block.sent, u64::max);
+            self.queue.unacked.append(&mut self.queue.unsent);
         }
         segments
     }
@@ -130,11 +95,7 @@ impl Streamer {
         bad: &[usize],
         fault: TransferFault,
     ) -> Result<(), DfsError> {
-        let mut name = String::new();
-        for member in bad.iter().filter_map(|index| block.members.get(*index)) {
-            name = datanode::name(member);
-            self.exclude(datanode::uuid(member));
-        }
+        let name = block.blame(bad, &mut self.exclusions);
         tracing::debug!(path = %self.target.path, block = %block.block, datanode = %name, %fault, "block begun anew");
         self.target.abandon_block(block.block).await?;
         self.restarts += 1;

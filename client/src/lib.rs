@@ -91,6 +91,7 @@ mod out_packet;
 mod path;
 mod peer_cache;
 mod pipeline;
+mod pipeline_members;
 mod pipeline_watch;
 mod replica_reads;
 mod retry;

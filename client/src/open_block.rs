@@ -24,6 +24,8 @@ pub(crate) struct WriteTarget {
     pub inode: u64,
     pub replication: usize,
     pub checksum: Checksum,
+    /// Packets may be at any offset of a block.
+    pub random_access: bool,
 }
 
 /// A block under construction.

@@ -25,6 +25,10 @@ use crate::{TransferFault, datanode};
 /// Segments given to the kernel in one call: heads and data of several packets.
 const MAX_SLICES: usize = 16;
 
+/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
+/// socket buffers with its framing.
+const MAX_EAGER_BYTES: usize = 64 << 10;
+
 /// What a pipeline is set up for.
 pub(crate) struct PipelineSetup<'a> {
     pub client: &'a Inner,
@@ -222,6 +226,20 @@ impl PipelineSetup<'_> {
             },
         }
     }
+}
+
+/// What can be sent behind the request that sets up the pipeline of a new block: packets that are small and the whole block,
+/// otherwise nothing.
+pub(crate) fn eager_segments<'a>(
+    packets: impl ExactSizeIterator<Item = &'a OutPacket> + Clone,
+) -> Vec<Bytes> {
+    let whole = packets.len() == 2 && packets.clone().last().is_some_and(|packet| packet.last);
+    let bytes: usize = packets.clone().map(|packet| packet.head.len() + packet.data.len()).sum();
+    if !whole || bytes > MAX_EAGER_BYTES {
+        return Vec::new();
+    }
+    let segments = packets.flat_map(|packet| [packet.head.clone(), packet.data.clone()]);
+    segments.filter(|segment| !segment.is_empty()).collect()
 }
 
 /// Asks `source` to copy its replica of a block being written to `target`.

@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_proto::packet::HEARTBEAT_SEQNO;
-use dfs_proto::transfer::{PipelineAckProto, Status};
+use dfs_proto::transfer::PipelineAckProto;
 use dfs_proto::v1::{CommittedBlock, LocatedBlock, ReplicaLocation};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
+use crate::pipeline_members::bad_member;
 use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
 use crate::unsynced_blocks::{FinishedBlock, UnsyncedBlocks};
 use crate::{DfsError, FileStatus, TransferFault};
@@ -285,10 +286,8 @@ impl Streamer {
 
     /// Takes an ack. True if it ends the block; the error is the member at fault and what it said.
     pub(crate) fn acknowledged(&mut self, ack: &PipelineAckProto) -> Result<bool, (usize, TransferFault)> {
-        // The member furthest away that failed is the culprit: those before it only pass the news on.
-        let success = i32::from(Status::Success);
-        if let Some(bad) = ack.reply.iter().rposition(|status| *status != success) {
-            return Err((bad, TransferFault::BadAck { status: ack.reply[bad] }));
+        if let Some(failure) = bad_member(ack) {
+            return Err(failure);
         }
         if ack.seqno == HEARTBEAT_SEQNO {
             return Ok(false);
@@ -342,11 +341,6 @@ impl Streamer {
             let _ = done.send(());
         }
         Ok(())
-    }
-
-    /// Remembers a datanode as bad.
-    pub(crate) fn exclude(&mut self, uuid: &str) {
-        self.exclusions.add(uuid, Instant::now());
     }
 
     /// Datanodes to avoid.

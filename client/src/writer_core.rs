@@ -67,6 +67,7 @@ impl WriterCore {
             inode: status.inode,
             replication: status.replication as usize,
             checksum,
+            random_access: false,
         };
         let (packet_bytes, pool) = (client.config.packet_bytes, Arc::clone(&client.buffers));
         let length = reopened.as_ref().map(|block| block.block.length);

@@ -71,6 +71,7 @@ impl FileCore {
             inode: self.inode.get(),
             replication: self.replication,
             checksum: Checksum::default(),
+            random_access: true,
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dfs_proto::v1::{Block, ClusterStats, GetStatsRequest, LocatedBlock, ReplicaLocation};
+use dfs_proto::v1::{Block, LocatedBlock, ReplicaLocation};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -301,23 +301,6 @@ impl FileCore {
     pub(super) fn failed(&self, error: DfsError) {
         self.state().fail(error);
         self.progress.notify_waiters();
-    }
-
-    /// Whether any datanode is alive, for all that the namenode says.
-    pub(super) async fn has_live_datanodes(&self) -> bool {
-        self.cluster_stats().await.is_ok_and(|stats| stats.live_datanodes > 0)
-    }
-
-    /// Whether there is no room for another block of this file with all its replicas.
-    pub(super) async fn is_cluster_full(&self) -> bool {
-        let needed = self.block_size.saturating_mul(self.replication.max(1) as u64);
-        self.cluster_stats().await.is_ok_and(|stats| stats.live_datanodes > 0 && stats.remaining < needed)
-    }
-
-    async fn cluster_stats(&self) -> Result<ClusterStats, DfsError> {
-        let namenode = &self.fs.client.namenode;
-        let request = GetStatsRequest { context: namenode.context() };
-        namenode.call("", request, |mut s, r| async move { s.get_stats(r).await }).await
     }
 
     /// Tells the namenode that a block was ended, if it does not know: it is about to be written again.

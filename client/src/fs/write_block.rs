@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::packet::HEARTBEAT_SEQNO;
-use dfs_proto::transfer::{PipelineAckProto, Status};
+use dfs_proto::transfer::PipelineAckProto;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::open_file::FileCore;
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
+use crate::pipeline_members::bad_member;
 use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
 use crate::unsynced_blocks::FinishedBlock;
 use crate::{DfsError, TransferFault};
@@ -311,10 +312,8 @@ impl BlockWriter {
 
     /// Takes an ack. True if it ends the block; the error is the member at fault and what it said.
     pub(super) fn acknowledged(&mut self, ack: &PipelineAckProto) -> Result<bool, (usize, TransferFault)> {
-        // The member furthest away that failed is the culprit: those before it only pass the news on.
-        let success = i32::from(Status::Success);
-        if let Some(bad) = ack.reply.iter().rposition(|status| *status != success) {
-            return Err((bad, TransferFault::BadAck { status: ack.reply[bad] }));
+        if let Some(failure) = bad_member(ack) {
+            return Err(failure);
         }
         if ack.seqno == HEARTBEAT_SEQNO {
             return Ok(false);

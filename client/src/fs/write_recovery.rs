@@ -10,14 +10,10 @@
 
 use std::time::{Duration, Instant};
 
-use dfs_proto::ErrorKind;
-use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::v1::{self, ReplicaLocation};
 
 use super::write_block::BlockWriter;
-use crate::open_block::OpenBlock;
-use crate::pipeline::{Pipeline, PipelineSetup, transfer};
-use crate::pipeline_watch::{open_watched, silent_members};
+use crate::pipeline::Pipeline;
 use crate::{DfsError, TransferFault, datanode};
 
 /// Failures of one block without an ack in between after which it is given up: a pipeline that can be set up again and
@@ -60,25 +56,10 @@ impl BlockWriter {
         block.failures += 1;
         if block.failures > MAX_FAILURES {
             let name = block.members.get(bad[0]).map(datanode::name).unwrap_or_default();
-            return Err(self.given_up(&block, name, fault).await);
+            return Err(self.target.pipeline_failed(&block, name, fault));
         }
         self.block = Some(block);
         self.rebuild(bad, fault).await
-    }
-
-    /// The error of a block that is given up. Acknowledgements do not say why a datanode failed; full disks can be seen at the
-    /// namenode.
-    pub(super) async fn given_up(
-        &self,
-        block: &OpenBlock,
-        datanode: String,
-        fault: TransferFault,
-    ) -> DfsError {
-        let refused = matches!(fault, TransferFault::BadAck { .. } | TransferFault::Refused { .. });
-        if refused && self.file.is_cluster_full().await {
-            return self.file.refused(ErrorKind::NoSpace);
-        }
-        self.target.pipeline_failed(block, datanode, fault)
     }
 
     /// Members that were away may have come back at other addresses.
@@ -106,14 +87,7 @@ impl BlockWriter {
             }
         }
         let block = self.block.as_ref()?;
-        if matches!(fault, TransferFault::Timeout) {
-            let silent = silent_members(&self.target.client, block.block, &block.members).await;
-            if !silent.is_empty() {
-                return Some(silent);
-            }
-        }
-        // The member we talk to.
-        Some(vec![0])
+        Some(self.target.suspects(block, fault).await)
     }
 
     /// Sets up a pipeline of the members that are left, under a new stamp.
@@ -128,10 +102,10 @@ impl BlockWriter {
         let gives_up = Instant::now() + self.file.fs.wait;
         let mut pause = FIRST_OUTAGE_DELAY;
         loop {
-            let name = self.remove_members(&mut block, &bad);
+            let name = block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
                 if Instant::now() + pause >= gives_up {
-                    return Err(self.given_up(&block, name, fault).await);
+                    return Err(self.target.pipeline_failed(&block, name, fault));
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_OUTAGE_DELAY);
@@ -139,94 +113,31 @@ impl BlockWriter {
                 block.members.clone_from(&roster);
             }
             let closing = self.only_last_is_left();
-            if !closing && self.needs_member(&block) {
-                self.add_member(&mut block).await?;
+            // Readers and earlier callers of fsync rely on what is there: every member that was lost is replaced.
+            if !closing
+                && block.established
+                && self.target.add_members(&mut block, &mut self.exclusions).await?
+            {
+                // What was on disk on all members is not on the new one's.
+                self.file.member_added(self.index);
             }
-            let stamp = self.target.new_stamp(block.block).await?;
-            let stage = if closing {
-                BlockConstructionStage::PipelineCloseRecovery
-            } else if block.established {
-                BlockConstructionStage::PipelineSetupStreamingRecovery
-            } else {
-                BlockConstructionStage::PipelineSetupAppendRecovery
-            };
-            let setup = PipelineSetup {
-                client: &self.target.client,
-                block: block.block,
-                members: &block.members,
-                stage,
-                new_stamp: stamp,
-                sent: block.sent,
-                checksum: self.target.checksum,
-                random_access: true,
-            };
-            match open_watched(&self.target.client, &setup, Vec::new()).await {
-                Ok(pipeline) => {
-                    self.established(block, pipeline, stamp).await?;
+            match self.target.recover_pipeline(&mut block, closing).await? {
+                Ok(()) => {
+                    self.file.block_established(self.index, block.block, &block.members);
                     if closing {
                         // The replicas are closed; the connection is not used again.
                         self.forget_last();
-                        if let Some(block) = &mut self.block {
-                            block.pipeline = None;
-                            block.synced = false;
-                        }
+                        block.pipeline = None;
+                        block.synced = false;
+                    }
+                    self.block = Some(block);
+                    if closing {
                         self.finish_block();
                     }
                     return Ok(());
                 }
-                Err(failure) => (bad, fault) = (failure.bad, failure.fault),
+                Err(failure) => (bad, fault) = failure,
             }
         }
-    }
-
-    /// Takes members out and remembers them as bad; returns the name of one.
-    fn remove_members(&mut self, block: &mut OpenBlock, bad: &[usize]) -> String {
-        let mut name = String::new();
-        let mut left: Vec<ReplicaLocation> = Vec::with_capacity(block.members.len());
-        for (index, member) in block.members.drain(..).enumerate() {
-            if bad.contains(&index) {
-                name = datanode::name(&member);
-                self.exclusions.add(datanode::uuid(&member), Instant::now());
-            } else {
-                left.push(member);
-            }
-        }
-        block.members = left;
-        name
-    }
-
-    /// As HDFS decides when readers rely on what is there: with replication 3 or more, whenever one is lost.
-    fn needs_member(&self, block: &OpenBlock) -> bool {
-        let (wanted, left) = (self.target.replication, block.members.len());
-        block.established && wanted >= 3 && left < wanted
-    }
-
-    /// Adds a member that first gets a copy of the replica; one that failed before if there is no other. If none can be
-    /// had, the pipeline goes on with fewer.
-    async fn add_member(&mut self, block: &mut OpenBlock) -> Result<(), DfsError> {
-        let excluded = self.exclusions.uuids(Instant::now());
-        let mut found = self.target.additional_member(block.block, &block.members, excluded).await?;
-        if found.is_none() && self.exclusions.forgive(Instant::now()) {
-            let excluded = self.exclusions.uuids(Instant::now());
-            found = self.target.additional_member(block.block, &block.members, excluded).await?;
-        }
-        let Some(target) = found else { return Ok(()) };
-        let replica = block.block;
-        for source in &block.members {
-            match transfer(&self.target.client, replica, source, &target).await {
-                Ok(()) => {
-                    block.members.push(target);
-                    // What was on disk on all members is not on the new one's.
-                    self.file.member_added(self.index);
-                    return Ok(());
-                }
-                Err(fault) => {
-                    tracing::debug!(block = %replica, source = %datanode::name(source),
-                        target = %datanode::name(&target), %fault, "replica not copied");
-                }
-            }
-        }
-        self.exclusions.add(datanode::uuid(&target), Instant::now());
-        Ok(())
     }
 }

@@ -8,16 +8,12 @@ use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 
 use super::write_block::BlockWriter;
 use crate::open_block::OpenBlock;
-use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::pipeline::eager_segments;
 use crate::pipeline_watch::open_watched;
-use crate::{DfsError, TransferFault, datanode};
+use crate::{DfsError, TransferFault};
 
 /// Attempts to find a pipeline for a new block at once; each excludes one more datanode. Further ones take their time.
 const MAX_BLOCK_ATTEMPTS: u32 = 5;
-
-/// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
-/// socket buffers with its framing.
-const MAX_EAGER_BYTES: usize = 64 << 10;
 
 /// How long a new block is asked for while no datanode can take it: two heartbeats and some. After a restart of the
 /// namenode the datanodes come back one by one.
@@ -43,18 +39,19 @@ impl BlockWriter {
                 (BlockConstructionStage::PipelineSetupCreate, self.eager_segments(&mut block))
             };
             let new_stamp = block.append_stamp.unwrap_or(block.block.generation_stamp);
-            let setup = PipelineSetup {
-                client: &self.target.client,
-                block: block.block,
-                members: &block.members,
-                stage,
-                new_stamp,
-                sent: block.sent,
-                checksum: self.target.checksum,
-                random_access: true,
-            };
+            let setup = self.target.setup(&block, stage, new_stamp);
             match open_watched(&self.target.client, &setup, eager).await {
-                Ok(pipeline) => return self.established(block, pipeline, new_stamp).await,
+                Ok(pipeline) => {
+                    self.target.established(&mut block, pipeline, new_stamp).await?;
+                    self.file.block_established(self.index, block.block, &block.members);
+                    let short = block.is_reopened() && self.target.is_short_of_members(&block);
+                    self.block = Some(block);
+                    if short {
+                        // Nobody failed; the others of the block are away.
+                        return self.rebuild(Vec::new(), TransferFault::Timeout).await;
+                    }
+                    return Ok(());
+                }
                 Err(failure) => {
                     self.requeue();
                     if block.is_reopened() {
@@ -67,27 +64,8 @@ impl BlockWriter {
         }
     }
 
-    /// A pipeline stands: its stamp is recorded if it is new, before anything that it acknowledges is relied on.
-    pub(super) async fn established(
-        &mut self,
-        mut block: OpenBlock,
-        pipeline: Pipeline,
-        stamp: u64,
-    ) -> Result<(), DfsError> {
-        let (old, new) = (block.block, block.with_stamp(stamp));
-        if old != new {
-            self.target.update_pipeline(old, new, &block.members).await?;
-        }
-        block.block = new;
-        block.established = true;
-        self.file.block_established(self.index, block.block, &block.members);
-        block.pipeline = Some(pipeline);
-        self.block = Some(block);
-        Ok(())
-    }
-
-    /// The block that was allocated with the file, or what the namenode answers. If no datanode can take a new block, those
-    /// that failed get another chance.
+    /// The block that was allocated with the file, or what the namenode answers. If too few datanodes are left for a new
+    /// block, those that failed a while ago get another chance; if none is left, all do.
     async fn obtain_block(&mut self) -> Result<OpenBlock, DfsError> {
         if let Some(located) = self.file.take_prepared(self.index) {
             return OpenBlock::new(&self.target.path, located);
@@ -104,7 +82,7 @@ impl BlockWriter {
                 Err(error) => {
                     let now = Instant::now();
                     // Without any datanode this is an outage, otherwise they are full.
-                    if now >= outage || (now >= deadline && self.file.has_live_datanodes().await) {
+                    if now >= outage || (now >= deadline && self.target.live_datanodes().await > 0) {
                         return Err(error);
                     }
                     tokio::time::sleep(NO_DATANODE_DELAY).await;
@@ -112,28 +90,25 @@ impl BlockWriter {
                 }
             };
             let located = answer.block.ok_or_else(|| DfsError::incomplete(&self.target.path, "block"))?;
-            return match answer.new_generation_stamp {
-                0 => OpenBlock::new(&self.target.path, located),
-                stamp => OpenBlock::reopened(&self.target.path, located, stamp),
-            };
+            if answer.new_generation_stamp > 0 {
+                return OpenBlock::reopened(&self.target.path, located, answer.new_generation_stamp);
+            }
+            let block = OpenBlock::new(&self.target.path, located)?;
+            if block.members.len() >= self.target.replication || !self.exclusions.forgive(Instant::now()) {
+                return Ok(block);
+            }
+            // Too few, while some that failed have had time to come back. Asked again as long as the block is there, the
+            // namenode would answer the same members.
+            self.target.abandon_block(block.block).await?;
         }
     }
 
     /// Packets to send behind the request: those of a new block that is small and whole.
     fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
-        let whole = self.unsent.len() == 2 && self.unsent.back().is_some_and(|queued| queued.packet.last);
-        let bytes: usize = self.unsent.iter().map(|q| q.packet.head.len() + q.packet.data.len()).sum();
-        if !whole || bytes > MAX_EAGER_BYTES {
-            return Vec::new();
-        }
-        let mut segments = Vec::with_capacity(3);
-        for queued in self.unsent.drain(..) {
-            segments.push(queued.packet.head.clone());
-            if !queued.packet.data.is_empty() {
-                segments.push(queued.packet.data.clone());
-            }
-            block.sent = block.sent.max(queued.packet.end());
-            self.unacked.push_back(queued);
+        let segments = eager_segments(self.unsent.iter().map(|queued| &queued.packet));
+        if !segments.is_empty() {
+            block.sent = self.unsent.iter().map(|queued| queued.packet.end()).fold(block.sent, u64::max);
+            self.unacked.append(&mut self.unsent);
         }
         segments
     }
@@ -146,11 +121,7 @@ impl BlockWriter {
         bad: &[usize],
         fault: TransferFault,
     ) -> Result<(), DfsError> {
-        let mut name = String::new();
-        for member in bad.iter().filter_map(|index| block.members.get(*index)) {
-            name = datanode::name(member);
-            self.exclusions.add(datanode::uuid(member), Instant::now());
-        }
+        let name = block.blame(bad, &mut self.exclusions);
         tracing::debug!(file = %self.target.path, block = %block.block, datanode = %name, %fault, "block begun anew");
         self.target.abandon_block(block.block).await?;
         self.file.block_given_up(self.index);
@@ -158,7 +129,7 @@ impl BlockWriter {
         let since = *self.restarting_since.get_or_insert_with(Instant::now);
         if self.restarts >= MAX_BLOCK_ATTEMPTS {
             // Everybody who could be asked has failed: they are full, or this is an outage.
-            let error = self.given_up(&block, name, fault).await;
+            let error = self.target.pipeline_failed(&block, name, fault);
             if error.kind() == ErrorKind::NoSpace || since.elapsed() >= self.file.fs.wait {
                 return Err(error);
             }
