@@ -4,6 +4,7 @@
 //! VERSION            identity (version_file.rs)
 //! in_use.lock        locked while a datanode uses the volume
 //! finalized/subdirX/subdirY/blk_<id>, blk_<id>_<stamp>.meta     closed replicas
+//! small/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                 closed replicas made in one go (whole.rs)
 //! rbw/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                   replicas being written from start to end
 //! random/subdirZ/blk_<id>, blk_<id>_<stamp>.meta                replicas being written at any offset
 //! tmp/blk_<id>, blk_<id>_<stamp>.meta                           replicas being copied in; emptied at start
@@ -26,6 +27,8 @@ use crate::replica::BlockRef;
 
 /// Directory of closed replicas.
 pub const FINALIZED: &str = "finalized";
+/// Directory of closed replicas made in one go.
+pub const SMALL: &str = "small";
 /// Directory of replicas being written.
 pub const RBW: &str = "rbw";
 /// Directory of replicas being written at any offset.
@@ -38,7 +41,7 @@ pub const ORPHANED: &str = "orphaned";
 /// Subdirectories on each of the two levels.
 pub const SUBDIRS: usize = 32;
 
-/// Subdirectories of `rbw`, and of `random`.
+/// Subdirectories of `rbw`, of `random` and of `small`.
 pub const RBW_SUBDIRS: u64 = 64;
 
 /// What a file name stands for.
@@ -69,6 +72,11 @@ pub fn meta_name(block: BlockRef) -> String {
 pub fn finalized_dir(volume: &Path, id: BlockId) -> PathBuf {
     let (x, y) = subdirs(id);
     volume.join(format!("{FINALIZED}/subdir{x}/subdir{y}"))
+}
+
+/// Directory of a closed replica made in one go.
+pub fn small_dir(volume: &Path, id: BlockId) -> PathBuf {
+    volume.join(format!("{SMALL}/subdir{}", id.get() % RBW_SUBDIRS))
 }
 
 /// Directory of a replica being written.

@@ -24,6 +24,7 @@ mod spread;
 pub mod sync_replica;
 pub mod version_file;
 pub mod volume;
+pub mod whole;
 pub mod writer;
 
 use std::path::PathBuf;

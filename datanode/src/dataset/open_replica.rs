@@ -30,12 +30,21 @@ const STOP_WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Home {
     /// `finalized/subdirX/subdirY`.
     Finalized,
+    /// `small`: closed as well.
+    Small,
     /// `rbw`.
     Rbw,
     /// `random`.
     Random,
     /// `tmp`.
     Tmp,
+}
+
+impl Home {
+    /// Whether closed replicas are there, which the scan at start takes as they are.
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::Finalized | Self::Small)
+    }
 }
 
 /// How a writer is told to stop.
@@ -127,7 +136,7 @@ impl OpenReplica {
     /// A closed replica about to be opened.
     pub fn of_closed(volume: Arc<Volume>, id: BlockId, closed: Closed) -> Self {
         let replica = Replica::finalized(BlockRef { id, stamp: closed.stamp }, closed.length);
-        let mut open = Self::new(volume, replica, Home::Finalized, None);
+        let mut open = Self::new(volume, replica, closed.home(), None);
         let state = open.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.rewritten = closed.rewritten;
         open
@@ -181,6 +190,7 @@ impl OpenState {
             length: self.replica.length(),
             volume: volume.index(),
             rewritten: self.rewritten,
+            small: self.home == Home::Small,
         }
     }
 
@@ -220,6 +230,7 @@ pub fn meta_path(volume: &Volume, home: Home, block: BlockRef) -> PathBuf {
 fn in_home(volume: &Volume, home: Home, block: BlockRef, name: &str) -> PathBuf {
     match home {
         Home::Finalized => layout::finalized_dir(volume.dir(), block.id).join(name),
+        Home::Small => layout::small_dir(volume.dir(), block.id).join(name),
         Home::Rbw => layout::rbw_dir(volume.dir(), block.id).join(name),
         Home::Random => layout::random_dir(volume.dir(), block.id).join(name),
         Home::Tmp => volume.path(layout::TMP, name),

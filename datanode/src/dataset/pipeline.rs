@@ -189,7 +189,7 @@ impl Dataset {
             let mut next = state.replica.clone();
             let length = transition(&mut next)?;
             let before = (state.home, state.replica.block());
-            if state.home == Home::Finalized && !asked.random {
+            if state.home.is_closed() && !asked.random {
                 self.check_checksum(open, state, checksum)?;
             }
             if !asked.random || length < state.replica.length() {
@@ -244,13 +244,13 @@ impl Dataset {
                 self.retire_records(open, state)?;
             }
             let mut from = (state.home, state.replica.block());
-            if from.0 == Home::Finalized && next.length() < have {
-                // Cut outside of finalized/, so that a crash in between is found and completed at start.
+            if from.0.is_closed() && next.length() < have {
+                // Cut where unfinished replicas are, so that a crash in between is found and completed at start.
                 files::relocate(&open.volume, from, (Home::Random, from.1))?;
                 from.0 = Home::Random;
                 state.home = Home::Random;
             }
-            if from.0 != Home::Finalized {
+            if !from.0.is_closed() {
                 let known_sum = state.known_sum();
                 files::cut(&open.volume, from.0, from.1, have, known_sum, next.length())?;
                 open.volume.sub_used(have - next.length());

@@ -123,7 +123,7 @@ impl Dataset {
         let here = BlockRef { id: asked.id, stamp: closed.stamp };
         check_stamp(asked, here)?;
         let volume = &self.volumes[usize::from(closed.volume)];
-        let mut handle = ReadHandle::open(volume, Home::Finalized, here, closed.length, None)?;
+        let mut handle = ReadHandle::open(volume, closed.home(), here, closed.length, None)?;
         handle.finalized = true;
         handle.rewritten = closed.rewritten;
         Ok(handle)

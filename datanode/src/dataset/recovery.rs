@@ -67,12 +67,12 @@ impl Dataset {
                 next.finish_recovery(id, length)?;
                 self.retire_records(open, state)?;
                 let (old, have) = (state.replica.block(), state.replica.length());
-                if state.home == Home::Finalized && length < have {
-                    // Cut outside of finalized/, so that a crash in between is found and completed at start.
-                    files::relocate(&open.volume, (Home::Finalized, old), (Home::Rbw, old))?;
+                if state.home.is_closed() && length < have {
+                    // Cut where unfinished replicas are, so that a crash in between is found and completed at start.
+                    files::relocate(&open.volume, (state.home, old), (Home::Rbw, old))?;
                     state.home = Home::Rbw;
                 }
-                if state.home != Home::Finalized {
+                if !state.home.is_closed() {
                     let known_sum = state.known_sum();
                     files::cut(&open.volume, state.home, old, have, known_sum, length)?;
                     files::write_header_if_missing(&open.volume, state.home, old, state.checksum)?;
@@ -98,11 +98,11 @@ impl Dataset {
             if state.torn {
                 return Err(TransitionError::State { block: asked, state: state.replica.state() }.into());
             }
-            if state.home != Home::Finalized {
+            if !state.home.is_closed() {
                 files::write_header_if_missing(&open.volume, state.home, asked, state.checksum)?;
                 files::relocate(&open.volume, (state.home, asked), (Home::Finalized, asked))?;
+                state.home = Home::Finalized;
             }
-            state.home = Home::Finalized;
             state.replica = next;
             self.changed(ReplicaEvent::Received, asked, length, &open.volume);
             Ok(())

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use dfs_proto::{BlockId, GenerationStamp};
 
-use super::open_replica::OpenReplica;
+use super::open_replica::{Home, OpenReplica};
 use crate::sync::lock;
 
 /// A closed replica.
@@ -25,6 +25,15 @@ pub struct Closed {
     /// It has been overwritten since the datanode started, and may be again: readers must not be given its pages, but
     /// copies of them.
     pub rewritten: bool,
+    /// It is where small blocks are that came whole.
+    pub small: bool,
+}
+
+impl Closed {
+    /// Where its files are.
+    pub const fn home(&self) -> Home {
+        if self.small { Home::Small } else { Home::Finalized }
+    }
 }
 
 /// One entry.

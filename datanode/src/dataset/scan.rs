@@ -107,7 +107,7 @@ fn set_aside_replica(volumes: &[Arc<Volume>], id: BlockId, entry: &Entry) -> Res
     let (volume, home, block) = match entry {
         Entry::Closed(closed) => {
             let volume = &volumes[usize::from(closed.volume)];
-            (Arc::clone(volume), Home::Finalized, BlockRef { id, stamp: closed.stamp })
+            (Arc::clone(volume), closed.home(), BlockRef { id, stamp: closed.stamp })
         }
         Entry::Open(open) => {
             let state = open.lock();
@@ -126,16 +126,18 @@ fn scan_volume(volume: &Arc<Volume>, journal: &FoundJournal) -> Result<Vec<(Bloc
         files::remove(&entry.path())?;
         unfinished_copies += 1;
     }
-    let (mut rbw, mut random) = (Found::default(), Found::default());
+    let (mut small, mut rbw, mut random) = (Found::default(), Found::default(), Found::default());
     for subdir in (0..layout::RBW_SUBDIRS).map(BlockId) {
+        scan_dir(volume, &layout::small_dir(volume.dir(), subdir), None, &mut small)?;
         scan_dir(volume, &layout::rbw_dir(volume.dir(), subdir), None, &mut rbw)?;
         scan_dir(volume, &layout::random_dir(volume.dir(), subdir), None, &mut random)?;
     }
+    small.sort();
     rbw.sort();
     random.sort();
     let mut finalized = scan_finalized(volume)?;
     finalized.sort();
-    let replicas = resolve(volume, journal, &Halves { finalized, rbw, random })?;
+    let replicas = resolve(volume, journal, &Halves { finalized, small, rbw, random })?;
     tracing::info!(
         storage_id = volume.storage_id(),
         replicas = replicas.len(),
@@ -216,14 +218,20 @@ fn scan_finalized(volume: &Volume) -> Result<Found, DatanodeError> {
 /// What was found of each kind.
 struct Halves {
     finalized: Found,
+    small: Found,
     rbw: Found,
     random: Found,
 }
 
 impl Halves {
     /// Kinds, the one whose data counts first.
-    fn kinds(&self) -> [(Home, &Found); 3] {
-        [(Home::Finalized, &self.finalized), (Home::Rbw, &self.rbw), (Home::Random, &self.random)]
+    fn kinds(&self) -> [(Home, &Found); 4] {
+        [
+            (Home::Finalized, &self.finalized),
+            (Home::Small, &self.small),
+            (Home::Rbw, &self.rbw),
+            (Home::Random, &self.random),
+        ]
     }
 
     /// Where the checksums of a block are that has none beside its data.
@@ -256,7 +264,7 @@ fn resolve(
             } else if let Some((other, block)) = halves.strayed(id, home) {
                 let place = complete_move(volume, home, other, block)?;
                 out.push((id, open_found(volume, journal, place, block, length)?));
-            } else if length == 0 && home != Home::Finalized {
+            } else if length == 0 && !home.is_closed() {
                 files::remove(&path)?;
             } else {
                 tracing::warn!(path = %path.display(), length, "data without checksums set aside");
@@ -280,13 +288,13 @@ fn complete_move(
     meta_home: Home,
     block: BlockRef,
 ) -> Result<Home, DatanodeError> {
-    let (from, to) = if data_home == Home::Finalized {
+    let (from, to) = if data_home.is_closed() {
         (data_path(volume, data_home, block), data_path(volume, meta_home, block))
     } else {
         (meta_path(volume, meta_home, block), meta_path(volume, data_home, block))
     };
     fs::rename(&from, to).map_err(disk(&from))?;
-    Ok(if data_home == Home::Finalized { meta_home } else { data_home })
+    Ok(if data_home.is_closed() { meta_home } else { data_home })
 }
 
 /// The entry of a replica whose two files are in one place.
@@ -302,9 +310,9 @@ fn open_found(
         length = fs::metadata(&path).map_err(disk(&path))?.len();
     }
     match home {
-        Home::Finalized => {
-            let (stamp, volume) = (block.stamp, volume.index());
-            Ok(Entry::Closed(Closed { stamp, length, volume, rewritten: false }))
+        Home::Finalized | Home::Small => {
+            let (stamp, volume, small) = (block.stamp, volume.index(), home == Home::Small);
+            Ok(Entry::Closed(Closed { stamp, length, volume, rewritten: false, small }))
         }
         Home::Rbw | Home::Random | Home::Tmp => open_unfinished(volume, journal, home, block),
     }
@@ -320,7 +328,7 @@ fn drop_loose_metas(
     for block in metas {
         let at = replicas.binary_search_by_key(&block.id, |(id, _)| *id);
         let belongs = at.is_ok_and(|i| match &replicas[i].1 {
-            Entry::Closed(closed) => home == Home::Finalized && closed.stamp == block.stamp,
+            Entry::Closed(closed) => home == closed.home() && closed.stamp == block.stamp,
             Entry::Open(open) => {
                 let state = open.lock();
                 // One that was moved to its data has not been seen there.

@@ -70,7 +70,7 @@ impl Dataset {
         loop {
             let open = match self.map.get(asked.id) {
                 None => return Err(DatanodeError::ReplicaNotFound { block: asked }),
-                Some(Entry::Closed(closed)) => return Ok((closed, Home::Finalized)),
+                Some(Entry::Closed(closed)) => return Ok((closed, closed.home())),
                 Some(Entry::Open(open)) => open,
             };
             let state = open.lock();
@@ -80,7 +80,7 @@ impl Dataset {
                 ReplicaState::Temporary => return Err(DatanodeError::ReplicaNotFound { block: asked }),
                 // Opened for a moment, by an order that changes nothing or has not changed it yet.
                 ReplicaState::Finalized => {
-                    return Ok((state.to_closed(&open.volume), Home::Finalized));
+                    return Ok((state.to_closed(&open.volume), state.home));
                 }
                 ReplicaState::Rbw if state.home == Home::Random => {
                     return Ok((state.to_closed(&open.volume), Home::Random));

@@ -80,16 +80,18 @@ impl Volume {
             .map_err(disk(&lock_path))?;
         let lock = lock_exclusively(lock_file, &lock_path)?;
         let identity = VersionFile::read(dir)?;
-        for name in [layout::FINALIZED, layout::RBW, layout::RANDOM, layout::TMP] {
+        for name in [layout::FINALIZED, layout::SMALL, layout::RBW, layout::RANDOM, layout::TMP] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(disk(&path))?;
             spread::over_inode_groups(&path);
         }
         for subdir in 0..layout::RBW_SUBDIRS {
-            for path in [layout::rbw_dir(dir, BlockId(subdir)), layout::random_dir(dir, BlockId(subdir))] {
+            let id = BlockId(subdir);
+            for path in [layout::small_dir(dir, id), layout::rbw_dir(dir, id), layout::random_dir(dir, id)] {
                 fs::create_dir_all(&path).map_err(disk(&path))?;
             }
         }
+        sync_dir(&dir.join(layout::SMALL))?;
         sync_dir(&dir.join(layout::RBW))?;
         sync_dir(&dir.join(layout::RANDOM))?;
         sync_dir(dir)?;

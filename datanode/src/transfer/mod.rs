@@ -1,6 +1,6 @@
 //! The data transfer protocol: blocking threads, one a connection, and the connections between datanodes.
 //!
-//! [`server`] accepts and dispatches; [`write_op`] and [`receiver`] are the write pipeline, [`read_op`] and
+//! [`server`] accepts and dispatches; [`write_op`], [`receiver`] and, for small blocks, [`whole_op`] are the write pipeline, [`read_op`] and
 //! [`sender`] the read path, [`local`] serves readers on the same machine, [`copy`] sends replicas to other datanodes. Nothing here is async, and nothing
 //! allocates a packet: pieces and heads are reused.
 
@@ -15,6 +15,7 @@ pub mod read_op;
 pub mod receiver;
 pub mod sender;
 pub mod server;
+pub mod whole_op;
 pub mod write_op;
 
 use std::sync::Arc;

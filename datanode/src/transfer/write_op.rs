@@ -12,6 +12,7 @@ use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use super::net::Connection;
 use super::peers::{address_of, at, of_peer};
 use super::receiver::{BlockReceiver, Mode, Waits};
+use super::whole_op::WholeBlock;
 use super::{Shared, failure};
 use crate::dataset::pipeline::{Purpose, Reopen};
 use crate::dataset::writer::ReplicaWriter;
@@ -37,7 +38,7 @@ pub fn write_block(
             return Err(error);
         }
     };
-    let next = match op.targets.first() {
+    let mut next = match op.targets.first() {
         None => None,
         Some(target) => {
             let name = format!("{}:{}", target.id.ip_addr, target.id.xfer_port);
@@ -53,6 +54,15 @@ pub fn write_block(
             }
         }
     };
+    if request.stage == Stage::PipelineSetupCreate
+        && request.mode == Mode::Pipeline
+        && let Some(whole) = WholeBlock::find(upstream.buffered(), request.checksum)
+    {
+        match write_whole(shared, upstream, &request, &whole, next)? {
+            None => return Ok(()),
+            Some(link) => next = link,
+        }
+    }
     let writer = match request.open(shared) {
         Ok(writer) => writer,
         Err(error) => {
@@ -83,11 +93,7 @@ pub fn write_block(
             }
         }
     }
-    let ready = BlockOpResponseProto {
-        status: Status::Success.into(),
-        first_bad_link: Some(String::new()),
-        ..Default::default()
-    };
+    let ready = ready();
     let Some(writer) = writer else {
         // A close recovery has no packets.
         upstream.send_message(&ready)?;
@@ -116,6 +122,53 @@ pub fn write_block(
         shared.peers.put(connection);
     }
     Ok(())
+}
+
+/// Serves the request for a small block whose packets have come with it. `Some`: nothing was done since something of the
+/// block is here; the members after us come back.
+fn write_whole(
+    shared: &Shared,
+    upstream: &mut Connection,
+    request: &Request<'_>,
+    whole: &WholeBlock,
+    next: Option<(String, Link)>,
+) -> Result<Option<Option<(String, Link)>>, DatanodeError> {
+    let (block, op) = (request.block, request.op);
+    let storage = op.storage_id.as_deref().filter(|s| !s.is_empty());
+    match whole.store(&shared.dataset, block, upstream.buffered(), storage) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Some(next)),
+        Err(error) => {
+            upstream.send_message(&failure(&error, String::new()))?;
+            return Err(error);
+        }
+    }
+    shared.metrics.bytes_written.increment(whole.data_len() as u64);
+    let mut downstream = None;
+    if let Some((name, link)) = next {
+        match link.answer(shared, op, upstream.buffered()) {
+            Ok((connection, _)) => downstream = Some(connection),
+            Err((bad_link, error)) => {
+                shared.dataset.invalidate(block)?;
+                upstream.send_message(&failure(&error, bad_link.unwrap_or(name)))?;
+                return Err(error);
+            }
+        }
+    }
+    upstream.consume(whole.length);
+    if let Some(connection) = whole.acknowledge(upstream, downstream, &ready())? {
+        shared.peers.put(connection);
+    }
+    Ok(None)
+}
+
+/// The answer that packets may come.
+fn ready() -> BlockOpResponseProto {
+    BlockOpResponseProto {
+        status: Status::Success.into(),
+        first_bad_link: Some(String::new()),
+        ..Default::default()
+    }
 }
 
 /// A request that makes sense.

@@ -355,3 +355,100 @@ async fn a_full_volume_refuses_blocks() {
     assert_eq!(answer.status(), Status::ErrorNoSpace);
     assert!(answer.message().contains("no space left"), "{}", answer.message());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_block_that_comes_whole_is_closed_at_once_or_not_at_all() {
+    let cluster = Cluster::start(2).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    let addrs = wire::addrs(&nodes);
+    let request = |block: Block, data: &[u8], targets: &[std::net::SocketAddr]| {
+        let mut raw = encode_op(Op::WriteBlock, &wire::write_op(block, Stage::PipelineSetupCreate, targets));
+        let mut pipeline = Pipeline::on(wire::connect(addrs[0]));
+        raw.extend(pipeline.packet(0, data, false, false));
+        raw.extend(pipeline.packet(data.len() as u64, &[], true, false));
+        (pipeline, raw)
+    };
+    let (block, data) = (Block::new(1, 1), pattern(4, 5000));
+    let (mut pipeline, raw) = request(block, &data, &addrs[1..]);
+    pipeline.socket.write_all(&raw).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+    assert_eq!(answer.status(), Status::Success, "{answer:?}");
+    assert_eq!((pipeline.ack().reply, pipeline.ack().reply), (vec![SUCCESS; 2], vec![SUCCESS; 2]));
+    for (i, node) in nodes.iter().enumerate() {
+        assert!(wire::read(node, block, 0, 5000).expect("read") == data);
+        let path = cluster.find(i, &block.data_name()).expect("data file");
+        assert!(path.to_string_lossy().contains("/small/"), "{}", path.display());
+        eventually("reported", || cluster.namenode.heard(node.uuid(), ReplicaEvent::Received, block)).await;
+    }
+    // The same block once more is refused, and what is there stays.
+    let (mut pipeline, raw) = request(block, &pattern(5, 5000), &[]);
+    pipeline.socket.write_all(&raw).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+    assert_ne!(answer.status(), Status::Success, "{answer:?}");
+    assert!(wire::read(nodes[0], block, 0, 5000).expect("read") == data);
+    // A flipped bit reaches no disk.
+    let damaged = Block::new(2, 1);
+    let (mut pipeline, mut raw) = request(damaged, &data, &[]);
+    let at = raw.len() - 1000;
+    raw[at] ^= 1;
+    pipeline.socket.write_all(&raw).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+    assert_eq!(answer.status(), Status::ErrorChecksum, "{answer:?}");
+    assert!(cluster.find(0, &damaged.data_name()).is_none());
+    // Of a pipeline whose second member cannot be reached the first one keeps nothing.
+    let silent = tokio::net::TcpSocket::new_v4().expect("socket");
+    silent.bind(([127, 0, 0, 1], 0).into()).expect("port");
+    let dead = silent.local_addr().expect("address");
+    let lost = Block::new(3, 1);
+    let (mut pipeline, raw) = request(lost, &data, &[addrs[1], dead]);
+    pipeline.socket.write_all(&raw).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+    assert_eq!((answer.status(), answer.first_bad_link()), (Status::Error, dead.to_string().as_str()));
+    assert!(cluster.find(0, &lost.data_name()).is_none() && cluster.find(1, &lost.data_name()).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_blocks_are_found_again_and_can_be_appended_to() {
+    let mut cluster = Cluster::start(1).await;
+    let write = |cluster: &Cluster, id: u64| {
+        let addrs = wire::addrs(&[&cluster.nodes[0]]);
+        let (block, data) = (Block::new(id, 5), pattern(id, 5000));
+        let op = wire::write_op(block, Stage::PipelineSetupCreate, &[]);
+        let mut pipeline = Pipeline::on(wire::connect(addrs[0]));
+        let mut raw = encode_op(Op::WriteBlock, &op);
+        raw.extend(pipeline.packet(0, &data, false, false));
+        raw.extend(pipeline.packet(5000, &[], true, false));
+        pipeline.socket.write_all(&raw).expect("sent");
+        let answer: BlockOpResponseProto = read_delimited(&mut pipeline.socket).expect("answered");
+        assert_eq!(answer.status(), Status::Success, "{answer:?}");
+        assert_eq!((pipeline.ack().reply, pipeline.ack().reply), (vec![SUCCESS], vec![SUCCESS]));
+    };
+    for id in 1..=4 {
+        write(&cluster, id);
+    }
+    cluster
+        .restart_after(0, |dir| {
+            // What a crash leaves before anybody was told: checksums without data, and data that ends early.
+            std::fs::remove_file(dir.join("small/subdir3/blk_3")).expect("removed");
+            let path = dir.join("small/subdir4/blk_4");
+            std::fs::File::options().write(true).open(path).and_then(|f| f.set_len(100)).expect("cut");
+            // An append that was stopped between its two renames.
+            let (from, to) = (dir.join("small/subdir2"), dir.join("rbw/subdir2"));
+            std::fs::rename(from.join("blk_2_5.meta"), to.join("blk_2_6.meta")).expect("moved");
+        })
+        .await;
+    let node = &cluster.nodes[0];
+    assert_eq!(wire::read(node, Block::new(1, 5), 0, 5000).expect("read"), pattern(1, 5000));
+    assert!(cluster.find(0, "blk_3_5.meta").is_none(), "checksums without data are removed");
+    assert!(wire::read(node, Block::new(3, 5), 0, 1).is_err());
+    assert!(wire::read(node, Block::new(4, 5), 0, 5000).is_err(), "shorter than its block");
+    let moved = cluster.find(0, "blk_2").expect("data");
+    assert!(moved.to_string_lossy().contains("/rbw/"), "{}", moved.display());
+    assert_eq!(wire::read(node, Block::new(2, 6), 0, 5000).expect("read"), pattern(2, 5000));
+    let mut append = Pipeline::recover(&[node], Block::new(1, 5), Stage::PipelineSetupAppend, 7, 5000, 5000);
+    append.flush(5000, b"more");
+    append.close(5004);
+    assert_eq!(wire::read(node, Block::new(1, 7), 4996, 8).expect("read")[4..], *b"more");
+    let path = cluster.find(0, "blk_1").expect("data");
+    assert!(path.to_string_lossy().contains("/finalized/"), "{}", path.display());
+}
