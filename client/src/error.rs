@@ -26,10 +26,12 @@ pub enum DfsError {
         error: RpcError,
     },
     /// The path is not absolute, or has '.', '..', empty parts or NUL.
-    #[error("{path}: {}", ErrorKind::InvalidPath.text())]
+    #[error("{path}: {}: {rule}", ErrorKind::InvalidPath.text())]
     InvalidPath {
         /// The path as given.
         path: String,
+        /// What is wrong with it.
+        rule: &'static str,
     },
     /// A name of the path has more than 255 bytes, or the path is too long or too deep.
     #[error("{path}: {}", ErrorKind::NameTooLong.text())]

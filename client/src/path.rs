@@ -11,15 +11,15 @@ use crate::{DfsError, escape_name};
 
 /// Checks `path` and makes the reference that requests carry. `/` is the root.
 pub(crate) fn node(path: &str) -> Result<NodeRef, DfsError> {
-    let invalid = || DfsError::InvalidPath { path: path.to_owned() };
+    let invalid = |rule| DfsError::InvalidPath { path: path.to_owned(), rule };
     let too_long = || DfsError::NameTooLong { path: path.to_owned() };
-    let relative = path.strip_prefix('/').ok_or_else(invalid)?;
+    let relative = path.strip_prefix('/').ok_or_else(|| invalid("it does not begin with '/'"))?;
     let mut bytes = Vec::with_capacity(relative.len());
     if !relative.is_empty() {
         for (depth, name) in relative.split('/').enumerate() {
             let name = unescape_name(name);
-            if matches!(name.as_ref(), b"" | b"." | b"..") || name.iter().any(|b| matches!(b, 0 | b'/')) {
-                return Err(invalid());
+            if let Some(rule) = broken_rule(&name) {
+                return Err(invalid(rule));
             }
             if name.len() > MAX_NAME_BYTES || depth >= MAX_PATH_DEPTH {
                 return Err(too_long());
@@ -35,6 +35,18 @@ pub(crate) fn node(path: &str) -> Result<NodeRef, DfsError> {
         return Err(too_long());
     }
     Ok(NodeRef { base: InodeId::ROOT.get(), path: bytes.into() })
+}
+
+/// Why `name` cannot be the name of an entry.
+fn broken_rule(name: &[u8]) -> Option<&'static str> {
+    match name {
+        b"" => Some("a name in it is empty"),
+        b"." => Some("'.' is no name"),
+        b".." => Some("'..' is no name"),
+        _ if name.contains(&0) => Some("a name in it has a NUL byte"),
+        _ if name.contains(&b'/') => Some("a name in it has an escaped '/'"),
+        _ => None,
+    }
 }
 
 /// Path of the entry `name` of directory `parent`.
@@ -72,24 +84,26 @@ mod tests {
         let long_name = format!("/{}", "n".repeat(256));
         let long_path = "/abcdefg".repeat(1001);
         let deep = "/a".repeat(1001);
-        for (path, kind) in [
-            ("", ErrorKind::InvalidPath),
-            ("a", ErrorKind::InvalidPath),
-            ("/a/", ErrorKind::InvalidPath),
-            ("//a", ErrorKind::InvalidPath),
-            ("/a/./b", ErrorKind::InvalidPath),
-            ("/a/..", ErrorKind::InvalidPath),
-            ("/a\0b", ErrorKind::InvalidPath),
-            ("/a\\x00b", ErrorKind::InvalidPath),
-            ("/a\\x2fb", ErrorKind::InvalidPath),
-            ("/\\x2e.", ErrorKind::InvalidPath),
-            (long_name.as_str(), ErrorKind::NameTooLong),
-            (long_path.as_str(), ErrorKind::NameTooLong),
-            (deep.as_str(), ErrorKind::NameTooLong),
+        for (path, rule) in [
+            ("", "it does not begin with '/'"),
+            ("a", "it does not begin with '/'"),
+            ("/a/", "a name in it is empty"),
+            ("//a", "a name in it is empty"),
+            ("/a/./b", "'.' is no name"),
+            ("/a/..", "'..' is no name"),
+            ("/a\0b", "a name in it has a NUL byte"),
+            ("/a\\x00b", "a name in it has a NUL byte"),
+            ("/a\\x2fb", "a name in it has an escaped '/'"),
+            ("/\\x2e.", "'..' is no name"),
         ] {
             let error = node(path).expect_err(path);
-            assert_eq!(error.kind(), kind);
-            assert!(error.to_string().starts_with(path));
+            assert_eq!(error.kind(), ErrorKind::InvalidPath);
+            assert_eq!(error.to_string(), format!("{path}: Invalid path: {rule}"));
+        }
+        for path in [long_name, long_path, deep] {
+            let error = node(&path).expect_err(&path);
+            assert_eq!(error.kind(), ErrorKind::NameTooLong);
+            assert!(error.to_string().starts_with(&path));
         }
     }
 }

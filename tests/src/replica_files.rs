@@ -88,7 +88,8 @@ pub fn replicas_below(volume: &Path) -> Result<Vec<(u64, ReplicaFiles)>> {
                 && other.extension().is_some_and(|extension| extension == "meta")
                 && other.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
         });
-        let finalized = path.components().any(|part| part.as_os_str() == "finalized" || part.as_os_str() == "small");
+        let finalized =
+            path.components().any(|part| part.as_os_str() == "finalized" || part.as_os_str() == "small");
         found.push((id, ReplicaFiles { data: path.clone(), meta: meta.cloned(), finalized }));
     }
     Ok(found)
