@@ -1,4 +1,5 @@
-//! Replicas on this machine: asks datanodes for the descriptors of their files and keeps those lately used.
+//! Replicas on this machine: asks datanodes for the descriptors of their files and keeps those lately used, or for the content of
+//! small ones.
 //!
 //! Invariants: at most [`MAX_REPLICAS`] replicas, with two descriptors each, are kept; a datanode that is not on this
 //! machine, or does not answer at once, is left alone for [`AWAY_FOR`]; a replica is known by block id and stamp, so one
@@ -11,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::data_transfer::{
     MAX_MESSAGE_BYTES, Op, SHORT_CIRCUIT_VERSION, TransferError, decode_length, encode_op, local_socket_name,
@@ -43,11 +45,31 @@ const MAX_AWAY: usize = 4096;
 /// Longest wait for an answer: nothing but opening two files.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Bytes received at once: an answer fits.
-const RECEIVE_BYTES: usize = 512;
+/// Bytes received at once: an answer fits, most often with its content.
+const RECEIVE_BYTES: usize = 8 << 10;
+
+/// Largest replica whose content is asked for.
+pub(crate) const MAX_CONTENT_BYTES: u64 = 64 << 10;
 
 /// Descriptors in an answer.
 const FILES: usize = 2;
+
+/// What a datanode on this machine has to give.
+#[derive(Debug)]
+pub(crate) enum Local {
+    /// Open files.
+    Replica(Arc<LocalReplica>),
+    /// All bytes of a small replica, verified.
+    Content(Bytes),
+}
+
+/// An answer, as it came.
+struct Answer {
+    response: BlockOpResponseProto,
+    /// Bytes behind the message.
+    rest: Bytes,
+    files: Vec<OwnedFd>,
+}
 
 /// The replicas.
 #[derive(Debug, Default)]
@@ -83,18 +105,37 @@ impl LocalReplicas {
         block: &Block,
         named: ExtendedBlockProto,
     ) -> Option<Arc<LocalReplica>> {
+        match self.get_up_to(uuid, block, named, 0).await? {
+            Local::Replica(replica) => Some(replica),
+            Local::Content(_) => None,
+        }
+    }
+
+    /// The same, or the content of a replica of at most `content_up_to` bytes, which is not kept.
+    pub(crate) async fn get_up_to(
+        &self,
+        uuid: &str,
+        block: &Block,
+        named: ExtendedBlockProto,
+        content_up_to: u64,
+    ) -> Option<Local> {
         if let Some(kept) = self.kept(block) {
-            return Some(kept);
+            return Some(Local::Replica(kept));
         }
         if self.is_away(uuid) {
             return None;
         }
-        let asked = tokio::time::timeout(PATIENCE, self.ask(uuid, named)).await;
+        let asked = tokio::time::timeout(PATIENCE, self.ask(uuid, named, content_up_to)).await;
         match asked.unwrap_or(Err(TransferFault::Timeout)) {
-            Ok(replica) => {
-                let replica = replica.map(Arc::new)?;
-                self.keep(block, &replica);
-                Some(replica)
+            Ok(answer) => {
+                if let Some(Local::Replica(replica)) = &answer {
+                    self.keep(block, replica);
+                }
+                answer
+            }
+            Err(fault) if fault.is_corruption() => {
+                tracing::debug!(datanode = uuid, %block, %fault, "local content does not verify");
+                None
             }
             Err(fault) => {
                 tracing::debug!(datanode = uuid, %fault, "no local reads");
@@ -114,9 +155,12 @@ impl LocalReplicas {
         &self,
         uuid: &str,
         named: ExtendedBlockProto,
-    ) -> Result<Option<LocalReplica>, TransferFault> {
+        content_up_to: u64,
+    ) -> Result<Option<Local>, TransferFault> {
         let header = BaseHeaderProto { block: named, token: None };
-        let request = OpRequestShortCircuitAccessProto { header, max_version: SHORT_CIRCUIT_VERSION };
+        let content_up_to = u32::try_from(content_up_to).ok().filter(|bytes| *bytes > 0);
+        let request =
+            OpRequestShortCircuitAccessProto { header, max_version: SHORT_CIRCUIT_VERSION, content_up_to };
         let request = encode_op(Op::RequestShortCircuitFds, &request);
         let idle = self.lock().idle.get_mut(uuid).and_then(Vec::pop);
         let answered = match idle {
@@ -124,7 +168,7 @@ impl LocalReplicas {
             Some(stream) => exchange(stream, &request).await.ok(),
             None => None,
         };
-        let (stream, response, mut files) = match answered {
+        let (stream, Answer { response, rest, mut files }) = match answered {
             Some(answered) => answered,
             None => exchange(connect(uuid)?, &request).await?,
         };
@@ -140,10 +184,14 @@ impl LocalReplicas {
         }
         let info = response.read_op_checksum_info.ok_or(TransferFault::Unexpected { field: "response" })?;
         let checksum = Checksum::from_proto(&info.checksum)?;
+        if let Some(length) = response.content_length {
+            return verified(checksum, length as usize, rest).map(|bytes| Some(Local::Content(bytes)));
+        }
         let (Some(meta), Some(data), None) = (files.pop(), files.pop(), files.pop()) else {
             return Err(TransferFault::Unexpected { field: "descriptors" });
         };
-        Ok(Some(LocalReplica::new(File::from(data), File::from(meta), checksum)))
+        let replica = LocalReplica::new(File::from(data), File::from(meta), checksum);
+        Ok(Some(Local::Replica(Arc::new(replica))))
     }
 
     fn keep(&self, block: &Block, replica: &Arc<LocalReplica>) {
@@ -191,10 +239,7 @@ fn connect(uuid: &str) -> io::Result<UnixStream> {
 }
 
 /// Sends a request and receives its answer.
-async fn exchange(
-    mut stream: UnixStream,
-    request: &[u8],
-) -> Result<(UnixStream, BlockOpResponseProto, Vec<OwnedFd>), TransferFault> {
+async fn exchange(mut stream: UnixStream, request: &[u8]) -> Result<(UnixStream, Answer), TransferFault> {
     stream.write_all(request).await?;
     let (mut bytes, mut files) = (Vec::new(), Vec::new());
     loop {
@@ -204,19 +249,40 @@ async fn exchange(
             let end = prefix + length;
             let response =
                 BlockOpResponseProto::decode(&bytes[prefix..end]).map_err(TransferError::Decode)?;
-            let carriers = usize::from(response.status() == Status::Success);
-            match bytes.len() - end {
-                have if have == carriers => return Ok((stream, response, files)),
-                0 => {}
-                _ => return Err(TransferFault::Unexpected { field: "bytes behind the answer" }),
+            let (have, wanted) = (bytes.len() - end, behind(&response)?);
+            if have == wanted {
+                let rest = Bytes::from(bytes).slice(end..);
+                return Ok((stream, Answer { response, rest, files }));
             }
-        }
-        if bytes.len() > MAX_MESSAGE_BYTES {
+            if have > wanted {
+                return Err(TransferFault::Unexpected { field: "bytes behind the answer" });
+            }
+        } else if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(TransferFault::Unexpected { field: "length" });
         }
         let fd = stream.as_raw_fd();
         stream.async_io(Interest::READABLE, || receive(fd, &mut bytes, &mut files)).await?;
     }
+}
+
+/// Bytes that follow an answer: the content with its checksums, or the one that carries descriptors.
+fn behind(response: &BlockOpResponseProto) -> Result<usize, TransferFault> {
+    let Some(length) = response.content_length else {
+        return Ok(usize::from(response.status() == Status::Success));
+    };
+    let info = response.read_op_checksum_info.ok_or(TransferFault::Unexpected { field: "response" })?;
+    if u64::from(length) > MAX_CONTENT_BYTES {
+        return Err(TransferFault::Unexpected { field: "content_length" });
+    }
+    let length = length as usize;
+    Ok(Checksum::from_proto(&info.checksum)?.checksums_len(length) + length)
+}
+
+/// The content behind its checksums, if it matches them.
+fn verified(checksum: Checksum, length: usize, rest: Bytes) -> Result<Bytes, TransferFault> {
+    let data = rest.slice(rest.len() - length..);
+    checksum.verify(&data, &rest[..rest.len() - length])?;
+    Ok(data)
 }
 
 /// One receive: appends bytes and descriptors.

@@ -1,5 +1,7 @@
 //! Reads of replicas on this machine, from their files.
 //!
+//! A small block that is wanted whole comes in one answer of its datanode; of others the files are kept open for more reads.
+//!
 //! Only settled blocks are read this way: of one that is being written here, the pipeline knows more. A replica that cannot be
 //! read or does not verify is read over the network from then on.
 
@@ -12,6 +14,7 @@ use dfs_proto::v1::{Block, LocatedBlock};
 use super::open_file::FileCore;
 use crate::buffer_pool::BufferPool;
 use crate::local_replica::LocalReplica;
+use crate::local_replicas::{Local, MAX_CONTENT_BYTES};
 use crate::{TransferFault, datanode};
 
 /// Bytes of a buffer: the largest read of a kernel with the chunks at its edges, so that it is used again.
@@ -32,7 +35,17 @@ impl FileCore {
         let client = &self.fs.client;
         let location = settled.row.locations.first()?;
         let named = datanode::extended(&client.defaults.block_pool_id, settled.block);
-        let replica = client.local.get(datanode::uuid(location), &settled.block, named).await?;
+        let whole = settled.range == (0..settled.block.length);
+        let content_up_to = if whole { MAX_CONTENT_BYTES } else { 0 };
+        let local = client.local.get_up_to(datanode::uuid(location), &settled.block, named, content_up_to);
+        let replica = match local.await? {
+            Local::Replica(replica) => replica,
+            // A replica may be longer than its block.
+            Local::Content(bytes) if bytes.len() as u64 >= settled.range.end => {
+                return Some(bytes.slice(..settled.range.end as usize));
+            }
+            Local::Content(_) => return None,
+        };
         let (block, range, pool) = (settled.block, settled.range, Arc::clone(&self.fs.local_buffers));
         let task = tokio::task::spawn_blocking(move || read(&replica, &block, &range, &pool));
         let outcome = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()));

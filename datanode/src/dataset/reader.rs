@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::Dataset;
 use super::meta_file::{self, MetaError};
@@ -29,6 +30,9 @@ const OPEN_ATTEMPTS: usize = 3;
 
 /// Bytes of the `.meta` file read at once with its header: all checksums of 4 MiB of data.
 const META_HEAD_BYTES: usize = 4096;
+
+/// Replicas up to this size are fetched from the disk as soon as they are opened.
+const AHEAD_BYTES: u64 = 64 << 10;
 
 /// A replica open for reading.
 #[derive(Debug)]
@@ -178,6 +182,10 @@ impl ReadHandle {
     ) -> Result<Self, DatanodeError> {
         let (data_path, meta_path) = (data_path(volume, home, block), meta_path(volume, home, block));
         let data = File::open(&data_path).map_err(disk(&data_path))?;
+        if length <= AHEAD_BYTES {
+            // All of it will be wanted: the disk fetches it while it fetches the checksums. Only advice.
+            let _ = posix_fadvise(&data, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        }
         let meta = File::open(&meta_path).map_err(disk(&meta_path))?;
         // No more than the header and the checksums that there can be.
         let mut meta_head = vec![0u8; META_HEAD_BYTES];

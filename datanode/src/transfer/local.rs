@@ -4,14 +4,15 @@
 //! The socket is an abstract UNIX socket named after the datanode's uuid, so a reader that reaches it shares this
 //! machine (and network namespace). One request is one op 87, answered by a `BlockOpResponseProto` and, on success, one
 //! byte that carries two read-only descriptors: data file, `.meta` file. The answer tells the checksum in
-//! `read_op_checksum_info`.
+//! `read_op_checksum_info`. A small replica's checksums and bytes are sent instead if the reader wants that: it would
+//! need both files once only.
 //!
 //! Only finalized replicas are given out: of one being written, the last checksum is in memory. A replica that is reopened
 //! later keeps its files, so a reader may meet bytes that are being changed; its checksums tell, and it comes over the network
 //! then.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
@@ -49,7 +50,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The byte that carries the descriptors.
-const CARRIER: [u8; 1] = [0];
+const CARRIER: u8 = 0;
+
+/// Largest content sent: fits the socket's buffer.
+const MAX_CONTENT_BYTES: u64 = 64 << 10;
+
+/// Bytes received at once: a request fits.
+const RECEIVE_BYTES: usize = 512;
 
 /// The server.
 #[derive(Debug)]
@@ -161,7 +168,8 @@ impl Drop for Reader {
 
 impl Reader {
     /// Serves requests until the peer hangs up, is silent for too long or sends something else.
-    fn serve(&self, mut socket: UnixStream) -> Result<(), DatanodeError> {
+    fn serve(&self, socket: UnixStream) -> Result<(), DatanodeError> {
+        let mut socket = BufReader::with_capacity(RECEIVE_BYTES, socket);
         let shared = &*self.state.shared;
         loop {
             let mut prefix = [0; OP_PREFIX_BYTES];
@@ -176,20 +184,14 @@ impl Reader {
             let request: OpRequestShortCircuitAccessProto = read_message(&mut socket)?;
             match open(shared, &request) {
                 Ok(handle) => {
-                    let ready = BlockOpResponseProto {
-                        status: Status::Success.into(),
-                        short_circuit_access_version: Some(SHORT_CIRCUIT_VERSION),
-                        read_op_checksum_info: Some(ReadOpChecksumInfoProto {
-                            checksum: handle.checksum().to_proto(),
-                            chunk_offset: 0,
-                        }),
-                        ..Default::default()
-                    };
-                    send(&mut socket, &ready)?;
-                    send_files(&socket, &handle)?;
+                    if wants_content(&request, &handle) {
+                        send_content(socket.get_mut(), shared, &handle)?;
+                    } else {
+                        send_files(socket.get_ref(), &handle)?;
+                    }
                     shared.metrics.local_reads.increment(1);
                 }
-                Err(error) => send(&mut socket, &failure(&error, String::new()))?,
+                Err(error) => send(socket.get_mut(), &failure(&error, String::new()))?,
             }
         }
     }
@@ -208,6 +210,43 @@ fn open(shared: &Shared, request: &OpRequestShortCircuitAccessProto) -> Result<R
     Ok(handle)
 }
 
+/// Whether a replica's content is to be sent. One that may be overwritten is for the reader, who looks twice.
+fn wants_content(request: &OpRequestShortCircuitAccessProto, handle: &ReadHandle) -> bool {
+    let up_to = u64::from(request.content_up_to.unwrap_or(0)).min(MAX_CONTENT_BYTES);
+    (1..=up_to).contains(&handle.length()) && !handle.may_be_overwritten()
+}
+
+/// The answer to a request that is served.
+fn ready(handle: &ReadHandle) -> BlockOpResponseProto {
+    BlockOpResponseProto {
+        status: Status::Success.into(),
+        short_circuit_access_version: Some(SHORT_CIRCUIT_VERSION),
+        read_op_checksum_info: Some(ReadOpChecksumInfoProto {
+            checksum: handle.checksum().to_proto(),
+            chunk_offset: 0,
+        }),
+        ..Default::default()
+    }
+}
+
+/// Sends checksums and bytes. The reader verifies them; here nobody looks at them.
+fn send_content(socket: &mut UnixStream, shared: &Shared, handle: &ReadHandle) -> Result<(), DatanodeError> {
+    let length = handle.length() as usize;
+    let answer = BlockOpResponseProto { content_length: Some(length as u32), ..ready(handle) };
+    let mut raw = Vec::with_capacity(length + length / 16 + 64);
+    encode_delimited(&answer, &mut raw);
+    let read = handle.checksums(0, handle.length(), &mut raw).and_then(|()| {
+        let at = raw.len();
+        raw.resize(at + length, 0);
+        handle.read_data(&mut raw[at..], 0)
+    });
+    if let Err(error) = read {
+        shared.dataset.report_if_damaged(handle, &error);
+        return Ok(send(socket, &failure(&error, String::new()))?);
+    }
+    Ok(socket.write_all(&raw)?)
+}
+
 fn send(socket: &mut UnixStream, message: &BlockOpResponseProto) -> io::Result<()> {
     let mut raw = Vec::with_capacity(64);
     encode_delimited(message, &mut raw);
@@ -215,14 +254,20 @@ fn send(socket: &mut UnixStream, message: &BlockOpResponseProto) -> io::Result<(
 }
 
 fn send_files(socket: &UnixStream, handle: &ReadHandle) -> io::Result<()> {
+    let mut raw = Vec::with_capacity(64);
+    encode_delimited(&ready(handle), &mut raw);
+    raw.push(CARRIER);
     let files = [handle.data().as_raw_fd(), handle.meta().as_raw_fd()];
     let control = [ControlMessage::ScmRights(&files)];
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&CARRIER)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
+    let sent =
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&raw)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    // The descriptors went with the first byte.
+    let mut rest = socket;
+    rest.write_all(&raw[sent..])
 }
 
 /// Reads a message with its length in front, byte by byte up to the length: requests are short.
-fn read_message<M: Message + Default>(socket: &mut UnixStream) -> Result<M, TransferError> {
+fn read_message<M: Message + Default>(socket: &mut impl Read) -> Result<M, TransferError> {
     let mut prefix = Vec::with_capacity(8);
     let length = loop {
         let mut byte = [0];

@@ -12,6 +12,7 @@ use dfs_client::fs::{
 use dfs_tests::cluster::{MiniCluster, SUPERUSER};
 use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
+use dfs_tests::replica_files::Damage;
 use dfs_tests::wait::{PATIENCE, wait_until};
 use dfs_tests::workload::read_all;
 
@@ -352,6 +353,53 @@ fn an_outage_of_all_datanodes_is_waited_out() -> Result<()> {
         })
         .await?;
         fs.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn small_files_come_whole_from_this_machine_and_damage_never_does() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().block_size(BLOCK).local_reads().start().await?;
+        let fs = session(&cluster, BLOCK).await?;
+        let sizes = [1, 4096, 5000, 16_000, 17_000, 65_536, 65_537];
+        let mut inodes = Vec::new();
+        for (seed, size) in sizes.into_iter().enumerate() {
+            let (status, file) = create(&fs, &format!("f{size}")).await?;
+            file.write_at(0, pattern(seed as u64, 0, size).into()).await?;
+            file.release(true).await?;
+            inodes.push(status.inode);
+        }
+        for (seed, (size, inode)) in sizes.into_iter().zip(&inodes).enumerate() {
+            let file = open(&fs, *inode, false).await?;
+            ensure_same("whole", &contents(&file).await?, &pattern(seed as u64, 0, size))?;
+            let part = file.read_at(size as u64 / 2, 100).await?;
+            ensure_same("part", &part, &pattern(seed as u64, 0, size)[size / 2..(size / 2 + 100).min(size)])?;
+            file.release(false).await?;
+        }
+        // Cut without its replicas, which are longer than the block now.
+        let file = open(&fs, inodes[2], true).await?;
+        file.set_len(3000).await?;
+        file.release(true).await?;
+        let other = session(&cluster, BLOCK).await?;
+        let file = open(&other, inodes[2], false).await?;
+        ensure_same("cut", &contents(&file).await?, &pattern(2, 0, 3000))?;
+        file.release(false).await?;
+        // One replica after the other is damaged, and each is found out and replaced.
+        let bytes = pattern(3, 0, 16_000);
+        let block = cluster.blocks("/f16000").await?[0].block.context("block")?.id;
+        for index in 0..cluster.datanode_count() {
+            cluster.corrupt_replica(index, block, Damage::FlipBit(9000))?;
+            wait_until("the bad replica is replaced", PATIENCE, async || {
+                let fs = session(&cluster, BLOCK).await?;
+                let file = open(&fs, inodes[3], false).await?;
+                ensure_same("/f16000", &contents(&file).await?, &bytes)?;
+                let files = cluster.replica(index, block)?;
+                let good = files.is_none_or(|f| std::fs::read(&f.data).is_ok_and(|stored| stored == bytes));
+                Ok(good && cluster.blocks("/f16000").await?[0].locations.len() >= 2)
+            })
+            .await?;
+        }
         Ok(())
     })
 }
