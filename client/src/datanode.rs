@@ -7,11 +7,10 @@ use dfs_proto::transfer::ExtendedBlockProto;
 use dfs_proto::v1::datanode_control_client::DatanodeControlClient;
 use dfs_proto::v1::{self, Block, ReplicaLocation};
 use dfs_proto::{ErrorKind, RpcError};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::TransferFault;
 use crate::config::ClientConfig;
-use crate::namenode::endpoint;
 
 /// Longest wait for a sync: after it the datanode gives up answering, too.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,8 +70,11 @@ async fn control(
         |reason: String| TransferFault::Control(RpcError::new(ErrorKind::Unavailable, "", reason));
     let Some(info) = &location.datanode else { return Err(unreachable("no address".to_owned())) };
     let address = socket_name(&info.ip, info.ipc_port);
-    let endpoint = endpoint(&address).ok_or_else(|| unreachable("bad address".to_owned()))?;
-    let connected = endpoint.connect_timeout(config.datanode_connect_timeout).connect().await;
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| unreachable("bad address".to_owned()))?
+        .tcp_nodelay(true)
+        .connect_timeout(config.datanode_connect_timeout);
+    let connected = endpoint.connect().await;
     Ok(DatanodeControlClient::new(connected.map_err(|error| unreachable(error.to_string()))?))
 }
 

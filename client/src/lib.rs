@@ -85,6 +85,8 @@ mod local_replica;
 mod local_replicas;
 mod name_text;
 mod namenode;
+mod namenode_link;
+mod namenode_reader;
 mod open_block;
 mod options;
 mod out_packet;
@@ -98,6 +100,7 @@ mod retry;
 mod slow_nodes;
 mod status;
 mod streamer;
+mod transport;
 mod unsynced_blocks;
 mod writer_core;
 

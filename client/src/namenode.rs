@@ -15,31 +15,24 @@ use dfs_proto::v1::CallContext;
 use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
 use dfs_proto::v1::file_system_protocol_client::FileSystemProtocolClient;
 use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::DfsError;
 use crate::config::ClientConfig;
 use crate::retry::{Backoff, RetryPolicy};
-
-/// HTTP/2 windows: a listing page or the blocks of a large file come in one go.
-const WINDOW_BYTES: u32 = 4 << 20;
-
-/// Time to connect to one namenode before the next attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::transport::{Connections, Transport};
 
 /// Stub of the path clients' service.
-pub(crate) type Stub = ClientProtocolClient<Channel>;
+pub(crate) type Stub = ClientProtocolClient<Transport>;
 
 /// Stub of the mounts' service; shares the connection.
-pub(crate) type FilesStub = FileSystemProtocolClient<Channel>;
+pub(crate) type FilesStub = FileSystemProtocolClient<Transport>;
 
 /// One address of the cluster's.
 struct Peer {
     address: String,
-    stub: Stub,
-    files: FilesStub,
+    connections: Arc<Connections>,
     /// It has answered as a namenode does: its failures are a namenode's.
     proven: AtomicBool,
 }
@@ -62,8 +55,9 @@ impl Namenode {
     pub(crate) async fn new(config: &ClientConfig, user: String, id: Uuid) -> Result<Self, DfsError> {
         let mut peers = Vec::with_capacity(config.namenodes.len());
         for address in &config.namenodes {
-            let (stub, files) = stubs(address).await?;
-            peers.push(Peer { address: address.clone(), stub, files, proven: AtomicBool::new(false) });
+            check_address(address).await?;
+            let connections = Arc::new(Connections::new(address.clone()));
+            peers.push(Peer { address: address.clone(), connections, proven: AtomicBool::new(false) });
         }
         Ok(Self {
             peers,
@@ -131,7 +125,13 @@ impl Namenode {
         F: Fn(Stub, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
-        self.call_service(policy, subject, request, |peer, request| send(peer.stub.clone(), request)).await
+        self.call_service(policy, subject, request, |transport, request| {
+            let stub = Stub::new(transport)
+                .max_decoding_message_size(MAX_RPC_BYTES)
+                .max_encoding_message_size(MAX_RPC_BYTES);
+            send(stub, request)
+        })
+        .await
     }
 
     /// Makes a call of the mounts' service, retried as the policy of the client says.
@@ -162,7 +162,13 @@ impl Namenode {
         F: Fn(FilesStub, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
-        self.call_service(policy, subject, request, |peer, request| send(peer.files.clone(), request)).await
+        self.call_service(policy, subject, request, |transport, request| {
+            let stub = FilesStub::new(transport)
+                .max_decoding_message_size(MAX_RPC_BYTES)
+                .max_encoding_message_size(MAX_RPC_BYTES);
+            send(stub, request)
+        })
+        .await
     }
 
     async fn call_service<Q, A, F, R>(
@@ -174,7 +180,7 @@ impl Namenode {
     ) -> Result<A, DfsError>
     where
         Q: Clone,
-        F: Fn(&Peer, Request<Q>) -> R,
+        F: Fn(Transport, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
         let started = Instant::now();
@@ -183,15 +189,15 @@ impl Namenode {
         loop {
             let index = self.current.load(Ordering::Relaxed);
             let peer = &self.peers[index];
-            let Peer { address, proven, .. } = peer;
-            let attempt = send(peer, Request::new(request.clone()));
-            let patience = self.rpc_timeout.min(backoff.remaining(Instant::now()));
-            let error = match tokio::time::timeout(patience, attempt).await {
-                Ok(Ok(answer)) => {
+            let Peer { address, proven, connections } = peer;
+            let now = Instant::now();
+            let until = now + self.rpc_timeout.min(backoff.remaining(now));
+            let error = match send(connections.until(until), Request::new(request.clone())).await {
+                Ok(answer) => {
                     proven.store(true, Ordering::Relaxed);
                     return Ok(answer.into_inner());
                 }
-                Ok(Err(status)) => {
+                Err(status) => {
                     let mut error = RpcError::from_status(&status);
                     if status.details().is_empty() {
                         // Not from a namenode of ours: the transport, or a server of another kind.
@@ -208,9 +214,6 @@ impl Namenode {
                         proven.store(true, Ordering::Relaxed);
                     }
                     error
-                }
-                Err(_) => {
-                    RpcError::new(ErrorKind::Unavailable, format!("namenode {address}"), "no answer in time")
                 }
             };
             if !error.kind.is_retriable() {
@@ -238,8 +241,8 @@ fn innermost(status: &Status) -> String {
     if std::ptr::addr_eq(cause, status) { status.message().to_owned() } else { cause.to_string() }
 }
 
-/// Checks an address, resolves its host and makes stubs on one connection, which is made when first used.
-async fn stubs(address: &str) -> Result<(Stub, FilesStub), DfsError> {
+/// Checks an address and that its host is known.
+async fn check_address(address: &str) -> Result<(), DfsError> {
     let invalid = || DfsError::InvalidAddress { address: address.to_owned() };
     let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
     if host.is_empty() || port.parse::<u16>().is_err() {
@@ -248,28 +251,8 @@ async fn stubs(address: &str) -> Result<(Stub, FilesStub), DfsError> {
     let found = tokio::net::lookup_host(address).await.map(|mut found| found.next());
     let unknown = |source| DfsError::UnknownHost { address: address.to_owned(), source: Arc::new(source) };
     match found {
-        Ok(Some(_)) => {}
-        Ok(None) => return Err(unknown(std::io::ErrorKind::NotFound.into())),
-        Err(source) => return Err(unknown(source)),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(unknown(std::io::ErrorKind::NotFound.into())),
+        Err(source) => Err(unknown(source)),
     }
-    let channel = endpoint(address).ok_or_else(invalid)?.connect_lazy();
-    let stub = ClientProtocolClient::new(channel.clone())
-        .max_decoding_message_size(MAX_RPC_BYTES)
-        .max_encoding_message_size(MAX_RPC_BYTES);
-    let files = FileSystemProtocolClient::new(channel)
-        .max_decoding_message_size(MAX_RPC_BYTES)
-        .max_encoding_message_size(MAX_RPC_BYTES);
-    Ok((stub, files))
-}
-
-/// A gRPC endpoint at `host:port`.
-pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    Some(
-        endpoint
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES),
-    )
 }

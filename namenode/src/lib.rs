@@ -9,6 +9,8 @@ pub mod block_management;
 pub mod config;
 pub mod consensus;
 pub mod error;
+mod framed_call;
+mod framed_connection;
 pub mod groups;
 mod http;
 mod listener;
@@ -17,6 +19,7 @@ pub mod namesystem;
 mod rpc_threads;
 mod server;
 pub mod service;
+mod unary_services;
 
 pub use config::NamenodeConfig;
 pub use error::NamenodeError;

@@ -22,10 +22,12 @@ use crate::error::NamenodeError;
 use crate::groups::GroupMapping;
 use crate::log::{InitializeOp, command::Op};
 use crate::namesystem::{Effect, Snapshot};
+use crate::rpc_threads::Served;
 use crate::service::{
     ClientService, Context, DatanodeService, FileSystemService, NAME_PREFIX, Sessions, SoftState, seed,
     wall_clock_ns,
 };
+use crate::unary_services::UnaryServices;
 use crate::{http, monitor, rpc_threads};
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
@@ -102,7 +104,7 @@ impl Namenode {
         });
         let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
         let listener = rpc.into_std().map_err(|source| NamenodeError::Listen { addr: rpc_addr, source })?;
-        let rpc_threads = rpc_threads::spawn(&listener, &routes(&context), || stopped(&stop))
+        let rpc_threads = rpc_threads::spawn(&listener, &served(&context), || stopped(&stop))
             .map_err(|source| NamenodeError::Listen { addr: rpc_addr, source })?;
         let app = http::router(context.clone(), http::recorder());
         let http_stopped = stopped(&stop);
@@ -222,8 +224,8 @@ fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'sta
     }
 }
 
-/// What is served over gRPC.
-fn routes(context: &Arc<Context>) -> Routes {
+/// What is served.
+fn served(context: &Arc<Context>) -> Served {
     let clients = ClientProtocolServer::new(ClientService::new(context.clone()))
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
@@ -234,5 +236,7 @@ fn routes(context: &Arc<Context>) -> Routes {
         .max_decoding_message_size(MAX_RPC_BYTES)
         .max_encoding_message_size(MAX_RPC_BYTES);
     let raft = context.consensus.raft_service();
-    Routes::new(clients).add_service(datanodes).add_service(mounts).add_service(raft).prepare()
+    let unary = UnaryServices { clients: clients.clone(), mounts: mounts.clone() };
+    let routes = Routes::new(clients).add_service(datanodes).add_service(mounts).add_service(raft).prepare();
+    Served { routes, unary }
 }

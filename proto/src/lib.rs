@@ -4,6 +4,7 @@
 //!   (datanode), generated from `proto/dfs/*.proto`.
 //! * [`transfer`]: headers of the data transfer protocol (HDFS's, version 28); [`data_transfer`]
 //!   frames operations and [`packet`] frames block data.
+//! * [`framing`]: how clients' calls to a namenode go over a connection without HTTP/2.
 //! * [`ids`]: typed ids; raw integers exist only in messages and file formats.
 //! * [`error`]: the error kinds that travel in gRPC status details, and what each maps to.
 //! * [`checksum`]: chunk checksums of block data.
@@ -13,6 +14,7 @@
 pub mod checksum;
 pub mod data_transfer;
 pub mod error;
+pub mod framing;
 pub mod ids;
 pub mod packet;
 

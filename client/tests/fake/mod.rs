@@ -6,6 +6,7 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 mod datanode;
+mod framed;
 mod namenode;
 mod wire;
 

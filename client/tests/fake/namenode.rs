@@ -6,7 +6,6 @@ use dfs_proto::v1::client_protocol_server::{ClientProtocol, ClientProtocolServer
 use dfs_proto::v1::{self, Empty};
 use dfs_proto::{CLIENT_PROTOCOL_VERSION, ErrorKind, RpcError};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::{BLOCK_SIZE, Fault, File, POOL, State};
@@ -16,11 +15,7 @@ struct Namenode {
 }
 
 pub async fn serve(state: Arc<Mutex<State>>, listener: TcpListener) {
-    tonic::transport::Server::builder()
-        .add_service(ClientProtocolServer::new(Namenode { state }))
-        .serve_with_incoming(TcpListenerStream::new(listener))
-        .await
-        .expect("namenode service");
+    super::framed::serve(ClientProtocolServer::new(Namenode { state }), listener).await;
 }
 
 fn refuse(kind: ErrorKind, subject: &str) -> Status {

@@ -1,0 +1,180 @@
+//! The thread of a connection to a namenode: makes the connection, then reads answers.
+//!
+//! It waits in `recv` with a timeout of [`TICK`], so that calls without an answer fail not much later than they
+//! should. The end of the thread is the end of the link, whichever comes first.
+
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::framing::{self, Answer, FrameError, LENGTH_BYTES, PREFACE_BYTES};
+use socket2::{SockRef, TcpKeepalive};
+use tonic::{Code, Status};
+
+use crate::namenode_link::{Link, LinkError};
+
+/// Time to connect to one namenode and hear from it before the next attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How late a call may be found to be overdue.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Silence of the connection after which the kernel asks the other side whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+
+/// The kernel asks again after this time, [`KEEPALIVE_PROBES`] times.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// See [`KEEPALIVE_INTERVAL`].
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// What was sent is acknowledged by the other side's kernel within this time, or the connection is dead.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+
+/// Read at once, and kept: usual answers have a few hundred bytes, listings some 100 KiB.
+const READ_BYTES: usize = 64 << 10;
+
+/// Lives as long as the link.
+pub(crate) fn run(link: &Arc<Link>, address: &str) {
+    let Err(error) = serve(link, address);
+    link.fail(error);
+}
+
+fn serve(link: &Arc<Link>, address: &str) -> Result<std::convert::Infallible, LinkError> {
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    let socket = connect(address, until).map_err(LinkError::Connect)?;
+    let mut socket = link.opened(socket).map_err(LinkError::Connect)?;
+    io::Write::write_all(&mut socket, &framing::preface()).map_err(LinkError::Broken)?;
+    let mut input = Input { bytes: vec![0; READ_BYTES], filled: 0 };
+    while input.filled < PREFACE_BYTES {
+        let before = input.filled;
+        match input.fill(socket) {
+            Ok(_) if input.filled > before => {}
+            Ok(_) => {
+                link.fail_overdue(Instant::now());
+                if Instant::now() >= until {
+                    return Err(LinkError::Silent);
+                }
+            }
+            // A server of another kind may close, or reset, when it sees our first bytes.
+            Err(LinkError::Closed) => return Err(LinkError::ClosedAtOnce),
+            Err(LinkError::Broken(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(LinkError::ClosedAtOnce);
+            }
+            Err(error) => return Err(error),
+        }
+        if !framing::may_be_preface(&input.bytes[..input.filled.min(PREFACE_BYTES)]) {
+            return Err(LinkError::NotANamenode(FrameError::Preface));
+        }
+    }
+    let mut preface = [0; PREFACE_BYTES];
+    preface.copy_from_slice(&input.bytes[..PREFACE_BYTES]);
+    framing::check_preface(preface).map_err(LinkError::NotANamenode)?;
+    input.consume(PREFACE_BYTES);
+    link.begin();
+    read_answers(link, socket, input)
+}
+
+fn read_answers(
+    link: &Arc<Link>,
+    socket: &TcpStream,
+    mut input: Input,
+) -> Result<std::convert::Infallible, LinkError> {
+    let mut next_look = Instant::now() + TICK;
+    loop {
+        input.take_frames(link).map_err(LinkError::Frame)?;
+        input.fill(socket)?;
+        let now = Instant::now();
+        if now >= next_look {
+            link.fail_overdue(now);
+            next_look = now + TICK;
+        }
+    }
+}
+
+/// Connects to the first address of `host:port` that takes the connection.
+fn connect(address: &str, until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for addr in address.to_socket_addrs()? {
+        match connect_to(addr, until.saturating_duration_since(Instant::now())) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn connect_to(addr: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    // The least that the call accepts: zero would be an error of another kind.
+    let socket = TcpStream::connect_timeout(&addr, patience.max(Duration::from_millis(1)))?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(TICK))?;
+    let options = SockRef::from(&socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    options.set_tcp_keepalive(&keepalive)?;
+    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+    Ok(socket)
+}
+
+/// Bytes that have come.
+struct Input {
+    /// Initialised room, of which the first `filled` bytes have come.
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Input {
+    /// Waits for more, [`TICK`] long at most.
+    fn fill(&mut self, mut socket: &TcpStream) -> Result<(), LinkError> {
+        if self.filled == self.bytes.len() {
+            // Follows what arrives, not what is announced.
+            self.bytes.resize(2 * self.bytes.len(), 0);
+        }
+        match socket.read(&mut self.bytes[self.filled..]) {
+            Ok(0) => Err(LinkError::Closed),
+            Ok(more) => {
+                self.filled += more;
+                Ok(())
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(LinkError::Broken(error)),
+            },
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.bytes.copy_within(count..self.filled, 0);
+        self.filled -= count;
+        if self.filled == 0 && self.bytes.len() > READ_BYTES {
+            self.bytes = vec![0; READ_BYTES];
+        }
+    }
+
+    /// Hands the whole frames to their callers.
+    fn take_frames(&mut self, link: &Link) -> Result<(), FrameError> {
+        let mut rest = &self.bytes[..self.filled];
+        while let Ok(frame) = framing::split_frame(rest)? {
+            rest = &rest[LENGTH_BYTES + frame.len()..];
+            let (id, answer) = framing::decode_answer(frame)?;
+            let answer = match answer {
+                Answer::Message(message) => Ok(Bytes::copy_from_slice(message)),
+                Answer::Refused { code, text, details } => {
+                    let code = Code::from_i32(i32::from(code));
+                    Err(Status::with_details(code, text, Bytes::copy_from_slice(details)))
+                }
+            };
+            link.answer(id, answer);
+        }
+        let consumed = self.filled - rest.len();
+        if consumed > 0 {
+            self.consume(consumed);
+        }
+        Ok(())
+    }
+}

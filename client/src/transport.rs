@@ -1,0 +1,137 @@
+//! What carries the calls of the generated stubs to a namenode: frames instead of HTTP/2.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use dfs_proto::framing;
+use http_body::{Body as _, Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+
+use crate::namenode_link::{Link, LinkError};
+
+/// Room of a new frame: most requests fit.
+const FRAME_BYTES: usize = 256;
+
+/// A namenode's address and the connection to it, which is made by the first call and anew after it broke. Dropping it
+/// closes the connection.
+pub(crate) struct Connections {
+    address: String,
+    current: Mutex<Option<Arc<Link>>>,
+    next_id: AtomicU64,
+}
+
+/// Carries calls to one namenode that have to be answered in time. Cheap to make and to clone.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    connections: Arc<Connections>,
+    until: Instant,
+}
+
+impl Connections {
+    /// Makes no connection yet.
+    pub(crate) const fn new(address: String) -> Self {
+        Self { address, current: Mutex::new(None), next_id: AtomicU64::new(1) }
+    }
+
+    /// Carries calls that fail if they have no answer by `until`.
+    pub(crate) fn until(self: &Arc<Self>, until: Instant) -> Transport {
+        Transport { connections: Arc::clone(self), until }
+    }
+
+    fn link(&self) -> Arc<Link> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(link) if !link.is_broken() => Arc::clone(link),
+            _ => Arc::clone(current.insert(Link::start(&self.address))),
+        }
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = current.take() {
+            link.fail(LinkError::Dropped);
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Transport {
+    type Response = http::Response<OneAnswer>;
+    type Error = Status;
+    type Future = BoxFuture<Self::Response, Status>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(carry(self.clone(), request))
+    }
+}
+
+async fn carry(
+    Transport { connections, until }: Transport,
+    request: http::Request<Body>,
+) -> Result<http::Response<OneAnswer>, Status> {
+    let (parts, mut body) = request.into_parts();
+    let mut message = Vec::with_capacity(1);
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        if let Ok(piece) = frame?.into_data() {
+            message.push(piece);
+        }
+    }
+    let id = connections.next_id.fetch_add(1, Ordering::Relaxed);
+    let mut frame = Vec::with_capacity(FRAME_BYTES);
+    framing::encode_call(&mut frame, id, parts.uri.path(), message.iter().map(|piece| piece.as_ref()))
+        .map_err(|error| Status::out_of_range(error.to_string()))?;
+    drop(message);
+    let link = connections.link();
+    let _place = link.place().await?;
+    let message = link.call(id, frame, until).await?;
+    Ok(http::Response::new(OneAnswer { message: Some(message), ended: false }))
+}
+
+/// The message of an answer, with gRPC's head, as the body of a response.
+#[derive(Debug)]
+pub(crate) struct OneAnswer {
+    message: Option<Bytes>,
+    ended: bool,
+}
+
+impl http_body::Body for OneAnswer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = match self.message.take() {
+            Some(message) => Some(Frame::data(message)),
+            None if self.ended => None,
+            None => {
+                self.ended = true;
+                let mut trailers = http::HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
+                Some(Frame::trailers(trailers))
+            }
+        };
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.message.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
