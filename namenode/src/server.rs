@@ -165,7 +165,7 @@ async fn identity(
     superuser: &str,
     consensus: &Consensus,
 ) -> Result<(String, String), NamenodeError> {
-    let read = || Ok::<_, NamenodeError>(Snapshot::open(&consensus.database())?.identity()?);
+    let read = || Ok::<_, NamenodeError>(Snapshot::open(&consensus.store()).identity()?);
     if let Some(identity) = read()? {
         return Ok(identity);
     }
@@ -188,7 +188,7 @@ async fn identity(
 
 /// Tells soft state what the namespace knows from before the start.
 fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Result<(), NamenodeError> {
-    let snapshot = Snapshot::open(&consensus.database())?;
+    let snapshot = Snapshot::open(&consensus.store());
     let now = soft.now_ms();
     for (info, storage_ids) in snapshot.datanodes()? {
         soft.blocks().recall_datanode(info, &storage_ids);

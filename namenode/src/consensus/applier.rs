@@ -1,4 +1,4 @@
-//! Applying entries to the state, one redb transaction for all that are given at once.
+//! Applying entries to the state, one transaction for all that are given at once.
 //!
 //! Owned by one thread at a time. The owner sees to the order of log and state: a checkpoint is made only when the log
 //! is on disk as far as it was applied.
@@ -11,11 +11,12 @@ use tokio::sync::watch;
 
 use super::batch::Batch;
 use super::error::ConsensusError;
+use super::flusher::Flusher;
 use super::raft_types::{Entry, LogId, StoredMembership};
 use super::snapshot::ReceivedSnapshot;
 use super::state_store::{Position, StateStore};
 use crate::log;
-use crate::namesystem::{self, Effect, NamesystemError, Tables};
+use crate::namesystem::{self, Effect, Fill, NamesystemError, Tables};
 
 /// Called with the effects of committed transactions, in order.
 pub type OnEffects = Arc<dyn Fn(Vec<Effect>) + Send + Sync>;
@@ -52,6 +53,7 @@ pub struct Applier {
     policy: CheckpointPolicy,
     applied: watch::Sender<Option<LogId>>,
     dirty: Dirty,
+    flusher: Flusher,
 }
 
 /// Log index of a batch, the batch, and what became of its commands.
@@ -64,9 +66,10 @@ impl Applier {
         position: Position,
         on_effects: OnEffects,
         policy: CheckpointPolicy,
+        flusher: Flusher,
     ) -> Self {
         let applied = watch::Sender::new(position.last);
-        Self { store, position, on_effects, policy, applied, dirty: Dirty::default() }
+        Self { store, position, on_effects, policy, applied, dirty: Dirty::default(), flusher }
     }
 
     /// How far the log is applied, as it goes on.
@@ -76,48 +79,56 @@ impl Applier {
 
     /// Applies entries in one transaction. Answers for each batch what became of its commands.
     pub fn apply<'a>(&mut self, entries: &'a [Entry]) -> Result<Vec<AppliedBatch<'a>>, ConsensusError> {
-        let txn = self.store.begin()?;
+        self.make_room()?;
+        let rows = self.store.rows();
         let mut effects = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut membership_changed = false;
         let failed = |index| move |source| ConsensusError::Apply { index, source };
         let mut index = self.position.next_index();
-        {
-            let mut tables = Tables::open(&txn).map_err(failed(index))?;
-            for entry in entries {
-                index = entry.log_id.index;
-                match &entry.payload {
-                    EntryPayload::Blank => {}
-                    EntryPayload::Membership(membership) => {
-                        self.position.membership =
-                            StoredMembership::new(Some(entry.log_id), membership.clone());
-                        membership_changed = true;
-                    }
-                    EntryPayload::Normal(batch) => {
-                        let mut replies = Vec::with_capacity(batch.commands().len());
-                        for command in batch.commands() {
-                            self.position.sequence += 1;
-                            let applied = namesystem::apply(&mut tables, self.position.sequence, command)
-                                .map_err(failed(index))?;
-                            effects.extend(applied.effects);
-                            replies.push(applied.outcome);
-                        }
-                        self.dirty.commands += replies.len() as u64;
-                        self.dirty.bytes += batch.encoded_bytes() as u64;
-                        outcomes.push((index, batch, replies));
-                    }
+        let mut tables = Tables::open(&rows).map_err(failed(index))?;
+        for entry in entries {
+            index = entry.log_id.index;
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.position.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    membership_changed = true;
                 }
-                self.position.last = Some(entry.log_id);
+                EntryPayload::Normal(batch) => {
+                    let mut replies = Vec::with_capacity(batch.commands().len());
+                    for command in batch.commands() {
+                        self.position.sequence += 1;
+                        let applied = namesystem::apply(&mut tables, self.position.sequence, command)
+                            .map_err(failed(index))?;
+                        effects.extend(applied.effects);
+                        replies.push(applied.outcome);
+                    }
+                    self.dirty.commands += replies.len() as u64;
+                    self.dirty.bytes += batch.encoded_bytes() as u64;
+                    outcomes.push((index, batch, replies));
+                }
             }
-            self.position.store(&mut tables, membership_changed).map_err(failed(index))?;
+            self.position.last = Some(entry.log_id);
         }
-        self.store.commit(txn)?;
+        self.position.store(&mut tables, membership_changed);
+        tables.commit();
         self.dirty.since.get_or_insert_with(Instant::now);
         if !effects.is_empty() {
             (self.on_effects)(effects);
         }
         self.applied.send_replace(self.position.last);
         Ok(outcomes)
+    }
+
+    /// Sees to it that what was applied does not gather in memory without end.
+    fn make_room(&self) -> Result<(), ConsensusError> {
+        match self.store.rows().fill() {
+            Fill::Room => Ok(()),
+            Fill::Full if self.flusher.begin(&self.store) => Ok(()),
+            // The thread is behind, or has ended.
+            Fill::Full | Fill::Overfull => self.store.flush(),
+        }
     }
 
     /// Whether there is something to save.

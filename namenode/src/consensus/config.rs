@@ -19,6 +19,9 @@ pub struct ConsensusConfig {
     /// Memory for caching the state, in bytes; about half of it holds changes since the last
     /// checkpoint. Default 96 MiB, at least 4 MiB.
     pub cache_bytes: usize,
+    /// Changes that are kept in memory before they are brought into redb together, in bytes; up to five times as much
+    /// while that is under way. Default 8 MiB: some ten thousand changes. At least 4 KiB.
+    pub layer_bytes: usize,
     /// Size at which a log segment is closed, in bytes. Default 16 MiB, at least 4 KiB.
     pub segment_bytes: u64,
     /// A checkpoint is made after so many commands: bounds the replay after a crash to about a second.
@@ -46,6 +49,7 @@ impl ConsensusConfig {
             node_id,
             peers: BTreeMap::new(),
             cache_bytes: 96 << 20,
+            layer_bytes: 8 << 20,
             segment_bytes: 16 << 20,
             checkpoint_commands: 100_000,
             checkpoint_bytes: 64 << 20,
@@ -65,6 +69,7 @@ impl ConsensusConfig {
             Ok(())
         };
         bounded("cache_bytes", self.cache_bytes as u64, 4 << 20)?;
+        bounded("layer_bytes", self.layer_bytes as u64, 4 << 10)?;
         bounded("segment_bytes", self.segment_bytes, 4 << 10)?;
         bounded("checkpoint_commands", self.checkpoint_commands, 1)?;
         bounded("checkpoint_bytes", self.checkpoint_bytes, 4 << 10)?;

@@ -83,6 +83,14 @@ pub enum ConsensusError {
         /// redb's error.
         source: Box<redb::Error>,
     },
+    /// The rows of the state cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Rows {
+        /// The store.
+        path: PathBuf,
+        /// The namesystem's error.
+        source: StoreError,
+    },
     /// Applying a command failed for a reason other than a refusal.
     #[error("entry {index}: cannot apply: {source}")]
     Apply {

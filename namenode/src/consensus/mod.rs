@@ -5,7 +5,7 @@
 //! ```text
 //! propose -> batcher -> openraft -> log thread (write, one fdatasync for all that wait) --+
 //!               |           |                                                            +-> reply
-//!               |           +-----> apply thread (one redb transaction for all that wait) -+
+//!               |           +-----> apply thread (one transaction for all that wait) ------+
 //!               |                      +-> effects
 //!               +-- one entry on its way at a time, the rest gathers
 //! ```
@@ -13,7 +13,8 @@
 //! * [`Consensus`] is what the rest of the namenode sees.
 //! * Formats, one module each: `record`, `segment`, `vote_file`, `state_store`.
 //! * Threads of a member: `log_thread` (the only writer of log and vote), `log_reader`, `apply_thread` (the only
-//!   writer of the state), `snapshot` (two while one is under way). Both roles apply with `applier`.
+//!   writer of the state), `snapshot` (two while one is under way). Both roles apply with `applier`, behind which
+//!   `flusher` brings what was applied into redb.
 //! * openraft's view: `log_store`, `state_machine`, `network`, `raft_service`, `raft_types`.
 //!
 //! Invariants:
@@ -36,6 +37,7 @@ mod config;
 mod dir_lock;
 mod durable_file;
 mod error;
+mod flusher;
 mod health;
 mod log_cache;
 mod log_reader;

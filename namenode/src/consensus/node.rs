@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use openraft::BasicNode;
 use prost::Message;
-use redb::Database;
 use tokio::sync::{oneshot, watch};
 
 use super::acks::Acks;
@@ -17,6 +16,7 @@ use super::config::{self, ConsensusConfig};
 use super::dir_lock::DirLock;
 use super::durable_file;
 use super::error::{ConsensusError, ProposeError};
+use super::flusher::Flusher;
 use super::health::Health;
 use super::log_cache::CACHE_BYTES_MAX;
 use super::member::Member;
@@ -29,6 +29,7 @@ use super::threads::spawn;
 use super::vote_file::{self, VoteFile};
 use crate::log;
 use crate::log::raft_protocol_server::RaftProtocolServer;
+use crate::namesystem::Store;
 
 /// A running member of consensus. Clones share it; when the last one is dropped without
 /// [`Consensus::shutdown`], it stops as if the process had been killed.
@@ -79,7 +80,7 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
     vote_file::check_directory(&config.dir)?;
     let lock = Arc::new(DirLock::take(&config.dir)?);
     let (votes, vote) = VoteFile::open(&config.dir, config.node_id)?;
-    let (store, position) = StateStore::open(&config.dir, config.cache_bytes)?;
+    let (store, position) = StateStore::open(&config.dir, config.cache_bytes, config.layer_bytes)?;
     let (log, recovered) = SegmentedLog::open(
         config.dir.join("log"),
         config.segment_bytes,
@@ -124,7 +125,8 @@ fn prepare(
         bytes: config.checkpoint_bytes,
         interval: config.checkpoint_interval,
     };
-    let applier = Applier::new(opened.store.clone(), opened.position.clone(), on_effects, policy);
+    let flusher = Flusher::start(health)?;
+    let applier = Applier::new(opened.store.clone(), opened.position.clone(), on_effects, policy, flusher);
     let watches = Watches { store: opened.store.clone(), synced: acks.watch(), applied: applier.watch() };
     let membership =
         opened.recovered.membership.as_ref().unwrap_or_else(|| opened.position.membership.membership());
@@ -245,10 +247,10 @@ impl Consensus {
         *self.inner.synced.borrow()
     }
 
-    /// The database, for [`crate::namesystem::Snapshot::open`]. It may be another one after a snapshot
+    /// The namespace, for [`crate::namesystem::Snapshot::open`]. It may be another one after a snapshot
     /// was installed: ask for each request.
-    pub fn database(&self) -> Arc<Database> {
-        self.inner.store.database()
+    pub fn store(&self) -> Arc<Store> {
+        self.inner.store.rows()
     }
 
     /// Whether this node leads and has applied everything that earlier leaders committed.

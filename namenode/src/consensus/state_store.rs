@@ -1,8 +1,9 @@
 //! The replicated state on disk: a redb store, and in it how far the log was applied.
 //!
-//! Everything, the namespace and the position in the log, changes in one redb transaction, so the store
-//! always holds the state after exactly the entries it says. Ordinary transactions are not durable; a
-//! durable one (a checkpoint) is made now and then, and after a crash the log is applied again from there.
+//! Everything, the namespace and the position in the log, changes in one transaction, so the store always holds the
+//! state after exactly the entries it says. Transactions end in memory and reach redb many at a time
+//! ([`crate::namesystem::Store`]); a durable transaction of redb (a checkpoint) is made now and then, and after a
+//! crash the log is applied again from there.
 //!
 //! Two records in the `meta` table belong to consensus, each beginning with a version byte:
 //!
@@ -28,7 +29,7 @@ use super::raft_types::{self, LogId, StoredMembership};
 use super::record::u64_at;
 use super::segment::EntryId;
 use crate::log;
-use crate::namesystem::{StoreError, Table, Tables};
+use crate::namesystem::{Store, StoreError, Table, Tables};
 
 const FILE_NAME: &str = "state.redb";
 const RECEIVED_FILE_NAME: &str = "received.redb";
@@ -55,17 +56,16 @@ impl Position {
     }
 
     /// Writes the position to a transaction. `membership` says whether that changed.
-    pub fn store(&self, tables: &mut Tables<'_>, membership: bool) -> Result<(), StoreError> {
+    pub fn store(&self, tables: &mut Tables<'_>, membership: bool) {
         if let Some(last) = &self.last {
-            tables.meta_put(APPLIED_KEY, &encode_applied(last, self.sequence))?;
+            tables.meta_put(APPLIED_KEY, &encode_applied(last, self.sequence));
         }
         if membership {
             let mut value = vec![VERSION];
             let message = raft_types::stored_membership_to_proto(&self.membership);
             value.extend_from_slice(&message.encode_to_vec());
-            tables.meta_put(MEMBERSHIP_KEY, &value)?;
+            tables.meta_put(MEMBERSHIP_KEY, &value);
         }
-        Ok(())
     }
 }
 
@@ -108,66 +108,54 @@ fn decode_membership(value: &[u8]) -> Result<StoredMembership, Damage> {
 pub struct StateStore {
     path: PathBuf,
     cache_bytes: usize,
+    layer_bytes: usize,
     /// Replaced when a snapshot is installed. Locked for moments only.
-    database: Arc<RwLock<Arc<Database>>>,
+    rows: Arc<RwLock<Arc<Store>>>,
 }
 
 impl StateStore {
     /// Opens or creates the store in `dir`.
-    pub fn open(dir: &Path, cache_bytes: usize) -> Result<(Self, Position), ConsensusError> {
+    pub fn open(
+        dir: &Path,
+        cache_bytes: usize,
+        layer_bytes: usize,
+    ) -> Result<(Self, Position), ConsensusError> {
         let path = dir.join(FILE_NAME);
         durable_file::remove(&dir.join(RECEIVED_FILE_NAME))?;
         let is_new = !path.exists();
         let database = open_released(&path, cache_bytes)?;
-        let database = Arc::new(RwLock::new(Arc::new(database)));
-        let store = Self { path, cache_bytes, database };
         if is_new {
             // From here on the file holds what redb needs to open it quickly after a crash.
-            commit_durably(store.begin_durable()?).map_err(|error| store.failed(error))?;
-            durable_file::sync_parent(&store.path)?;
+            let failed = |error: redb::Error| ConsensusError::store(&path, error);
+            commit_durably(database.begin_write().map_err(|error| failed(error.into()))?).map_err(failed)?;
+            durable_file::sync_parent(&path)?;
         }
-        let position = store.read_position(&store.begin_read()?)?;
-        Ok((store, position))
+        let (rows, position) = open_rows(&path, database, layer_bytes)?;
+        Ok((Self { path, cache_bytes, layer_bytes, rows: Arc::new(RwLock::new(rows)) }, position))
     }
 
-    /// The database. It changes when a snapshot is installed, so hold it for one request only.
-    pub fn database(&self) -> Arc<Database> {
-        Arc::clone(&self.database.read().unwrap_or_else(PoisonError::into_inner))
+    /// The rows. They are others when a snapshot was installed, so hold them for one request only.
+    pub fn rows(&self) -> Arc<Store> {
+        Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn failed(&self, error: impl Into<redb::Error>) -> ConsensusError {
-        ConsensusError::store(&self.path, error)
+    fn failed(&self, source: StoreError) -> ConsensusError {
+        ConsensusError::Rows { path: self.path.clone(), source }
+    }
+
+    /// Brings what was applied into redb, not durably.
+    pub fn flush(&self) -> Result<(), ConsensusError> {
+        self.rows().flush().map_err(|source| self.failed(source))
     }
 
     /// A consistent view of the state.
     pub fn begin_read(&self) -> Result<ReadTransaction, ConsensusError> {
-        self.database().begin_read().map_err(|error| self.failed(error))
+        self.rows().begin_read().map_err(|source| self.failed(source))
     }
 
-    /// A transaction that is visible when it is committed, and durable with the next checkpoint.
-    pub fn begin(&self) -> Result<WriteTransaction, ConsensusError> {
-        let mut txn = self.database().begin_write().map_err(|error| self.failed(error))?;
-        txn.set_durability(Durability::None).map_err(|error| self.failed(error))?;
-        Ok(txn)
-    }
-
-    fn begin_durable(&self) -> Result<WriteTransaction, ConsensusError> {
-        self.database().begin_write().map_err(|error| self.failed(error))
-    }
-
-    /// Commits.
-    pub fn commit(&self, txn: WriteTransaction) -> Result<(), ConsensusError> {
-        txn.commit().map_err(|error| self.failed(error))
-    }
-
-    /// Makes everything committed so far durable.
+    /// Makes everything that was applied durable.
     pub fn checkpoint(&self) -> Result<(), ConsensusError> {
-        commit_durably(self.begin_durable()?).map_err(|error| self.failed(error))
-    }
-
-    /// How far the log is applied in `txn`.
-    pub fn read_position(&self, txn: &ReadTransaction) -> Result<Position, ConsensusError> {
-        read_position(&self.path, txn)
+        self.rows().checkpoint().map_err(|source| self.failed(source))
     }
 
     /// Where a snapshot is received.
@@ -180,14 +168,29 @@ impl StateStore {
         std::fs::rename(received, &self.path)
             .map_err(|error| ConsensusError::io(&self.path, "rename", error))?;
         durable_file::sync_parent(&self.path)?;
-        let database = Arc::new(open_database(&self.path, self.cache_bytes)?);
+        let database = open_database(&self.path, self.cache_bytes)?;
+        let (rows, position) = open_rows(&self.path, database, self.layer_bytes)?;
         let old = {
-            let mut current = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, database)
+            let mut current = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, rows)
         };
         drop(old);
-        self.read_position(&self.begin_read()?)
+        Ok(position)
     }
+}
+
+/// The rows of a database, and how far the log is applied in them.
+fn open_rows(
+    path: &Path,
+    database: Database,
+    layer_bytes: usize,
+) -> Result<(Arc<Store>, Position), ConsensusError> {
+    let txn = database.begin_read().map_err(|error| ConsensusError::store(path, error))?;
+    let position = read_position(path, &txn)?;
+    drop(txn);
+    let rows = Store::new(database, layer_bytes)
+        .map_err(|source| ConsensusError::Rows { path: path.to_owned(), source })?;
+    Ok((Arc::new(rows), position))
 }
 
 /// A store file that is filled from a snapshot.

@@ -35,7 +35,7 @@ pub fn apply(tables: &mut Tables<'_>, log_index: u64, command: &log::Command) ->
         Context { now_ns: command.now_ns, caller: command.caller.as_ref(), effects: Vec::new() };
     match run(tables, &mut context, log_index, command) {
         Ok(reply) => {
-            tables.store_counters()?;
+            tables.store_counters();
             Ok(Applied { outcome: Ok(reply), effects: context.effects })
         }
         Err(NamesystemError::Store(error)) => Err(error),

@@ -22,41 +22,27 @@ const FREE_AT_ONCE_BLOCKS: usize = 64;
 
 impl Tables<'_> {
     /// Writes an inode.
-    pub(super) fn put_inode(&mut self, inode: &Inode) -> Result<(), StoreError> {
-        self.insert(Table::Inodes, &keys::inode(inode.id), &inode.encode())
+    pub(super) fn put_inode(&mut self, inode: &Inode) {
+        self.insert(Table::Inodes, &keys::inode(inode.id), &inode.encode());
     }
 
     /// Enters `child` into `directory`, which the caller writes afterwards.
-    pub(super) fn link(
-        &mut self,
-        directory: &mut Inode,
-        name: &[u8],
-        child: &Inode,
-        now_ns: i64,
-    ) -> Result<(), StoreError> {
+    pub(super) fn link(&mut self, directory: &mut Inode, name: &[u8], child: &Inode, now_ns: i64) {
         let entry = Entry { inode: child.id, kind: child.kind };
-        self.insert(Table::Entries, &keys::entry(directory.id, name), &entry.encode())?;
+        self.insert(Table::Entries, &keys::entry(directory.id, name), &entry.encode());
         if child.is_directory() {
             directory.nlink += 1;
         }
         directory.touch_content(now_ns);
-        Ok(())
     }
 
     /// Removes the entry of `child` from `directory`, which the caller writes afterwards.
-    pub(super) fn unlink(
-        &mut self,
-        directory: &mut Inode,
-        name: &[u8],
-        child: &Inode,
-        now_ns: i64,
-    ) -> Result<(), StoreError> {
-        self.remove(Table::Entries, &keys::entry(directory.id, name))?;
+    pub(super) fn unlink(&mut self, directory: &mut Inode, name: &[u8], child: &Inode, now_ns: i64) {
+        self.remove(Table::Entries, &keys::entry(directory.id, name));
         if child.is_directory() {
             directory.nlink = directory.nlink.saturating_sub(1);
         }
         directory.touch_content(now_ns);
-        Ok(())
     }
 
     /// Drops one link of an inode whose entry is gone. The last one frees the inode, see [`Self::free`].
@@ -69,7 +55,7 @@ impl Tables<'_> {
         if !inode.is_directory() && inode.nlink > 1 {
             inode.nlink -= 1;
             inode.touch_attributes(context.now_ns);
-            self.put_inode(&inode)?;
+            self.put_inode(&inode);
             return Ok(1);
         }
         self.free(context, inode)
@@ -86,10 +72,10 @@ impl Tables<'_> {
         inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
         inode.touch_attributes(context.now_ns);
         if inode.nlink > 0 {
-            self.put_inode(&inode)?;
+            self.put_inode(&inode);
         } else if inode.id.get() == opened {
-            self.put_inode(&inode)?;
-            self.insert(Table::Orphans, &keys::inode(inode.id), &[])?;
+            self.put_inode(&inode);
+            self.insert(Table::Orphans, &keys::inode(inode.id), &[]);
         } else {
             self.free(context, inode.clone())?;
         }
@@ -106,29 +92,42 @@ impl Tables<'_> {
             self.remove_blocks(context, &mut inode, 0, FREE_AT_ONCE_BLOCKS)?
         };
         if all {
-            self.remove_inode(inode.id)?;
+            self.remove_inode(inode.id);
         } else {
             inode.nlink = 0;
             inode.touch_attributes(context.now_ns);
-            self.put_inode(&inode)?;
-            self.insert(Table::Reclaim, &keys::inode(inode.id), &[])?;
+            self.put_inode(&inode);
+            self.leave_to_reclaim(inode.id);
         }
         Ok(freed + 1)
     }
 
     /// Removes an inode that has neither entries nor blocks.
-    pub(super) fn remove_inode(&mut self, id: InodeId) -> Result<(), StoreError> {
-        self.remove(Table::Inodes, &keys::inode(id))?;
+    pub(super) fn remove_inode(&mut self, id: InodeId) {
+        self.remove(Table::Inodes, &keys::inode(id));
         self.counters.inodes = self.counters.inodes.saturating_sub(1);
-        Ok(())
     }
 
     /// First inode that waits for reclaim.
-    pub(super) fn first_to_reclaim(&self) -> Result<Option<InodeId>, StoreError> {
-        let rows = self.range(Table::Reclaim, Bound::Unbounded, Bound::Unbounded)?;
-        match rows.into_iter().flatten().next() {
-            Some(row) => keys::trailing_u64(Table::Reclaim, row?.0.value()).map(|id| Some(InodeId(id))),
-            None => Ok(None),
+    pub(super) fn first_to_reclaim(&mut self) -> Result<Option<InodeId>, StoreError> {
+        let from = keys::inode(InodeId(self.hints.reclaim_from));
+        let first =
+            self.range(Table::Reclaim, Bound::Included(&from), Bound::Unbounded)?.next().transpose()?;
+        let first = first.map(|(key, _)| keys::trailing_u64(Table::Reclaim, key.value())).transpose()?;
+        self.hints.reclaim_from = first.unwrap_or(u64::MAX);
+        Ok(first.map(InodeId))
+    }
+
+    fn leave_to_reclaim(&mut self, id: InodeId) {
+        self.insert(Table::Reclaim, &keys::inode(id), &[]);
+        self.hints.reclaim_from = self.hints.reclaim_from.min(id.get());
+    }
+
+    /// Files that a holder has open for writing.
+    fn lease_count(&self, holder: &str) -> Result<u64, StoreError> {
+        match self.hints.leases(holder) {
+            Some(leases) => Ok(leases),
+            None => self.count_leases(holder),
         }
     }
 
@@ -140,7 +139,9 @@ impl Tables<'_> {
         holder: &str,
     ) -> Result<(), StoreError> {
         self.release_lease(context, inode)?;
-        self.insert(Table::Leases, &keys::lease(holder, inode.id), &[])?;
+        let leases = self.lease_count(holder)? + 1;
+        self.insert(Table::Leases, &keys::lease(holder, inode.id), &[]);
+        self.hints.note_leases(holder, leases);
         inode.holder = Some(holder.to_owned());
         context.effects.push(Effect::LeaseTaken { holder: holder.to_owned() });
         Ok(())
@@ -159,8 +160,10 @@ impl Tables<'_> {
         inode: &mut Inode,
     ) -> Result<(), StoreError> {
         if let Some(holder) = inode.holder.take() {
-            self.remove(Table::Leases, &keys::lease(&holder, inode.id))?;
-            if !self.has_lease(&holder)? {
+            let leases = self.lease_count(&holder)?.saturating_sub(1);
+            self.remove(Table::Leases, &keys::lease(&holder, inode.id));
+            self.hints.note_leases(&holder, leases);
+            if leases == 0 {
                 context.effects.push(Effect::LeaseReleased { holder });
             }
         }

@@ -14,8 +14,8 @@ use super::tables::{Table, Tables};
 
 impl Tables<'_> {
     /// Writes a block.
-    pub(super) fn put_block(&mut self, record: &BlockRecord) -> Result<(), StoreError> {
-        self.insert(Table::Blocks, &keys::block(record.id), &record.encode())
+    pub(super) fn put_block(&mut self, record: &BlockRecord) {
+        self.insert(Table::Blocks, &keys::block(record.id), &record.encode());
     }
 
     /// Removes blocks of a file from an index on, at most `limit`; the caller writes the file afterwards.
@@ -39,25 +39,19 @@ impl Tables<'_> {
         let removed = ids.len();
         for id in ids {
             let record = self.existing_block(id)?;
-            self.remove_block(context, file, &record)?;
+            self.remove_block(context, file, &record);
         }
         Ok((removed, all))
     }
 
     /// Removes one block; the caller writes the file afterwards.
-    pub(super) fn remove_block(
-        &mut self,
-        context: &mut Context<'_>,
-        file: &mut Inode,
-        record: &BlockRecord,
-    ) -> Result<(), StoreError> {
-        self.remove(Table::FileBlocks, &keys::file_block(record.inode, record.index))?;
-        self.remove(Table::Blocks, &keys::block(record.id))?;
+    pub(super) fn remove_block(&mut self, context: &mut Context<'_>, file: &mut Inode, record: &BlockRecord) {
+        self.remove(Table::FileBlocks, &keys::file_block(record.inode, record.index));
+        self.remove(Table::Blocks, &keys::block(record.id));
         self.counters.blocks = self.counters.blocks.saturating_sub(1);
         file.allocated = file.allocated.saturating_sub(record.covered());
         file.open_blocks = file.open_blocks.saturating_sub(u32::from(record.is_open()));
         context.effects.push(Effect::BlockRemoved { id: record.id, stamp: record.issued.max(record.stamp) });
-        Ok(())
     }
 
     /// Adds a block to a file, which the caller writes afterwards.
@@ -81,9 +75,9 @@ impl Tables<'_> {
             settled_length: None,
             hints: self.record_storages(targets)?,
         };
-        self.put_block(&record)?;
+        self.put_block(&record);
         let file_block = rows::encode_file_block(record.id);
-        self.insert(Table::FileBlocks, &keys::file_block(file.id, index), &file_block)?;
+        self.insert(Table::FileBlocks, &keys::file_block(file.id, index), &file_block);
         self.counters.blocks += 1;
         file.open_blocks += 1;
         let block = rows::stored_block_with(&record, targets.to_vec());
@@ -93,16 +87,11 @@ impl Tables<'_> {
 
     /// Writes a block whose record was `before`, and takes the difference over into the file, which the
     /// caller writes afterwards.
-    pub(super) fn change_block(
-        &mut self,
-        file: &mut Inode,
-        before: &BlockRecord,
-        record: &BlockRecord,
-    ) -> Result<(), StoreError> {
+    pub(super) fn change_block(&mut self, file: &mut Inode, before: &BlockRecord, record: &BlockRecord) {
         file.allocated = file.allocated.saturating_sub(before.covered()) + record.covered();
         file.open_blocks =
             file.open_blocks.saturating_sub(u32::from(before.is_open())) + u32::from(record.is_open());
-        self.put_block(record)
+        self.put_block(record);
     }
 
     /// Makes a complete block writable again, under a stamp that its pipeline shall set: the recorded one
@@ -117,7 +106,7 @@ impl Tables<'_> {
         record.state = BlockState::UnderConstruction;
         record.issued = self.counters.take_stamp();
         record.settled_length = Some(record.length);
-        self.change_block(file, before, &record)?;
+        self.change_block(file, before, &record);
         let block = self.stored_block(&record)?;
         let targets = block.hints.clone();
         context.effects.push(Effect::BlockAllocated { block, targets: targets.clone() });
@@ -138,14 +127,15 @@ impl Tables<'_> {
         record.length = block.length;
         if block.stamp() == before.stamp {
             record.settled_length = before.settled_length.map(|_| block.length);
-            return self.change_block(file, before, &record);
+            self.change_block(file, before, &record);
+            return Ok(());
         }
         record.stamp = block.stamp();
         record.settled_length = None;
         let targets =
             if storage_ids.is_empty() { self.stored_block(before)?.hints } else { storage_ids.to_vec() };
         record.hints = self.known_storages(&targets)?;
-        self.change_block(file, before, &record)?;
+        self.change_block(file, before, &record);
         let block = rows::stored_block_with(&record, targets.clone());
         context.effects.push(Effect::BlockAllocated { block, targets });
         Ok(())
@@ -168,7 +158,7 @@ impl Tables<'_> {
         record.length = committed.length;
         record.settled_length = None;
         record.hints = self.known_storages(storage_ids)?;
-        self.change_block(file, before, &record)?;
+        self.change_block(file, before, &record);
         context.effects.push(Effect::BlockCommitted {
             block: rows::stored_block_with(&record, storage_ids.to_vec()),
             storage_ids: storage_ids.to_vec(),
@@ -183,7 +173,7 @@ impl Tables<'_> {
         if file.open_blocks == 0 {
             return Ok(open);
         }
-        for row in self.file_blocks_from(file.id, 0)?.rev() {
+        for row in self.file_blocks_backward(file.id)? {
             let record = self.existing_block(row?.1)?;
             if record.is_open() {
                 open.push(record);
@@ -205,10 +195,10 @@ impl Tables<'_> {
                     let number = self.counters.take_storage();
                     let mut row = [STORAGE_VERSION; 5];
                     row[1..].copy_from_slice(&number.to_le_bytes());
-                    self.insert(Table::Storages, storage_id.as_bytes(), &row)?;
+                    self.insert(Table::Storages, storage_id.as_bytes(), &row);
                     let mut name = vec![STORAGE_VERSION];
                     name.extend_from_slice(storage_id.as_bytes());
-                    self.insert(Table::StorageNames, &number.to_be_bytes(), &name)?;
+                    self.insert(Table::StorageNames, &number.to_be_bytes(), &name);
                     number
                 }
             };

@@ -152,7 +152,7 @@ impl Snapshot {
         let mut digests = Vec::new();
         for table in Table::ALL {
             let mut digest = TableDigest { table, rows: 0, checksum: 0 };
-            self.scan(table, |key, value| {
+            self.each_row(table, |key, value| {
                 digest.rows += 1;
                 for part in [key, value] {
                     digest.checksum =
@@ -178,12 +178,12 @@ impl Snapshot {
         let blocks = self.check_blocks(&counters, &mut violations)?;
         self.check_leases(&mut violations)?;
         let mut retries = 0;
-        self.scan(Table::Retries, |_, _| {
+        self.each_row(Table::Retries, |_, _| {
             retries += 1;
             Ok(())
         })?;
         let mut order = 0;
-        self.scan(Table::RetryOrder, |_, _| {
+        self.each_row(Table::RetryOrder, |_, _| {
             order += 1;
             Ok(())
         })?;
@@ -206,7 +206,7 @@ impl Snapshot {
         violations: &mut Vec<Violation>,
     ) -> Result<BTreeMap<InodeId, (u32, u32)>, StoreError> {
         let mut links: BTreeMap<InodeId, (u32, u32)> = BTreeMap::new();
-        self.scan(Table::Entries, |key, value| {
+        self.each_row(Table::Entries, |key, value| {
             let entry = Entry::decode(key, value)?;
             let parent = InodeId(keys::leading_u64(Table::Entries, key)?);
             let name = || String::from_utf8_lossy(&key[8..]).into_owned();
@@ -236,7 +236,7 @@ impl Snapshot {
         violations: &mut Vec<Violation>,
     ) -> Result<u64, StoreError> {
         let mut inodes = 0;
-        self.scan(Table::Inodes, |key, value| {
+        self.each_row(Table::Inodes, |key, value| {
             inodes += 1;
             let id = InodeId(keys::trailing_u64(Table::Inodes, key)?);
             let inode = Inode::decode(id, value)?;
@@ -315,14 +315,14 @@ impl Snapshot {
     fn check_blocks(&self, counters: &Counters, violations: &mut Vec<Violation>) -> Result<u64, StoreError> {
         let mut blocks = 0;
         let mut listed = BTreeSet::new();
-        self.scan(Table::FileBlocks, |key, _| {
+        self.each_row(Table::FileBlocks, |key, _| {
             listed.insert((
                 keys::leading_u64(Table::FileBlocks, key)?,
                 keys::trailing_u64(Table::FileBlocks, key)?,
             ));
             Ok(())
         })?;
-        self.scan(Table::Blocks, |key, value| {
+        self.each_row(Table::Blocks, |key, value| {
             blocks += 1;
             let id = BlockId(keys::trailing_u64(Table::Blocks, key)?);
             let record = BlockRecord::decode(id, value)?;
@@ -350,7 +350,7 @@ impl Snapshot {
     }
 
     fn check_leases(&self, violations: &mut Vec<Violation>) -> Result<(), StoreError> {
-        self.scan(Table::Leases, |key, _| {
+        self.each_row(Table::Leases, |key, _| {
             let (holder, inode) = keys::parse_lease(key)?;
             if self.inode(inode)?.and_then(|file| file.holder) != Some(holder) {
                 violations.push(Violation::Lease { inode });
@@ -359,12 +359,12 @@ impl Snapshot {
         })
     }
 
-    fn scan(
+    fn each_row(
         &self,
         table: Table,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        for row in self.range(table, Bound::Unbounded, Bound::Unbounded)?.into_iter().flatten() {
+        for row in self.range(table, Bound::Unbounded, Bound::Unbounded)? {
             let (key, value) = row?;
             each(key.value(), value.value())?;
         }

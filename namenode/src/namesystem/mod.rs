@@ -1,6 +1,6 @@
 //! The namespace: a deterministic state machine over redb tables.
 //!
-//! [`apply`] carries out one [`crate::log::Command`] inside a write transaction of the caller's;
+//! [`apply`] carries out one [`crate::log::Command`] inside a transaction of the caller's on the [`Store`];
 //! [`Snapshot`] answers queries. Nothing here has a clock, randomness, threads or I/O but redb's, and
 //! nothing here knows tonic or tokio.
 //!
@@ -17,6 +17,7 @@
 
 pub mod acl;
 mod apply;
+mod base;
 mod block_record;
 mod counters;
 mod edit;
@@ -24,17 +25,21 @@ mod edit_blocks;
 mod effect;
 mod entry;
 mod error;
+mod hints;
 mod inode;
 pub mod invariants;
 mod keys;
+mod layer;
 mod ops;
 mod path;
 mod permission;
 mod query;
 mod resolve;
 mod retry_cache;
+mod row_range;
 mod rows;
 mod snapshot;
+mod store;
 mod stored_block;
 mod tables;
 #[cfg(test)]
@@ -49,5 +54,6 @@ pub use permission::Access;
 pub use query::LIST_LIMIT_MAX;
 pub use retry_cache::{RETRIES_MAX, RETRY_AGE_MAX_NS};
 pub use snapshot::Snapshot;
+pub use store::{Fill, Store};
 pub use stored_block::{BlockState, StoredBlock};
 pub use tables::{Definition, Table, Tables};

@@ -84,35 +84,45 @@ pub(super) fn remember(
     let mut value = Vec::with_capacity(2 + reply.encoded_len());
     value.extend_from_slice(&[VERSION, operation]);
     reply.encode_raw(&mut value);
-    tables.insert(Table::Retries, key, &value)?;
+    tables.insert(Table::Retries, key, &value);
 
     let mut order = [ORDER_VERSION; 9 + RETRY_KEY_BYTES];
     order[1..9].copy_from_slice(&now_ns.to_le_bytes());
     order[9..].copy_from_slice(key);
-    tables.insert(Table::RetryOrder, &log_index.to_be_bytes(), &order)?;
+    tables.insert(Table::RetryOrder, &log_index.to_be_bytes(), &order);
+    tables.hints.retries_from = tables.hints.retries_from.min(log_index);
     tables.counters.retries += 1;
     Ok(())
 }
 
 fn forget_old(tables: &mut Tables<'_>, now_ns: i64) -> Result<(), StoreError> {
     for _ in 0..FORGET_PER_COMMAND {
+        let is_kept = |tables: &Tables<'_>, time_ns| {
+            now_ns.saturating_sub(time_ns) <= RETRY_AGE_MAX_NS && tables.counters.retries < RETRIES_MAX
+        };
+        if tables.hints.oldest_retry.is_some_and(|time_ns| is_kept(tables, time_ns)) {
+            return Ok(());
+        }
         let Some((order_key, time_ns, key)) = oldest(tables)? else {
             return Ok(());
         };
-        let old = now_ns.saturating_sub(time_ns) > RETRY_AGE_MAX_NS;
-        if !old && tables.counters.retries < RETRIES_MAX {
+        tables.hints.retries_from = u64::from_be_bytes(order_key);
+        tables.hints.oldest_retry = Some(time_ns);
+        if is_kept(tables, time_ns) {
             return Ok(());
         }
-        tables.remove(Table::RetryOrder, &order_key)?;
-        tables.remove(Table::Retries, &key)?;
+        tables.hints.oldest_retry = None;
+        tables.remove(Table::RetryOrder, &order_key);
+        tables.remove(Table::Retries, &key);
         tables.counters.retries = tables.counters.retries.saturating_sub(1);
     }
     Ok(())
 }
 
 fn oldest(tables: &Tables<'_>) -> Result<Option<([u8; 8], i64, Key)>, StoreError> {
-    let mut rows = tables.range(Table::RetryOrder, Bound::Unbounded, Bound::Unbounded)?;
-    let Some(row) = rows.as_mut().and_then(Iterator::next) else {
+    let from = tables.hints.retries_from.to_be_bytes();
+    let mut rows = tables.range(Table::RetryOrder, Bound::Included(&from), Bound::Unbounded)?;
+    let Some(row) = rows.next() else {
         return Ok(None);
     };
     let (order_key, value) = row?;

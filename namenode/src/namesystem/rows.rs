@@ -1,39 +1,35 @@
-//! Typed reads over the tables, the same for a write transaction and for a snapshot.
+//! Typed reads over the tables, the same for a transaction and for a snapshot.
 
 use std::ops::Bound;
 
 use dfs_proto::{BlockId, InodeId};
-use redb::AccessGuard;
 
 use super::block_record::BlockRecord;
 use super::entry::Entry;
 use super::error::{RecordFault, StoreError};
 use super::inode::Inode;
 use super::keys;
+pub(super) use super::row_range::{Row, RowRange, Value};
 use super::stored_block::StoredBlock;
 use super::tables::Table;
-
-/// Bytes lent by the store: a value, or a key met while iterating.
-pub(super) type Value<'a> = AccessGuard<'a, &'static [u8]>;
-
-/// A row as the store iterates it.
-pub(super) type Row<'a> = Result<(Value<'a>, Value<'a>), redb::StorageError>;
-
-/// Iterates rows.
-pub(super) type RowRange<'a> = redb::Range<'a, &'static [u8], &'static [u8]>;
 
 /// Rows of the tables.
 pub(super) trait Rows {
     /// Value of a key.
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError>;
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>, StoreError>;
 
-    /// Rows in key order; `None` if the table was never written.
-    fn range(
+    /// Rows in key order, or in the opposite one.
+    fn scan(
         &self,
         table: Table,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-    ) -> Result<Option<RowRange<'_>>, StoreError>;
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        backward: bool,
+    ) -> Result<RowRange<'_>, StoreError>;
+
+    /// Rows in key order.
+    fn range(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<RowRange<'_>, StoreError> {
+        self.scan(table, (from, to), false)
+    }
 
     /// Inode by id.
     fn inode(&self, id: InodeId) -> Result<Option<Inode>, StoreError> {
@@ -82,7 +78,7 @@ pub(super) trait Rows {
         let from = keys::entry(parent, name);
         let to = keys::entry(InodeId(parent.get() + 1), b"");
         let rows = self.range(Table::Entries, Bound::Excluded(&from), Bound::Excluded(&to))?;
-        Ok(rows.into_iter().flatten().map(|row: Row<'_>| {
+        Ok(rows.map(|row: Row| {
             let (key, value) = row?;
             let entry = Entry::decode(key.value(), value.value())?;
             Ok((key.value().get(8..).unwrap_or_default().to_vec(), entry))
@@ -115,15 +111,22 @@ pub(super) trait Rows {
         &self,
         inode: InodeId,
         index: u64,
-    ) -> Result<impl DoubleEndedIterator<Item = Result<(u64, BlockId), StoreError>>, StoreError> {
+    ) -> Result<impl Iterator<Item = Result<(u64, BlockId), StoreError>>, StoreError> {
         let from = keys::file_block(inode, index);
         let to = keys::file_block(inode, u64::MAX);
         let rows = self.range(Table::FileBlocks, Bound::Included(&from), Bound::Included(&to))?;
-        Ok(rows.into_iter().flatten().map(|row: Row<'_>| {
-            let (key, value) = row?;
-            let index = keys::trailing_u64(Table::FileBlocks, key.value())?;
-            Ok((index, decode_file_block(key.value(), value.value())?))
-        }))
+        Ok(rows.map(decode_file_block_row))
+    }
+
+    /// Indexes and ids of a file's blocks, the last one first.
+    fn file_blocks_backward(
+        &self,
+        inode: InodeId,
+    ) -> Result<impl Iterator<Item = Result<(u64, BlockId), StoreError>>, StoreError> {
+        let from = keys::file_block(inode, 0);
+        let to = keys::file_block(inode, u64::MAX);
+        let bounds = (Bound::Included(from.as_slice()), Bound::Included(to.as_slice()));
+        Ok(self.scan(Table::FileBlocks, bounds, true)?.map(decode_file_block_row))
     }
 
     /// Block of a file by index.
@@ -137,16 +140,20 @@ pub(super) trait Rows {
 
     /// Last block of a file.
     fn last_block(&self, inode: InodeId) -> Result<Option<BlockRecord>, StoreError> {
-        let last = self.file_blocks_from(inode, 0)?.next_back().transpose()?;
+        let last = self.file_blocks_backward(inode)?.next().transpose()?;
         last.map(|(_, id)| self.existing_block(id)).transpose()
     }
 
-    /// Whether a holder has a file open for writing.
-    fn has_lease(&self, holder: &str) -> Result<bool, StoreError> {
+    /// Files that a holder has open for writing.
+    fn count_leases(&self, holder: &str) -> Result<u64, StoreError> {
         let from = keys::lease(holder, InodeId(0));
         let to = keys::lease(holder, InodeId(u64::MAX));
-        let rows = self.range(Table::Leases, Bound::Included(&from), Bound::Included(&to))?;
-        Ok(rows.into_iter().flatten().next().transpose()?.is_some())
+        let mut count = 0;
+        for row in self.range(Table::Leases, Bound::Included(&from), Bound::Included(&to))? {
+            row?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Number of a storage, if it was ever recorded.
@@ -200,6 +207,12 @@ pub(super) fn encode_file_block(id: BlockId) -> [u8; 9] {
     let mut out = [FILE_BLOCK_VERSION; 9];
     out[1..].copy_from_slice(&id.get().to_le_bytes());
     out
+}
+
+fn decode_file_block_row(row: Row) -> Result<(u64, BlockId), StoreError> {
+    let (key, value) = row?;
+    let index = keys::trailing_u64(Table::FileBlocks, key.value())?;
+    Ok((index, decode_file_block(key.value(), value.value())?))
 }
 
 fn decode_file_block(key: &[u8], raw: &[u8]) -> Result<BlockId, StoreError> {

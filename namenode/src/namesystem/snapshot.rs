@@ -1,15 +1,12 @@
 //! Reads of the namespace as it was at one moment.
 //!
-//! A snapshot is one redb read transaction: cheap to make, never blocks a writer, sees all commands
-//! applied before it and none after. Tables are opened when a query first needs them. It may be shared
-//! between threads; long holding keeps old pages of the store from being reused.
+//! A snapshot is cheap to make, never blocks a writer, and sees all commands applied before it and none after. It may
+//! be shared between threads; long holding keeps old pages of the store from being reused.
 
 use std::ops::{Bound, RangeBounds};
-use std::sync::OnceLock;
 
 use dfs_proto::{BlockId, InodeId, v1};
 use prost::Message;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::block_record::BlockRecord;
 use super::counters::Counters;
@@ -17,24 +14,20 @@ use super::error::{NamesystemError, RecordFault, StoreError};
 use super::keys;
 use super::ops::{IDENTITY_KEY, RECORD_VERSION};
 use super::rows::{self, Row, RowRange, Rows, Value};
+use super::store::{Store, View};
 use super::stored_block::StoredBlock;
 use super::tables::Table;
 use crate::log;
 
-type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
-
 /// See the module head.
 pub struct Snapshot {
-    txn: ReadTransaction,
-    /// `None` inside: the table was never written.
-    open: [OnceLock<Option<OpenTable>>; Table::ALL.len()],
+    view: View,
 }
 
 impl Snapshot {
     /// The namespace as it is now.
-    pub fn open(db: &redb::Database) -> Result<Self, NamesystemError> {
-        let txn = db.begin_read().map_err(StoreError::from)?;
-        Ok(Self { txn, open: std::array::from_fn(|_| OnceLock::new()) })
+    pub fn open(store: &Store) -> Self {
+        Self { view: store.view() }
     }
 
     /// A block by id.
@@ -60,8 +53,8 @@ impl Snapshot {
         )?;
         let mut names = StorageNames::default();
         let mut out = Vec::new();
-        for row in rows.into_iter().flatten().take(limit) {
-            let (key, value) = row.map_err(StoreError::from)?;
+        for row in rows.take(limit) {
+            let (key, value) = row?;
             let id = BlockId(keys::trailing_u64(Table::Blocks, key.value())?);
             let record = BlockRecord::decode(id, value.value())?;
             out.push(names.stored_block(self, &record)?);
@@ -73,8 +66,8 @@ impl Snapshot {
     pub fn datanodes(&self) -> Result<Vec<(v1::DatanodeInfo, Vec<String>)>, NamesystemError> {
         let rows = self.range(Table::Datanodes, Bound::Unbounded, Bound::Unbounded)?;
         let mut out = Vec::new();
-        for row in rows.into_iter().flatten() {
-            let (key, value) = row.map_err(StoreError::from)?;
+        for row in rows {
+            let (key, value) = row?;
             let op: log::RegisterDatanodeOp = decode_message(Table::Datanodes, key.value(), value.value())?;
             out.push((op.info.unwrap_or_default(), op.storage_ids));
         }
@@ -119,19 +112,16 @@ impl Snapshot {
 
     /// Whether deletions have left something to free.
     pub fn needs_reclaim(&self) -> Result<bool, NamesystemError> {
-        let rows = self.range(Table::Reclaim, Bound::Unbounded, Bound::Unbounded)?;
-        Ok(rows.into_iter().flatten().next().transpose().map_err(StoreError::from)?.is_some())
+        let mut rows = self.range(Table::Reclaim, Bound::Unbounded, Bound::Unbounded)?;
+        Ok(rows.next().transpose().map_err(StoreError::from)?.is_some())
     }
 
     /// Unlinked inodes that somebody had open, after `after`, at most `limit`.
     pub fn orphans(&self, after: InodeId, limit: usize) -> Result<Vec<InodeId>, NamesystemError> {
         let from = keys::inode(after);
         let rows = self.range(Table::Orphans, Bound::Excluded(&from), Bound::Unbounded)?;
-        let ids = rows
-            .into_iter()
-            .flatten()
-            .take(limit)
-            .map(|row: Row<'_>| keys::trailing_u64(Table::Orphans, row?.0.value()).map(InodeId));
+        let ids =
+            rows.take(limit).map(|row: Row| keys::trailing_u64(Table::Orphans, row?.0.value()).map(InodeId));
         Ok(ids.collect::<Result<_, StoreError>>()?)
     }
 
@@ -146,42 +136,23 @@ impl Snapshot {
         to: Bound<&[u8]>,
     ) -> Result<Vec<(String, InodeId)>, NamesystemError> {
         let rows = self.range(Table::Leases, from, to)?;
-        let leases = rows.into_iter().flatten().map(|row: Row<'_>| keys::parse_lease(row?.0.value()));
+        let leases = rows.map(|row: Row| keys::parse_lease(row?.0.value()));
         Ok(leases.collect::<Result<_, StoreError>>()?)
-    }
-
-    fn table(&self, table: Table) -> Result<Option<&OpenTable>, StoreError> {
-        let cell = &self.open[table as usize];
-        if let Some(open) = cell.get() {
-            return Ok(open.as_ref());
-        }
-        let opened = match self.txn.open_table(table.definition()) {
-            Ok(opened) => Some(opened),
-            Err(redb::TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(cell.get_or_init(|| opened).as_ref())
     }
 }
 
 impl Rows for Snapshot {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
-        match self.table(table)? {
-            Some(open) => Ok(ReadableTable::get(open, key)?),
-            None => Ok(None),
-        }
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        self.view.get(table, key)
     }
 
-    fn range(
+    fn scan(
         &self,
         table: Table,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-    ) -> Result<Option<RowRange<'_>>, StoreError> {
-        match self.table(table)? {
-            Some(open) => Ok(Some(ReadableTable::range::<&[u8]>(open, (from, to))?)),
-            None => Ok(None),
-        }
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        backward: bool,
+    ) -> Result<RowRange<'_>, StoreError> {
+        self.view.range(None, table, bounds, backward)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tables of the namespace, and one write transaction's hold on them.
+//! The tables of the namespace, and a transaction on them.
 //!
 //! All keys and values are bytes, so that one loop can stream, compare or digest every table. Integers
 //! in keys are big-endian, hence ordered. Every value but the empty one starts with its version.
@@ -20,18 +20,17 @@
 //! | meta          | text                         | `counters`: [`super::counters`]; `identity`: version 1 (1), `InitializeOp`; others: their owner's |
 //!
 //! Integers in values are little-endian.
-//!
-//! Tables are opened when first used, once a transaction: a batch that only creates files never pays
-//! for the rest.
 
-use std::cell::OnceCell;
 use std::ops::Bound;
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::TableDefinition;
 
 use super::counters::Counters;
 use super::error::StoreError;
+use super::hints::Hints;
+use super::layer::{Changes, Key};
 use super::rows::{RowRange, Rows, Value};
+use super::store::{Store, View};
 
 /// What redb calls a table of ours.
 pub type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -110,37 +109,35 @@ impl Table {
     }
 }
 
-type OpenTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
-
-/// All tables of one write transaction. Dropping it closes them; the transaction is the caller's to
-/// commit.
-pub struct Tables<'txn> {
-    txn: &'txn WriteTransaction,
-    open: [OnceCell<OpenTable<'txn>>; Table::ALL.len()],
+/// All tables as one transaction sees and changes them. Nobody else sees the changes before [`Tables::commit`]; dropped
+/// without it, they are undone.
+pub struct Tables<'store> {
+    store: &'store Store,
+    before: View,
+    changes: Changes,
+    pub(super) hints: Hints,
     /// The counters as of the last applied command.
     pub(super) counters: Counters,
     /// The counters as they are in the store.
     stored_counters: Counters,
 }
 
-impl<'txn> Tables<'txn> {
-    /// Tables of `txn`, made if they do not exist.
-    pub fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
-        let mut tables = Self {
-            txn,
-            open: std::array::from_fn(|_| OnceCell::new()),
-            counters: Counters::default(),
-            stored_counters: Counters::default(),
+impl<'store> Tables<'store> {
+    /// Begins a transaction. There must be no other one.
+    pub fn open(store: &'store Store) -> Result<Self, StoreError> {
+        let before = store.newest();
+        let counters = match before.get(Table::Meta, Counters::KEY.as_bytes())? {
+            Some(value) => Counters::decode(value.value())?,
+            None => Counters::default(),
         };
-        let counters = match tables.get(Table::Meta, Counters::KEY.as_bytes())? {
-            Some(value) => Some(Counters::decode(value.value())?),
-            None => None,
-        };
-        if let Some(counters) = counters {
-            tables.counters = counters.clone();
-            tables.stored_counters = counters;
-        }
-        Ok(tables)
+        let changes = Changes::default();
+        let hints = store.take_hints();
+        Ok(Self { store, before, changes, hints, stored_counters: counters.clone(), counters })
+    }
+
+    /// Has others see the changes.
+    pub fn commit(self) {
+        self.store.publish(self.changes, self.hints);
     }
 
     /// Value of a key of the meta table that belongs to the caller, such as consensus.
@@ -149,18 +146,17 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Sets a key of the meta table that belongs to the caller. `counters` and `identity` are taken.
-    pub fn meta_put(&mut self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.insert(Table::Meta, key.as_bytes(), value)
+    pub fn meta_put(&mut self, key: &str, value: &[u8]) {
+        self.insert(Table::Meta, key.as_bytes(), value);
     }
 
     /// Writes the counters if a command changed them.
-    pub(super) fn store_counters(&mut self) -> Result<(), StoreError> {
+    pub(super) fn store_counters(&mut self) {
         if self.counters_changed() {
             let record = self.counters.encode();
-            self.insert(Table::Meta, Counters::KEY.as_bytes(), &record)?;
+            self.insert(Table::Meta, Counters::KEY.as_bytes(), &record);
             self.stored_counters = self.counters.clone();
         }
-        Ok(())
     }
 
     /// Whether the counters differ from the stored ones.
@@ -169,43 +165,30 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Inserts or replaces a row.
-    pub(super) fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.table_mut(table)?.insert(key, value)?;
-        Ok(())
+    pub(super) fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) {
+        self.changes[table as usize].insert(Key::from_slice(key), Some(value.into()));
     }
 
     /// Removes a row, if it exists.
-    pub(super) fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.table_mut(table)?.remove(key)?;
-        Ok(())
-    }
-
-    fn table(&self, table: Table) -> Result<&OpenTable<'txn>, StoreError> {
-        let cell = &self.open[table as usize];
-        if let Some(open) = cell.get() {
-            return Ok(open);
-        }
-        let opened = self.txn.open_table(table.definition())?;
-        Ok(cell.get_or_init(|| opened))
-    }
-
-    fn table_mut(&mut self, table: Table) -> Result<&mut OpenTable<'txn>, StoreError> {
-        self.table(table)?;
-        Ok(self.open[table as usize].get_mut().expect("the line above opened it"))
+    pub(super) fn remove(&mut self, table: Table, key: &[u8]) {
+        self.changes[table as usize].insert(Key::from_slice(key), None);
     }
 }
 
 impl Rows for Tables<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
-        Ok(self.table(table)?.get(key)?)
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        match self.changes[table as usize].get(key) {
+            Some(change) => Ok(change.clone().map(Value::Recent)),
+            None => self.before.get(table, key),
+        }
     }
 
-    fn range(
+    fn scan(
         &self,
         table: Table,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-    ) -> Result<Option<RowRange<'_>>, StoreError> {
-        Ok(Some(self.table(table)?.range::<&[u8]>((from, to))?))
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        backward: bool,
+    ) -> Result<RowRange<'_>, StoreError> {
+        self.before.range(Some(&self.changes), table, bounds, backward)
     }
 }

@@ -205,7 +205,7 @@ impl Context {
 
     /// The namespace as it stands.
     pub fn snapshot(&self) -> Result<Snapshot, RpcError> {
-        Snapshot::open(&self.consensus.database()).map_err(|e| rpc_error(&e))
+        Ok(Snapshot::open(&self.consensus.store()))
     }
 
     /// Runs a scan of the namespace on a blocking thread.

@@ -72,7 +72,7 @@ impl DatanodeService {
     /// a large cluster, by lookups, so that the work is bounded by the slice and not by the cluster.
     fn stored(&self, reported: &[ReportedReplica]) -> Result<Vec<StoredBlock>, NamesystemError> {
         let (Some(first), Some(last)) = (reported.first(), reported.last()) else { return Ok(Vec::new()) };
-        let snapshot = Snapshot::open(&self.context.consensus.database())?;
+        let snapshot = Snapshot::open(&self.context.consensus.store());
         let span = last.id.get() - first.id.get();
         if span / DENSE_SPAN <= reported.len() as u64 {
             return snapshot.blocks_in(first.id..=last.id, usize::MAX);

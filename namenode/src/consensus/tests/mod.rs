@@ -46,6 +46,7 @@ fn mkdir(path: &str) -> Command {
 fn small(dir: &std::path::Path, node_id: u64) -> ConsensusConfig {
     ConsensusConfig {
         cache_bytes: 4 << 20,
+        layer_bytes: 4 << 10,
         segment_bytes: 4 << 10,
         checkpoint_commands: 50,
         keep_entries: 20,
@@ -76,7 +77,7 @@ impl Effects {
 
 /// Whether a directory exists in the state of a node.
 fn exists(consensus: &Consensus, path: &str) -> bool {
-    let snapshot = Snapshot::open(&consensus.database()).expect("readable");
+    let snapshot = Snapshot::open(&consensus.store());
     let caller = crate::log::Caller { user: "root".into(), groups: Vec::new(), superuser: true };
     snapshot.stat(&caller, &node(path)).is_ok()
 }

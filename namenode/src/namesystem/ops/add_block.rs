@@ -69,7 +69,7 @@ pub(super) fn add(
         file.touch_content(context.now_ns);
     }
     let record = tables.allocate_block(context, &mut file, index, &op.targets)?;
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Block(block_spec(&record, file.block_size, op.targets.clone())))
 }
 
@@ -113,7 +113,7 @@ pub(super) fn abandon(
     if record.length > 0 {
         return Err(check::invalid(block.to_string(), InvalidReason::BlockHoldsData));
     }
-    tables.remove_block(context, &mut file, &record)?;
-    tables.put_inode(&file)?;
+    tables.remove_block(context, &mut file, &record);
+    tables.put_inode(&file);
     Ok(Reply::Empty(Default::default()))
 }

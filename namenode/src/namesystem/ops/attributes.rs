@@ -31,7 +31,7 @@ pub(super) fn set_permission(
     }
     tables.set_mode(&mut inode, mode)?;
     inode.touch_attributes(context.now_ns);
-    tables.put_inode(&inode)?;
+    tables.put_inode(&inode);
     Ok(Reply::Empty(Default::default()))
 }
 
@@ -69,7 +69,7 @@ pub(super) fn set_owner(
         inode.group.clone_from(&op.group);
     }
     inode.touch_attributes(context.now_ns);
-    tables.put_inode(&inode)?;
+    tables.put_inode(&inode);
     Ok(Reply::Empty(Default::default()))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn set_times(
     if context.caller.is_some() || op.mtime_ns.is_some() {
         inode.touch_attributes(context.now_ns);
     }
-    tables.put_inode(&inode)?;
+    tables.put_inode(&inode);
     Ok(Reply::Empty(Default::default()))
 }
 
@@ -110,11 +110,11 @@ pub(super) fn set_replication(
     for (_, id) in blocks {
         let mut record = tables.existing_block(id)?;
         record.replication = replication;
-        tables.put_block(&record)?;
+        tables.put_block(&record);
         context.effects.push(Effect::ReplicationChanged { block: tables.stored_block(&record)? });
     }
     file.replication = replication;
     file.touch_attributes(context.now_ns);
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Empty(Default::default()))
 }

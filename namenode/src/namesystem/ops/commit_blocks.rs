@@ -62,7 +62,7 @@ pub(super) fn run(
             Fate::Keep => {}
             Fate::Record => tables.advance_block(context, &mut file, &before, &block, storage_ids)?,
             Fate::Commit => tables.commit_block(context, &mut file, &before, &block, storage_ids)?,
-            Fate::Drop => tables.remove_block(context, &mut file, &before)?,
+            Fate::Drop => tables.remove_block(context, &mut file, &before),
         }
     }
     file.size = end;
@@ -72,11 +72,11 @@ pub(super) fn run(
     }
     if op.close {
         for record in &unwritten {
-            tables.remove_block(context, &mut file, record)?;
+            tables.remove_block(context, &mut file, record);
         }
         tables.close(context, &mut file)?;
     }
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Status(file.status(bytes::Bytes::new())))
 }
 

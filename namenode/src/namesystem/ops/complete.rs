@@ -61,7 +61,7 @@ pub(super) fn run(
 
     match last {
         Last::Keep => {}
-        Last::Drop(record) => tables.remove_block(context, &mut file, &record)?,
+        Last::Drop(record) => tables.remove_block(context, &mut file, &record),
         Last::Commit(record) => {
             file.size = file.size.max(record.index * file.block_size + block.length);
             tables.commit_block(context, &mut file, &record, &block, storage_ids)?;
@@ -69,7 +69,7 @@ pub(super) fn run(
     }
     tables.close(context, &mut file)?;
     file.touch_content(context.now_ns);
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Status(file.status(bytes::Bytes::new())))
 }
 

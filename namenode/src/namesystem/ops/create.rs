@@ -75,8 +75,8 @@ pub(super) fn run(
     file.block_size = op.block_size;
     file.replication = replication;
     file.xattrs = xattrs;
-    tables.link(&mut directory, name, &file, context.now_ns)?;
-    tables.put_inode(&directory)?;
+    tables.link(&mut directory, name, &file, context.now_ns);
+    tables.put_inode(&directory);
     tables.take_lease(context, &mut file, &op.holder)?;
     let block = if op.targets.is_empty() {
         None
@@ -84,7 +84,7 @@ pub(super) fn run(
         let record = tables.allocate_block(context, &mut file, 0, &op.targets)?;
         Some(block_spec(&record, file.block_size, op.targets.clone()))
     };
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     let status = Some(file.status(bytes::Bytes::new()));
     Ok(Reply::Opened(log::OpenedForWrite { status, block, new_generation_stamp: 0 }))
 }

@@ -24,7 +24,7 @@ pub(super) fn register(
     tables.record_storages(&op.storage_ids)?;
     let mut record = vec![RECORD_VERSION];
     op.encode_raw(&mut record);
-    tables.insert(Table::Datanodes, info.uuid.as_bytes(), &record)?;
+    tables.insert(Table::Datanodes, info.uuid.as_bytes(), &record);
     context
         .effects
         .push(Effect::DatanodeRecorded { info: info.clone(), storage_ids: op.storage_ids.clone() });
@@ -48,7 +48,7 @@ pub(super) fn update_hints(
         };
         if record.stamp == block.stamp() {
             record.hints = tables.record_storages(&seen.storage_ids)?;
-            tables.put_block(&record)?;
+            tables.put_block(&record);
         }
     }
     Ok(Reply::Empty(Default::default()))

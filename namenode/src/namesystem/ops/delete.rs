@@ -40,8 +40,8 @@ pub(super) fn run(
         return Err(NamesystemError::DirectoryNotEmpty { path: path.subject() });
     }
 
-    tables.unlink(&mut place.directory, place.name, &inode, context.now_ns)?;
-    tables.put_inode(&place.directory)?;
+    tables.unlink(&mut place.directory, place.name, &inode, context.now_ns);
+    tables.put_inode(&place.directory);
     tables.drop_link(context, inode)?;
     Ok(Reply::Deleted(true))
 }
@@ -76,9 +76,9 @@ fn reclaim_file(
 ) -> Result<usize, StoreError> {
     let (freed, all) = tables.remove_blocks(context, file, 0, budget)?;
     if all {
-        forget(tables, file)?;
+        forget(tables, file);
     } else {
-        tables.put_inode(file)?;
+        tables.put_inode(file);
     }
     Ok(freed + 1)
 }
@@ -89,24 +89,31 @@ fn reclaim_directory(
     directory: &Inode,
     budget: usize,
 ) -> Result<usize, StoreError> {
+    let mut freed = match tables.hints.freed_up_to.take() {
+        Some((id, name)) if id == directory.id => name,
+        _ => Vec::new(),
+    };
     let children =
-        tables.entries_after(directory.id, b"")?.take(budget).collect::<Result<Vec<_>, StoreError>>()?;
+        tables.entries_after(directory.id, &freed)?.take(budget).collect::<Result<Vec<_>, StoreError>>()?;
     let mut spent = 1;
     for (name, entry) in children {
-        tables.remove(Table::Entries, &keys::entry(directory.id, &name))?;
+        tables.remove(Table::Entries, &keys::entry(directory.id, &name));
+        freed = name;
         let child = tables.existing_inode(entry.inode)?;
         spent += tables.drop_link(context, child)?;
         if spent >= budget {
             break;
         }
     }
-    if !tables.has_entries(directory.id)? {
-        forget(tables, directory)?;
+    let is_empty = tables.entries_after(directory.id, &freed)?.next().transpose()?.is_none();
+    tables.hints.freed_up_to = Some((directory.id, freed));
+    if is_empty {
+        forget(tables, directory);
     }
     Ok(spent)
 }
 
-fn forget(tables: &mut Tables<'_>, inode: &Inode) -> Result<(), StoreError> {
-    tables.remove(Table::Reclaim, &keys::inode(inode.id))?;
-    tables.remove_inode(inode.id)
+fn forget(tables: &mut Tables<'_>, inode: &Inode) {
+    tables.remove(Table::Reclaim, &keys::inode(inode.id));
+    tables.remove_inode(inode.id);
 }

@@ -41,7 +41,7 @@ pub(super) fn run(
     }
     let mut identity = vec![RECORD_VERSION];
     op.encode_raw(&mut identity);
-    tables.insert(Table::Meta, IDENTITY_KEY.as_bytes(), &identity)?;
+    tables.insert(Table::Meta, IDENTITY_KEY.as_bytes(), &identity);
     let now_ns = context.now_ns;
     tables.put_inode(&Inode {
         id: InodeId::ROOT,
@@ -65,7 +65,7 @@ pub(super) fn run(
         xattrs: Vec::new(),
         allocated: 0,
         open_blocks: 0,
-    })?;
+    });
     tables.counters.inodes += 1;
     Ok(Reply::Empty(Default::default()))
 }

@@ -53,8 +53,8 @@ pub(super) fn run(
     });
     shape.fill(op, &mut node);
     node.xattrs = xattrs;
-    tables.link(&mut directory, place.name, &node, context.now_ns)?;
-    tables.put_inode(&directory)?;
+    tables.link(&mut directory, place.name, &node, context.now_ns);
+    tables.put_inode(&directory);
     let mut block = None;
     if !op.holder.is_empty() {
         tables.take_lease(context, &mut node, &op.holder)?;
@@ -63,7 +63,7 @@ pub(super) fn run(
             block = Some(block_spec(&record, node.block_size, op.targets.clone()));
         }
     }
-    tables.put_inode(&node)?;
+    tables.put_inode(&node);
     let status = Some(node.status(bytes::Bytes::new()));
     Ok(Reply::Opened(log::OpenedForWrite { status, block, new_generation_stamp: 0 }))
 }

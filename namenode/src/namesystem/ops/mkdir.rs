@@ -48,8 +48,8 @@ pub(super) fn run(
     let parent_mode = (mode & 0o777) | OWNER_WRITE_EXECUTE;
     let mut directory = make_parents(tables, context, directory, parents, Some(parent_mode))?;
     let made = make(tables, context, &mut directory, last, mode)?;
-    tables.put_inode(&directory)?;
-    tables.put_inode(&made)?;
+    tables.put_inode(&directory);
+    tables.put_inode(&made);
     Ok(Reply::Status(made.status(bytes::Bytes::new())))
 }
 
@@ -73,7 +73,7 @@ pub(super) fn make_parents(
     for name in names {
         let mode = mode.unwrap_or((directory.mode & 0o777) | OWNER_WRITE_EXECUTE);
         let made = make(tables, context, &mut directory, name, mode)?;
-        tables.put_inode(&directory)?;
+        tables.put_inode(&directory);
         directory = made;
     }
     Ok(directory)
@@ -98,7 +98,7 @@ fn make(
         now_ns: context.now_ns,
     });
     made.xattrs = xattrs;
-    tables.link(directory, name, &made, context.now_ns)?;
+    tables.link(directory, name, &made, context.now_ns);
     Ok(made)
 }
 

@@ -160,25 +160,25 @@ impl Ends<'_, '_> {
         let now_ns = context.now_ns;
         let one_directory = self.one_directory();
         let mut src_directory = self.src.directory;
-        tables.unlink(&mut src_directory, self.src.name, &moved, now_ns)?;
+        tables.unlink(&mut src_directory, self.src.name, &moved, now_ns);
         let mut dst_directory = if one_directory {
             src_directory
         } else {
-            tables.put_inode(&src_directory)?;
+            tables.put_inode(&src_directory);
             self.dst.directory
         };
         let other = match replaced {
             Some(replaced) => {
-                tables.unlink(&mut dst_directory, self.dst.name, &replaced, now_ns)?;
+                tables.unlink(&mut dst_directory, self.dst.name, &replaced, now_ns);
                 Some(tables.drop_name(context, replaced, opened)?)
             }
             None => None,
         };
-        tables.link(&mut dst_directory, self.dst.name, &moved, now_ns)?;
-        tables.put_inode(&dst_directory)?;
+        tables.link(&mut dst_directory, self.dst.name, &moved, now_ns);
+        tables.put_inode(&dst_directory);
         moved.parent = dst_directory.id;
         moved.touch_attributes(now_ns);
-        tables.put_inode(&moved)?;
+        tables.put_inode(&moved);
         Ok(reply(&moved, other.as_ref()))
     }
 
@@ -192,22 +192,22 @@ impl Ends<'_, '_> {
         let now_ns = context.now_ns;
         let one_directory = self.one_directory();
         let mut src_directory = self.src.directory;
-        tables.unlink(&mut src_directory, self.src.name, &moved, now_ns)?;
-        tables.link(&mut src_directory, self.src.name, &other, now_ns)?;
+        tables.unlink(&mut src_directory, self.src.name, &moved, now_ns);
+        tables.link(&mut src_directory, self.src.name, &other, now_ns);
         let mut dst_directory = if one_directory {
             src_directory
         } else {
-            tables.put_inode(&src_directory)?;
+            tables.put_inode(&src_directory);
             other.parent = src_directory.id;
             moved.parent = self.dst.directory.id;
             self.dst.directory
         };
-        tables.unlink(&mut dst_directory, self.dst.name, &other, now_ns)?;
-        tables.link(&mut dst_directory, self.dst.name, &moved, now_ns)?;
-        tables.put_inode(&dst_directory)?;
+        tables.unlink(&mut dst_directory, self.dst.name, &other, now_ns);
+        tables.link(&mut dst_directory, self.dst.name, &moved, now_ns);
+        tables.put_inode(&dst_directory);
         for node in [&mut moved, &mut other] {
             node.touch_attributes(now_ns);
-            tables.put_inode(node)?;
+            tables.put_inode(node);
         }
         Ok(reply(&moved, Some(&other)))
     }

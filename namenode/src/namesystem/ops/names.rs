@@ -43,11 +43,11 @@ pub(super) fn link(
         return Err(NamesystemError::TooManyLinks { path: path.subject() });
     }
 
-    tables.link(&mut directory, place.name, &node, context.now_ns)?;
-    tables.put_inode(&directory)?;
+    tables.link(&mut directory, place.name, &node, context.now_ns);
+    tables.put_inode(&directory);
     node.nlink += 1;
     node.touch_attributes(context.now_ns);
-    tables.put_inode(&node)?;
+    tables.put_inode(&node);
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }
 
@@ -74,8 +74,8 @@ pub(super) fn unlink(
         (true, true) | (false, false) => {}
     }
 
-    tables.unlink(&mut place.directory, place.name, &node, context.now_ns)?;
-    tables.put_inode(&place.directory)?;
+    tables.unlink(&mut place.directory, place.name, &node, context.now_ns);
+    tables.put_inode(&place.directory);
     let node = tables.drop_name(context, node, op.opened)?;
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }

@@ -18,7 +18,7 @@ pub(super) fn release(
     for id in &op.inodes {
         let id = InodeId(*id);
         if tables.is_orphan(id)? {
-            tables.remove(Table::Orphans, &keys::inode(id))?;
+            tables.remove(Table::Orphans, &keys::inode(id));
             let inode = tables.existing_inode(id)?;
             tables.free(context, inode)?;
         }

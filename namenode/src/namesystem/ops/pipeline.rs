@@ -23,7 +23,7 @@ pub(super) fn fsync(
             file.size = file.size.max(before.index * file.block_size + block.length);
             file.touch_content(context.now_ns);
         }
-        tables.put_inode(&file)?;
+        tables.put_inode(&file);
     }
     Ok(Reply::Empty(Default::default()))
 }
@@ -40,7 +40,7 @@ pub(super) fn update_block(
     let mut record = check::block_of(tables, &file, &block)?;
     check::writable(&record, &block)?;
     record.issued = tables.counters.take_stamp();
-    tables.put_block(&record)?;
+    tables.put_block(&record);
     Ok(Reply::NewGenerationStamp(record.issued.get()))
 }
 
@@ -74,6 +74,6 @@ pub(super) fn update_pipeline(
         file.size = file.size.max(before.index * file.block_size + new.length);
         file.touch_content(context.now_ns);
     }
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Empty(Default::default()))
 }

@@ -38,12 +38,12 @@ pub(super) fn recover_lease(
         open.into_iter().partition(|record| record.length > 0 || !record.hints.is_empty());
 
     for record in &unwritten {
-        tables.remove_block(context, &mut file, record)?;
+        tables.remove_block(context, &mut file, record);
     }
     if written.is_empty() {
         tables.close(context, &mut file)?;
         file.touch_content(context.now_ns);
-        tables.put_inode(&file)?;
+        tables.put_inode(&file);
         return Ok(Reply::Recovery(closed));
     }
     if file.holder.as_deref() != Some(NAMENODE_HOLDER) {
@@ -55,7 +55,7 @@ pub(super) fn recover_lease(
         let started = start(tables, context, &mut file, record, record.settled_length)?;
         first.get_or_insert(started);
     }
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Recovery(first.unwrap_or(closed)))
 }
 
@@ -71,7 +71,7 @@ pub(super) fn start(
     record.state = BlockState::UnderRecovery;
     record.issued = tables.counters.take_stamp();
     record.settled_length = truncate_length;
-    tables.change_block(file, before, &record)?;
+    tables.change_block(file, before, &record);
     let block = tables.stored_block(&record)?;
     let reply = log::LeaseRecovery {
         closed: false,
@@ -136,7 +136,7 @@ pub(super) fn commit_block_synchronization(
     }
 
     if drop_block {
-        tables.remove_block(context, &mut file, &record)?;
+        tables.remove_block(context, &mut file, &record);
     } else {
         let start = record.index * file.block_size;
         let end = start + op.new_length;
@@ -150,6 +150,6 @@ pub(super) fn commit_block_synchronization(
         tables.close(context, &mut file)?;
     }
     file.touch_content(context.now_ns);
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Empty(Default::default()))
 }

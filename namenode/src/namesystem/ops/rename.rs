@@ -50,22 +50,22 @@ pub(super) fn run(
 
     let now_ns = context.now_ns;
     let mut src_directory = src.directory;
-    tables.unlink(&mut src_directory, src.name, &moved, now_ns)?;
+    tables.unlink(&mut src_directory, src.name, &moved, now_ns);
     let mut dst_directory = if one_directory {
         src_directory
     } else {
-        tables.put_inode(&src_directory)?;
+        tables.put_inode(&src_directory);
         dst.directory
     };
     if let Some(replaced) = replaced {
-        tables.unlink(&mut dst_directory, dst.name, &replaced, now_ns)?;
+        tables.unlink(&mut dst_directory, dst.name, &replaced, now_ns);
         tables.drop_link(context, replaced)?;
     }
-    tables.link(&mut dst_directory, dst.name, &moved, now_ns)?;
-    tables.put_inode(&dst_directory)?;
+    tables.link(&mut dst_directory, dst.name, &moved, now_ns);
+    tables.put_inode(&dst_directory);
     moved.parent = dst_directory.id;
     moved.touch_attributes(now_ns);
-    tables.put_inode(&moved)?;
+    tables.put_inode(&moved);
     Ok(Reply::Empty(Default::default()))
 }
 

@@ -43,7 +43,7 @@ pub(super) fn set(
     if let Some((before, length)) = cut_through(tables, file, bytes)? {
         let mut record = before.clone();
         record.length = length;
-        tables.change_block(file, &before, &record)?;
+        tables.change_block(file, &before, &record);
         context.effects.push(Effect::BlockCut { block: tables.stored_block(&record)? });
     }
     file.size = bytes;

@@ -47,6 +47,6 @@ pub(super) fn run(
         }
         None => done,
     };
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(Reply::Recovery(reply))
 }

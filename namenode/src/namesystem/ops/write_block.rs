@@ -39,7 +39,7 @@ pub(super) fn acquire_lease(
         }
         file.touch_content(context.now_ns);
     }
-    tables.put_inode(&file)?;
+    tables.put_inode(&file);
     Ok(opened(&file, None, 0))
 }
 
@@ -64,7 +64,7 @@ pub(super) fn write_block(
             return Err(NamesystemError::NoUsableDatanode { inode: file.id });
         }
         let record = tables.allocate_block(context, &mut file, op.index, &op.targets)?;
-        tables.put_inode(&file)?;
+        tables.put_inode(&file);
         return Ok(opened(&file, Some(block_spec(&record, file.block_size, op.targets.clone())), 0));
     };
     if before.is_untouched() {
@@ -74,12 +74,12 @@ pub(super) fn write_block(
     let (record, targets) = if before.is_open() {
         let mut record = before.clone();
         record.issued = tables.counters.take_stamp();
-        tables.put_block(&record)?;
+        tables.put_block(&record);
         let targets = tables.stored_block(&record)?.hints;
         (record, targets)
     } else {
         let reopened = tables.reopen_block(context, &mut file, &before)?;
-        tables.put_inode(&file)?;
+        tables.put_inode(&file);
         reopened
     };
     let spec = block_spec(&record, file.block_size, targets);

@@ -93,7 +93,7 @@ pub(super) fn set(
 
     node.xattrs = xattrs.encode();
     node.touch_attributes(context.now_ns);
-    tables.put_inode(&node)?;
+    tables.put_inode(&node);
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }
 
@@ -124,7 +124,7 @@ fn set_list(
 
     node.xattrs = xattrs.encode();
     node.touch_attributes(context.now_ns);
-    tables.put_inode(&node)?;
+    tables.put_inode(&node);
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }
 
@@ -144,7 +144,7 @@ pub(super) fn remove(
 
     node.xattrs = xattrs.encode();
     node.touch_attributes(context.now_ns);
-    tables.put_inode(&node)?;
+    tables.put_inode(&node);
     Ok(Reply::Status(node.status(bytes::Bytes::new())))
 }
 

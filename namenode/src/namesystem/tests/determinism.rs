@@ -3,7 +3,7 @@
 use super::fixture::*;
 use super::model::Random;
 use crate::log;
-use crate::namesystem::{Snapshot, Tables, apply};
+use crate::namesystem::{Snapshot, Store, Tables, apply};
 
 /// Commands that meet, succeed and fail, with and without retry keys.
 fn commands(seed: u64, count: usize) -> Vec<log::Command> {
@@ -44,16 +44,13 @@ fn replay(commands: &[log::Command], batch: usize) -> (Vec<String>, Fixture) {
     let mut t = Fixture::new();
     let mut outcomes = vec![];
     for part in commands.chunks(batch) {
-        let txn = t.db.begin_write().expect("begins");
-        {
-            let mut tables = Tables::open(&txn).expect("opens");
-            for command in part {
-                t.log_index += 1;
-                let applied = apply(&mut tables, t.log_index, command).expect("the store works");
-                outcomes.push(format!("{applied:?}"));
-            }
+        let mut tables = Tables::open(&t.store).expect("opens");
+        for command in part {
+            t.log_index += 1;
+            let applied = apply(&mut tables, t.log_index, command).expect("the store works");
+            outcomes.push(format!("{applied:?}"));
         }
-        txn.commit().expect("commits");
+        tables.commit();
     }
     (outcomes, t)
 }
@@ -81,7 +78,7 @@ fn a_store_copied_row_by_row_is_the_same() {
     let copy = redb::Database::builder()
         .create_with_backend(redb::backends::InMemoryBackend::new())
         .expect("a store");
-    let from = redb::ReadableDatabase::begin_read(&t.db).expect("begins");
+    let from = t.store.begin_read().expect("begins");
     let to = copy.begin_write().expect("begins");
     for table in crate::namesystem::Table::ALL {
         let mut target = to.open_table(table.definition()).expect("opens");
@@ -92,6 +89,6 @@ fn a_store_copied_row_by_row_is_the_same() {
         }
     }
     to.commit().expect("commits");
-    let digest = Snapshot::open(&copy).expect("opens").digest().expect("reads");
+    let digest = Snapshot::open(&Store::new(copy, LAYER_BYTES).expect("opens")).digest().expect("reads");
     assert_eq!(digest, t.snapshot().digest().expect("reads"));
 }

@@ -5,19 +5,30 @@ use log::command::Op;
 use log::reply::Reply;
 use redb::backends::InMemoryBackend;
 
+use super::model::Random;
 use crate::log;
-use crate::namesystem::{Applied, Effect, NamesystemError, Snapshot, Tables, apply};
+use crate::namesystem::{Applied, Effect, NamesystemError, Snapshot, Store, Tables, apply};
 
 /// Block size of test files: small numbers read better.
 pub(super) const BLOCK: u64 = 100;
 
+/// Layers of test stores are flushed when the tests say so.
+pub(super) const LAYER_BYTES: usize = 8 << 20;
+
 pub(super) struct Fixture {
-    pub(super) db: redb::Database,
+    pub(super) store: Store,
     pub(super) log_index: u64,
     pub(super) now_ns: i64,
     pub(super) caller: log::Caller,
+    /// When changes are flushed.
+    pub(super) flushes: Random,
     /// Effects of the last command.
     pub(super) effects: Vec<Effect>,
+}
+
+pub(super) fn store_in_memory() -> Store {
+    let db = redb::Database::builder().create_with_backend(InMemoryBackend::new());
+    Store::new(db.expect("a database in memory"), LAYER_BYTES).expect("a store")
 }
 
 pub(super) fn caller(user: &str, groups: &[&str]) -> log::Caller {
@@ -51,11 +62,10 @@ pub(super) fn committed(block: v1::Block, storage_ids: &[&str]) -> v1::Committed
 impl Fixture {
     /// An initialised namespace; the caller is the superuser.
     pub(super) fn new() -> Self {
-        let db =
-            redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("a store in memory");
         let mut fixture = Self {
-            db,
+            store: store_in_memory(),
             log_index: 0,
+            flushes: Random::new(1),
             now_ns: 1_000,
             caller: caller("root", &["supergroup"]),
             effects: vec![],
@@ -87,14 +97,21 @@ impl Fixture {
 
     /// Applies a command in a transaction of its own.
     pub(super) fn apply(&mut self, command: &log::Command) -> Applied {
-        let txn = self.db.begin_write().expect("begins");
         self.log_index += 1;
-        let applied = {
-            let mut tables = Tables::open(&txn).expect("opens");
-            apply(&mut tables, self.log_index, command).expect("the store works")
-        };
-        txn.commit().expect("commits");
+        let mut tables = Tables::open(&self.store).expect("opens");
+        let applied = apply(&mut tables, self.log_index, command).expect("the store works");
+        tables.commit();
+        self.flush_perhaps();
         applied
+    }
+
+    /// Has rows of all ages be in all places.
+    fn flush_perhaps(&mut self) {
+        match self.flushes.below(20) {
+            0 => self.store.flush().expect("the store works"),
+            1 => self.store.checkpoint().expect("the store works"),
+            _ => {}
+        }
     }
 
     pub(super) fn run(&mut self, op: Op) -> Result<Reply, NamesystemError> {
@@ -134,7 +151,7 @@ impl Fixture {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot::open(&self.db).expect("opens")
+        Snapshot::open(&self.store)
     }
 
     #[track_caller]

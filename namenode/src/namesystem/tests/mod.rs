@@ -13,5 +13,6 @@ mod posix_attributes;
 mod posix_names;
 mod queries;
 mod retries;
+mod store;
 mod writing;
 mod xattrs;

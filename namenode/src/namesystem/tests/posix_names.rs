@@ -192,16 +192,13 @@ fn hard_links_share_one_node_until_the_last_goes() {
 fn links_have_a_limit() {
     let mut t = Fixture::new();
     let inode = t.ok_opened(make_node(file_op("/f"))).inode;
-    let txn = t.db.begin_write().expect("begins");
-    {
-        // As if it had as many names: making them takes a while.
-        let mut tables = crate::namesystem::Tables::open(&txn).expect("opens");
-        let mut file = crate::namesystem::rows::Rows::existing_inode(&tables, dfs_proto::InodeId(inode))
-            .expect("exists");
-        file.nlink = LINKS_MAX - 1;
-        tables.put_inode(&file).expect("writes");
-    }
-    txn.commit().expect("commits");
+    // As if it had as many names: making them takes a while.
+    let mut tables = crate::namesystem::Tables::open(&t.store).expect("opens");
+    let mut file =
+        crate::namesystem::rows::Rows::existing_inode(&tables, dfs_proto::InodeId(inode)).expect("exists");
+    file.nlink = LINKS_MAX - 1;
+    tables.put_inode(&file);
+    tables.commit();
     t.ok(link(inode, "/g"));
     t.refused(link(inode, "/h"), ErrorKind::TooManyLinks);
 }

@@ -3,7 +3,6 @@
 use std::ops::Bound;
 
 use dfs_proto::{BlockId, ErrorKind, InodeId};
-use redb::backends::InMemoryBackend;
 
 use super::fixture::*;
 use crate::namesystem::{LIST_LIMIT_MAX, Snapshot};
@@ -16,8 +15,7 @@ const _: fn() = || {
 
 #[test]
 fn an_empty_store_answers() {
-    let db = redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("a store");
-    let snapshot = Snapshot::open(&db).expect("opens");
+    let snapshot = Snapshot::open(&store_in_memory());
     let root = caller("root", &[]);
     assert_eq!(snapshot.identity().expect("reads"), None);
     assert_eq!(snapshot.counts().expect("reads"), (0, 0));
