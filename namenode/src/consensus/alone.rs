@@ -48,7 +48,7 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 const ENTRIES_A_TASK_MAX: usize = 8;
 
 /// Bytes of log read at once when it is replayed.
-const REPLAY_BYTES: usize = 4 << 20;
+const REPLAY_BYTES: usize = 1 << 20;
 
 /// How the thread ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

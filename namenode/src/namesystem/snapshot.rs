@@ -113,7 +113,7 @@ impl Snapshot {
     /// Whether deletions have left something to free.
     pub fn needs_reclaim(&self) -> Result<bool, NamesystemError> {
         let mut rows = self.range(Table::Reclaim, Bound::Unbounded, Bound::Unbounded)?;
-        Ok(rows.next().transpose().map_err(StoreError::from)?.is_some())
+        Ok(rows.next().transpose()?.is_some())
     }
 
     /// Unlinked inodes that somebody had open, after `after`, at most `limit`.

@@ -3,8 +3,8 @@
 //! Point reads (one path, one block) run on the calling task: they are a few lookups in cached pages.
 //! Scans run on the runtime's blocking threads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use dfs_proto::v1::{self, CallContext};
@@ -106,9 +106,15 @@ pub fn wall_clock_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Bits to choose by among equally good datanodes.
+/// Bits to choose by among equally good datanodes: other ones with each call and each start, and no secret.
 pub fn seed() -> u64 {
-    u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().unwrap_or(&[0; 8]))
+    static START: LazyLock<u64> = LazyLock::new(|| {
+        u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().unwrap_or(&[0; 8]))
+    });
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    // Spread over all bits: who uses it directly takes any of them.
+    let calls = CALLS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    START.wrapping_add(calls)
 }
 
 impl Context {

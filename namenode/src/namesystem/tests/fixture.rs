@@ -105,11 +105,12 @@ impl Fixture {
         applied
     }
 
-    /// Has rows of all ages be in all places.
+    /// Has rows of all ages be in all places, and hints be forgotten as by a restart.
     fn flush_perhaps(&mut self) {
         match self.flushes.below(20) {
             0 => self.store.flush().expect("the store works"),
             1 => self.store.checkpoint().expect("the store works"),
+            2 => drop(self.store.take_hints()),
             _ => {}
         }
     }
