@@ -233,7 +233,7 @@ impl Namenode {
 }
 
 /// Cause of a transport failure: the innermost error says most ("Connection refused").
-fn innermost(status: &Status) -> String {
+pub(crate) fn innermost(status: &Status) -> String {
     let mut cause: &dyn std::error::Error = status;
     while let Some(source) = cause.source() {
         cause = source;

@@ -135,3 +135,7 @@ impl http_body::Body for OneAnswer {
         SizeHint::with_exact(self.message.as_ref().map_or(0, Bytes::len) as u64)
     }
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;
