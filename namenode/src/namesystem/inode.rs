@@ -121,13 +121,32 @@ impl Inode {
 
     /// Attributes as messages carry them; `name` is for listings.
     pub fn status(&self, name: bytes::Bytes) -> v1::FileStatus {
+        let (owner, group) = (self.owner.clone(), self.group.clone());
+        let symlink = bytes::Bytes::copy_from_slice(&self.symlink);
+        self.status_with(name, owner, group, symlink)
+    }
+
+    /// As [`Self::status`], of an inode that is not needed any more.
+    pub fn into_status(mut self, name: bytes::Bytes) -> v1::FileStatus {
+        let (owner, group) = (std::mem::take(&mut self.owner), std::mem::take(&mut self.group));
+        let symlink = std::mem::take(&mut self.symlink).into();
+        self.status_with(name, owner, group, symlink)
+    }
+
+    fn status_with(
+        &self,
+        name: bytes::Bytes,
+        owner: String,
+        group: String,
+        symlink: bytes::Bytes,
+    ) -> v1::FileStatus {
         v1::FileStatus {
             inode: self.id.get(),
             r#type: self.kind.into(),
             name,
             mode: u32::from(self.mode),
-            owner: self.owner.clone(),
-            group: self.group.clone(),
+            owner,
+            group,
             nlink: self.nlink,
             rdev: self.rdev,
             size: self.size,
@@ -138,7 +157,7 @@ impl Inode {
             block_size: self.block_size,
             replication: u32::from(self.replication),
             change: self.change,
-            symlink: bytes::Bytes::copy_from_slice(&self.symlink),
+            symlink,
             under_construction: self.holder.is_some(),
             allocated: self.allocated,
             has_xattrs: !self.xattrs.is_empty(),

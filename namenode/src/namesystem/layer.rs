@@ -170,6 +170,7 @@ impl Cursor {
         let layer = self.layer.read();
         let bounds = (as_slice(&self.from), as_slice(&self.to));
         let mut rows = layer.tables[self.table as usize].range::<[u8], _>(bounds);
+        let mut passed = None;
         for _ in 0..self.next_rows {
             // Rows that the snapshot does not see count too: they are what the lock is held for.
             let next = if self.backward { rows.next_back() } else { rows.next() };
@@ -180,8 +181,10 @@ impl Cursor {
             if let Some(change) = visible(versions, self.sequence) {
                 self.fetched.push_back((key.clone(), change.clone()));
             }
-            let passed = Bound::Excluded(key.clone());
-            *(if self.backward { &mut self.to } else { &mut self.from }) = passed;
+            passed = Some(key);
+        }
+        if let Some(key) = passed {
+            *(if self.backward { &mut self.to } else { &mut self.from }) = Bound::Excluded(key.clone());
         }
         self.next_rows = (self.next_rows * 4).min(SCAN_ROWS_MAX);
     }

@@ -24,7 +24,7 @@ impl Snapshot {
     /// Attributes of a node.
     pub fn stat(&self, caller: &log::Caller, node: &v1::NodeRef) -> Result<v1::FileStatus, NamesystemError> {
         let path = Path::parse(Some(node))?;
-        Ok(resolve::node(self, Some(caller), &path)?.status(Bytes::new()))
+        Ok(resolve::node(self, Some(caller), &path)?.into_status(Bytes::new()))
     }
 
     /// One page of a directory: entries after a name, and whether more follow. What is not a directory
@@ -49,7 +49,7 @@ impl Snapshot {
             if page.len() == limit {
                 return Ok((page, true));
             }
-            page.push(self.existing_inode(entry.inode)?.status(Bytes::from(name)));
+            page.push(self.existing_inode(entry.inode)?.into_status(Bytes::from(name)));
         }
         Ok((page, false))
     }
@@ -70,7 +70,7 @@ impl Snapshot {
         } else {
             checked?;
         }
-        Ok(inode.status(Bytes::new()))
+        Ok(inode.into_status(Bytes::new()))
     }
 
     /// Value of an extended attribute.

@@ -89,6 +89,9 @@ impl<'a> RowRange<'a> {
 
     /// The head that is next: the first of those with the least key, or the greatest.
     fn best(&self) -> Option<usize> {
+        if let [head] = self.heads.as_slice() {
+            return head.next.as_ref().map(|_| 0);
+        }
         let sooner = if self.backward { Ordering::Greater } else { Ordering::Less };
         let mut best: Option<(usize, &[u8])> = None;
         for (at, head) in self.heads.iter().enumerate() {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::consensus::segment::{self, Header};
 use crate::consensus::{ConsensusError, Damage, ProposeError};
-use crate::log::CreateOp;
+use crate::log::{CreateOp, DeleteOp};
 
 fn dir() -> TempDir {
     tempfile::tempdir().expect("directory")
@@ -132,6 +132,55 @@ async fn a_killed_node_loses_nothing_acknowledged() {
     }
     make(&revived, 120..130).await;
     revived.shutdown().await;
+    consensus.shutdown().await;
+}
+
+/// Layers are flushed by their thread all the time, also while the image is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_after_a_crash_is_the_state_before_it_wherever_its_rows_were() {
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    println!("seed {seed}");
+    let mut random = u64::try_from(seed & u128::from(u64::MAX)).expect("masked");
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let digest = |consensus: &Consensus| Snapshot::open(&consensus.store()).digest().expect("readable");
+    // A copy of a file while a checkpoint is written is no image of one moment.
+    let config = |dir: &TempDir| ConsensusConfig { checkpoint_commands: 10_000, ..small(dir.path(), 1) };
+    let mut dir = dir();
+    let mut consensus = start(config(&dir)).await;
+    consensus.propose(initialize()).await.expect("initialized");
+    let mut names = 0;
+    for _ in 0..8 {
+        for _ in 0..1 + below(90) {
+            let command = match below(4) {
+                0 => command(Op::Delete(DeleteOp {
+                    node: Some(node(&format!("/d{}", below(names + 1)))),
+                    recursive: true,
+                })),
+                _ => mkdir(&format!("/d{names}")),
+            };
+            names += 1;
+            match consensus.propose_relaxed(command).await {
+                Ok(_) | Err(ProposeError::Refused(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let before = digest(&consensus);
+        let image = crash_image(dir.path());
+        let revived = start(config(&image)).await;
+        assert_eq!(digest(&revived), before);
+        consensus.shutdown().await;
+        (consensus, dir) = (revived, image);
+        if below(3) == 0 {
+            consensus.shutdown().await;
+            drop(consensus);
+            consensus = start(config(&dir)).await;
+            assert_eq!(digest(&consensus), before);
+        }
+    }
     consensus.shutdown().await;
 }
 
