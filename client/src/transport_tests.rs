@@ -219,8 +219,8 @@ async fn a_broken_connection_fails_its_calls_and_the_next_one_makes_another() {
 #[tokio::test]
 async fn what_is_no_namenode_is_called_that() {
     for (begins, says) in [
-        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "not the preface of a dfs connection"),
-        (b"\0\0\x12\x04\0\0\0\0\0", "not the preface of a dfs connection"),
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "another protocol is spoken"),
+        (b"\0\0\x12\x04\0\0\0\0\0", "another protocol is spoken"),
         (b"", "it closes the connection at once"),
         (b"dfs", "it closes the connection at once"),
     ] {

@@ -67,7 +67,7 @@ const MESSAGE_HEAD_BYTES: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// No preface of any version.
-    #[error("not the preface of a dfs connection")]
+    #[error("another protocol is spoken")]
     Preface,
     /// The preface of another version.
     #[error("framing version {theirs}, ours is {FRAMING_VERSION}")]
