@@ -1,7 +1,9 @@
-//! One write pipeline: the connection to its first member.
+//! One write pipeline: the connection to its first member, or to each for a block so small that it is sent whole.
 //!
 //! Owned by the streamer. Invariants: bytes go out in the order they were queued; waiting in [`Pipeline::progress`]
 //! can be cancelled without losing a byte in either direction.
+
+mod whole;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -56,6 +58,10 @@ pub(crate) struct SetupFailure {
 /// An established pipeline.
 pub(crate) struct Pipeline {
     connection: DataConnection,
+    /// To the other members, if the block was sent to each.
+    others: Vec<DataConnection>,
+    /// Acknowledgements of all members that have come already.
+    early: VecDeque<PipelineAckProto>,
     outgoing: VecDeque<Bytes>,
     /// When bytes last went out or an ack came in.
     pub moved: Instant,
@@ -64,31 +70,48 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Connects to the first member and sets up the pipeline. `eager` is sent behind the request without waiting for
-    /// the response; it must be small enough for the socket's buffers.
+    /// Connects to the first member and sets up the pipeline. A small block's packets may be given as `eager`
+    /// ([`eager_segments`]): they are sent behind the request without waiting for the response, to each member.
     pub(crate) async fn open(setup: &PipelineSetup<'_>, eager: Vec<Bytes>) -> Result<Self, SetupFailure> {
         let first = |fault| SetupFailure { bad: vec![0], fault };
+        if !eager.is_empty() && setup.members.len() > 1 {
+            return Self::send_whole(setup, &eager).await;
+        }
         let Some((head, rest)) = setup.members.split_first() else {
             return Err(first(TransferFault::Unexpected { field: "empty pipeline" }));
         };
-        let address = datanode::address(head).map_err(first)?;
+        let (pipeline, response) = Self::start(setup, head, rest, &eager).await.map_err(first)?;
+        if response.status() == Status::Success { Ok(pipeline) } else { Err(setup.refused(&response)) }
+    }
+
+    /// Connects to `head` and has it set up a pipeline with `rest` behind it.
+    async fn start(
+        setup: &PipelineSetup<'_>,
+        head: &ReplicaLocation,
+        rest: &[ReplicaLocation],
+        eager: &[Bytes],
+    ) -> Result<(Self, BlockOpResponseProto), TransferFault> {
+        let address = datanode::address(head)?;
         let config = &setup.client.config;
         let (connect_timeout, patience) = (config.datanode_connect_timeout, config.datanode_timeout);
         let mut fresh = false;
         loop {
-            let lease =
-                setup.client.peers.get(address, fresh, connect_timeout, patience).await.map_err(first)?;
+            let lease = setup.client.peers.get(address, fresh, connect_timeout, patience).await?;
             let now = Instant::now();
-            let (connection, outgoing) = (lease.connection, VecDeque::new());
-            let mut pipeline = Self { connection, outgoing, moved: now, probed: now };
+            let mut pipeline = Self {
+                connection: lease.connection,
+                others: Vec::new(),
+                early: VecDeque::new(),
+                outgoing: VecDeque::new(),
+                moved: now,
+                probed: now,
+            };
             pipeline.outgoing.push_back(encode_op(Op::WriteBlock, &setup.request(head, rest)).into());
             pipeline.outgoing.extend(eager.iter().cloned());
             match pipeline.exchange().await {
-                Ok(response) if response.status() == Status::Success => return Ok(pipeline),
-                Ok(response) => return Err(setup.refused(&response)),
                 // The datanode closed an idle connection just when it was used again.
                 Err(TransferFault::Io(_)) if lease.reused => fresh = true,
-                Err(fault) => return Err(first(fault)),
+                response => return Ok((pipeline, response?)),
             }
         }
     }
@@ -122,6 +145,9 @@ impl Pipeline {
 
     /// Sends and receives until an ack has come, or (`None`) all that was queued is sent.
     pub(crate) async fn progress(&mut self) -> Result<Option<PipelineAckProto>, TransferFault> {
+        if let Some(ack) = self.early.pop_front() {
+            return Ok(Some(ack));
+        }
         loop {
             if let Some(ack) = self.connection.buffered_message()? {
                 self.moved = Instant::now();
@@ -160,9 +186,9 @@ impl Pipeline {
         }
     }
 
-    /// The connection, after the last packet was acknowledged.
-    pub(crate) fn into_connection(self) -> DataConnection {
-        self.connection
+    /// The connections, after the last packet was acknowledged.
+    pub(crate) fn into_connections(self) -> impl Iterator<Item = DataConnection> {
+        std::iter::once(self.connection).chain(self.others)
     }
 
     fn write_some(&mut self) -> Result<(), TransferFault> {
@@ -202,7 +228,7 @@ impl PipelineSetup<'_> {
             targets: rest.iter().filter_map(|l| l.datanode.as_ref()).map(Into::into).collect(),
             source: None,
             stage: self.stage.into(),
-            pipeline_size: self.members.len() as u32,
+            pipeline_size: 1 + rest.len() as u32,
             min_bytes_rcvd: self.block.length,
             max_bytes_rcvd: self.sent,
             latest_generation_stamp: self.new_stamp,
@@ -218,14 +244,13 @@ impl PipelineSetup<'_> {
     fn refused(&self, response: &BlockOpResponseProto) -> SetupFailure {
         let link = response.first_bad_link.as_deref().unwrap_or_default();
         let named = self.members.iter().position(|member| !link.is_empty() && datanode::name(member) == link);
-        SetupFailure {
-            bad: vec![named.unwrap_or(0)],
-            fault: TransferFault::Refused {
-                status: response.status,
-                message: response.message.clone().unwrap_or_default(),
-            },
-        }
+        SetupFailure { bad: vec![named.unwrap_or(0)], fault: refusal(response) }
     }
+}
+
+/// The fault that a response tells of.
+fn refusal(response: &BlockOpResponseProto) -> TransferFault {
+    TransferFault::Refused { status: response.status, message: response.message.clone().unwrap_or_default() }
 }
 
 /// What can be sent behind the request that sets up the pipeline of a new block: packets that are small and the whole block,

@@ -314,7 +314,7 @@ impl Streamer {
     pub(crate) fn finish_block(&mut self) {
         if let Some(mut block) = self.block.take() {
             if let Some(pipeline) = block.pipeline.take() {
-                self.target.client.peers.put(pipeline.into_connection());
+                pipeline.into_connections().for_each(|connection| self.target.client.peers.put(connection));
             }
             self.previous = Some(block.committed());
             if !block.synced {

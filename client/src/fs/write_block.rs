@@ -340,7 +340,7 @@ impl BlockWriter {
     pub(super) fn finish_block(&mut self) {
         let Some(mut block) = self.block.take() else { return };
         if let Some(pipeline) = block.pipeline.take() {
-            self.target.client.peers.put(pipeline.into_connection());
+            pipeline.into_connections().for_each(|connection| self.target.client.peers.put(connection));
         }
         self.file.block_finished(
             self.index,
