@@ -71,6 +71,13 @@ impl DirtyBuffer {
         self.bytes
     }
 
+    /// From the first byte held to the last.
+    pub(crate) fn range(&self) -> Option<Range<u64>> {
+        let (first, _) = self.pieces.first_key_value()?;
+        let (last, piece) = self.pieces.last_key_value()?;
+        Some(*first..last + piece.len())
+    }
+
     /// Whether nothing is held.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()

@@ -15,6 +15,7 @@ use super::lock_table::LockTable;
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
 use super::write_limits::{Budget, Pipelines};
+use super::write_tender::{self, Tender};
 use super::{Caller, FileSystemConfig, releases, session};
 use crate::buffer_pool::BufferPool;
 use crate::dfs_client::Inner;
@@ -51,6 +52,8 @@ pub(crate) struct FsInner {
     /// How long an operation waits for what is away.
     pub(crate) wait: Duration,
     pub(super) files: Arc<OpenFiles>,
+    /// Files with something on its way.
+    pub(super) tender: Arc<Tender>,
     pub(super) locks: Mutex<LockTable>,
     /// Inodes whose lease is being given back because another client wants it.
     pub(super) recalling: Mutex<HashSet<u64>>,
@@ -72,6 +75,7 @@ impl FileSystem {
             pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),
+            tender: Arc::default(),
             locks: Mutex::default(),
             recalling: Mutex::default(),
             relaxed: config.relaxed,
@@ -82,6 +86,7 @@ impl FileSystem {
         let tasks = vec![
             tokio::spawn(session::keep(Arc::downgrade(&inner), started)),
             tokio::spawn(releases::report_releases(Arc::downgrade(&inner))),
+            tokio::spawn(write_tender::tend(Arc::downgrade(&inner), Arc::clone(&inner.tender))),
         ];
         *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         Ok(Self { inner })
@@ -107,6 +112,7 @@ impl FileSystem {
         outcome = outcome.and(ended.await.map(drop));
         // Open files and the session hold each other.
         fs.files.clear();
+        fs.tender.clear();
         outcome
     }
 

@@ -43,6 +43,7 @@ mod write_recovery;
 mod write_setup;
 mod write_state;
 mod write_sync;
+mod write_tender;
 
 pub use attributes::{NewNode, OpenOptions, SetAttributes, SetTime};
 pub use caller::Caller;

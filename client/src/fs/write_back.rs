@@ -5,12 +5,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use dfs_proto::v1::{Block, LocatedBlock, ReplicaLocation};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
 use super::open_file::FileCore;
 use super::open_file_state::FileState;
@@ -26,14 +25,8 @@ const MAX_FILE_PIPELINES: usize = 16;
 /// scatters small writes shall not use up the session's memory.
 const MAX_DIRTY_BYTES: u64 = 16 << 20;
 
-/// Time without a write after which everything is written back.
-const IDLE_WRITE_BACK: Duration = Duration::from_secs(1);
-
-/// How often that is looked at.
-const TEND_INTERVAL: Duration = Duration::from_millis(250);
-
-/// The same while the session's memory is used up.
-const TEND_INTERVAL_PRESSED: Duration = Duration::from_millis(20);
+/// Largest write that is put on disk before anybody asks, in a file whose every write is followed by a sync.
+const MAX_EARLY_SYNC_BYTES: u64 = 64 << 10;
 
 impl FileCore {
     /// Takes a write: into the dirty buffer, and from there on if enough has come together. Room has been reserved.
@@ -48,8 +41,9 @@ impl FileCore {
         self.fs.budget.give((len - grown.min(len)) as usize);
         state.touched(offset + len);
         self.streams.clear();
-        if state.write.dirty.bytes() > MAX_DIRTY_BYTES {
-            self.write_back_all(state, false);
+        let early = state.write.sync_habit.written() && len <= MAX_EARLY_SYNC_BYTES;
+        if early || state.write.dirty.bytes() > MAX_DIRTY_BYTES {
+            self.write_back_all(state, early);
         } else {
             let units = state.write.dirty.whole_units(offset + len - 1);
             if !units.is_empty() {
@@ -60,7 +54,7 @@ impl FileCore {
         }
         if !state.tended {
             state.tended = true;
-            self.fs.spawn(tend(Arc::clone(self)));
+            self.fs.tender.add(Arc::clone(self));
         }
     }
 
@@ -129,6 +123,21 @@ impl FileCore {
     }
 
     fn start_writer(self: &Arc<Self>, state: &mut FileState, index: u64) {
+        let writer = self.new_writer(state, index);
+        self.fs.spawn(writer.run());
+    }
+
+    /// The writer for all that is dirty, if that is one block's and the block has none. Who flushes does its work: nobody
+    /// else's turn has to be waited for then.
+    pub(super) fn own_writer(self: &Arc<Self>, state: &mut FileState) -> Option<BlockWriter> {
+        let dirty = state.write.dirty.range()?;
+        let index = dirty.start / self.block_size;
+        let alone = (dirty.end - 1) / self.block_size == index && !state.write.writers.contains_key(&index);
+        alone.then(|| self.new_writer(state, index))
+    }
+
+    /// A writer that is to be run.
+    fn new_writer(self: &Arc<Self>, state: &mut FileState, index: u64) -> BlockWriter {
         let open = state.write.writers.iter().filter(|(_, writer)| !writer.finishing);
         if open.clone().count() >= MAX_FILE_PIPELINES
             && let Some((oldest, _)) = open.min_by_key(|(_, writer)| writer.used)
@@ -151,7 +160,7 @@ impl FileCore {
             recorded: None,
         };
         state.write.writers.insert(index, handle);
-        self.fs.spawn(BlockWriter::new(Arc::clone(self), index, receiver).run());
+        BlockWriter::new(Arc::clone(self), index, receiver)
     }
 
     /// Has a block ended.
@@ -322,31 +331,6 @@ impl FileCore {
                 }
             }
             progress.await;
-        }
-    }
-}
-
-/// Looks after a file while something of it is on its way: writes back what lies idle, and all when memory is short.
-async fn tend(file: Arc<FileCore>) {
-    loop {
-        let pressed = tokio::select! {
-            () = sleep(TEND_INTERVAL) => false,
-            () = file.fs.budget.wait_until_pressed() => true,
-        };
-        {
-            // While the size is being set, that has its turn first.
-            let Ok(_shape) = file.shape.try_read() else { continue };
-            let mut state = file.state();
-            if !state.write.dirty.is_empty() && (pressed || state.quiet_for(IDLE_WRITE_BACK)) {
-                file.write_back_all(&mut state, false);
-            }
-            if state.write.is_idle() {
-                state.tended = false;
-                return;
-            }
-        }
-        if pressed {
-            sleep(TEND_INTERVAL_PRESSED).await;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! before; what was ended is remembered until a commit that tells of it was answered; the lease is given back only
 //! when nothing is on its way, and from then on a write takes it again first.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::open_file::FileCore;
 use super::open_file_state::FileState;
+use super::unbroken::unbroken;
 use crate::DfsError;
 
 /// How long nothing must have been written before a lease that another client wants is given back.
@@ -60,10 +62,11 @@ impl FileCore {
     /// something is written meanwhile.
     pub(super) async fn flush(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
         let _flushing = Flushing::begin(self);
-        let upto = {
+        let (own, upto) = {
             let _shape = self.shape.read().await;
             let mut state = self.state();
             state.take_failure()?;
+            let own = if close { self.own_writer(&mut state) } else { None };
             self.write_back_all(&mut state, false);
             if close {
                 let open: Vec<u64> = state.write.writers.keys().copied().collect();
@@ -71,13 +74,21 @@ impl FileCore {
                     self.finish(&mut state, index);
                 }
             }
-            state.write.last_id
+            (own, state.write.last_id)
         };
-        self.wait_for(|state| {
+        let mut written = pin!(self.wait_for(|state| {
             let ended = !close || !state.write.writers.values().any(|writer| writer.finishing);
             ended && state.write.is_acknowledged(upto)
-        })
-        .await?;
+        }));
+        match own {
+            None => written.await?,
+            Some(writer) => tokio::select! {
+                biased;
+                // What is written meanwhile is not waited for: then it goes on in the background.
+                () = unbroken(&self.fs, writer.run(), |()| async {}) => written.as_mut().await?,
+                outcome = written.as_mut() => outcome?,
+            },
+        }
         if close && self.give_back().await? {
             return Ok(());
         }

@@ -109,6 +109,32 @@ pub(super) struct WriteState {
     pub prepared: Option<LocatedBlock>,
     /// Flushes under way: they tell the namenode of ended blocks.
     pub flushes: usize,
+    pub sync_habit: SyncHabit,
+}
+
+/// Whether each write is followed by a sync. Then it may as well be put on disk at once: the sync finds that half done.
+#[derive(Debug, Default)]
+pub(super) struct SyncHabit {
+    /// Writes since the last sync.
+    writes: u32,
+    /// There was one between the last two syncs.
+    single: bool,
+}
+
+impl SyncHabit {
+    /// Something is written. True if a sync will follow, for all that is known.
+    pub(super) fn written(&mut self) -> bool {
+        self.writes = self.writes.saturating_add(1);
+        self.single && self.writes == 1
+    }
+
+    /// A sync is asked for. One without a write before it tells nothing.
+    pub(super) fn synced(&mut self) {
+        if self.writes > 0 {
+            self.single = self.writes == 1;
+        }
+        self.writes = 0;
+    }
 }
 
 impl WriteState {
@@ -241,6 +267,21 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.data.len() as u64).sum::<u64>(), MIB + 7);
         assert!(parts.iter().all(|part| part.offset + part.data.len() as u64 <= 4096));
         assert!(cut_into_packets(Vec::new(), 4096).is_empty());
+    }
+
+    #[test]
+    fn a_sync_is_expected_while_each_follows_one_write() {
+        let mut habit = SyncHabit::default();
+        assert!(!habit.written());
+        habit.synced();
+        assert!(habit.written());
+        habit.synced();
+        habit.synced();
+        assert!(habit.written() && !habit.written());
+        habit.synced();
+        assert!(!habit.written(), "two writes were synced together");
+        habit.synced();
+        assert!(habit.written());
     }
 
     #[test]

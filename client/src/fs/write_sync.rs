@@ -30,7 +30,11 @@ pub(super) struct SyncRound {
 impl FileCore {
     /// Everything written before is on disk on all replicas, and so is what the namenode was told of the file.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), DfsError> {
-        self.state().take_failure()?;
+        {
+            let mut state = self.state();
+            state.take_failure()?;
+            state.write.sync_habit.synced();
+        }
         let mut round = match self.sync_turn.try_lock() {
             Ok(round) => round,
             Err(_) => {
