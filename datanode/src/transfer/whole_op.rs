@@ -46,7 +46,7 @@ impl WholeBlock {
             && none.is_empty()
             && length.is_empty()
             && length.end == received.len();
-        whole.then(|| Self { sums, data, length: length.end, seqnos: [first.seqno, last.seqno], checksum })
+        whole.then_some(Self { sums, data, length: length.end, seqnos: [first.seqno, last.seqno], checksum })
     }
 
     /// Verifies it and makes the replica. `false`: something of this block is here already.
