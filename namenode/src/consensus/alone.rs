@@ -15,7 +15,8 @@
 //!
 //! Locking: `core` before `log`; `queue` and `wanted` are held for moments, with nothing locked inside. Tasks only
 //! try to lock the core: while a checkpoint holds it, they leave their proposals in the queue and wait without
-//! keeping a thread. What a task does with the core is in memory and in the page cache.
+//! keeping a thread. What a task does with the core is in memory and in the page cache; only when changes come faster
+//! than `flusher` brings them into redb, one waits for it.
 //!
 //! Invariants: log and state have the same order (both change under `core`); the state is never durable beyond the log;
 //! a proposal in the queue is seen by whoever holds the core, who looks again after letting go of it; after a

@@ -1,6 +1,6 @@
 //! The thread `raft-apply`: applies committed entries to the state.
 //!
-//! It takes what waits in its channel and applies all of it in one redb transaction, hands the effects
+//! It takes what waits in its channel and applies all of it in one transaction, hands the effects
 //! to the block manager, and then lets the callers be answered. openraft is not kept waiting: to it,
 //! an entry is applied when it is in the channel. That is sound because everything that depends on
 //! the state (snapshots, the position, checkpoints, purging) goes through the same channel.
