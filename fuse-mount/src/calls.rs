@@ -61,6 +61,33 @@ fn settle<R: Fail, T>(reply: R, outcome: Result<T, Refusal>, give: impl FnOnce(R
     }
 }
 
+/// An operation.
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How far an operation came on the thread that began it.
+enum Begun<T> {
+    /// To its end.
+    Done(T),
+    /// It waits, and is to go on elsewhere.
+    Waits(Work<T>),
+    /// It panicked, and is gone.
+    Panicked,
+}
+
+/// Begins `work` on the calling thread, which must have entered the runtime. A panic must not end the event loop, and with it
+/// the mount.
+fn begin<T>(mut work: Work<T>) -> Begun<T> {
+    let mut context = Context::from_waker(Waker::noop());
+    match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))) {
+        Ok(Poll::Ready(value)) => Begun::Done(value),
+        Ok(Poll::Pending) => Begun::Waits(work),
+        Err(_) => {
+            tracing::error!("an operation panicked");
+            Begun::Panicked
+        }
+    }
+}
+
 impl Mount {
     /// Does `work` and answers with what it gives. A signal for the asking thread ends it if it takes long.
     pub fn answer<R: Fail, T: Send + 'static>(
@@ -70,20 +97,30 @@ impl Mount {
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
         give: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let mut work: Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>> = Box::pin(work);
         let _runtime = self.runtime.enter();
-        let mut context = Context::from_waker(Waker::noop());
-        // A panic must not end the event loop, and with it the mount; dropped replies are answered with EIO.
-        let first = std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));
-        match first {
-            Ok(Poll::Ready(outcome)) => settle(reply, outcome, give),
-            Ok(Poll::Pending) => {
+        match begin(Box::pin(work)) {
+            Begun::Done(outcome) => settle(reply, outcome, give),
+            Begun::Waits(work) => {
                 self.runtime.spawn(async move {
                     let outcome = unless_interrupted(who.pid, work).await;
                     settle(reply, outcome.unwrap_or(Err(Refusal::Interrupted)), give);
                 });
             }
-            Err(_) => tracing::error!("an operation panicked"),
+            // The reply is dropped, which answers EIO.
+            Begun::Panicked => {}
+        }
+    }
+
+    /// Does work that nobody waits for but a clean unmount.
+    pub fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let running = self.background.begin();
+        let work: Work<()> = Box::pin(async move {
+            work.await;
+            drop(running);
+        });
+        let _runtime = self.runtime.enter();
+        if let Begun::Waits(work) = begin(work) {
+            self.runtime.spawn(work);
         }
     }
 

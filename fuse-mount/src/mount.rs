@@ -2,7 +2,7 @@
 //!
 //! Kernel and cluster number nodes alike, but for the root of a mounted subdirectory: the kernel calls any root 1.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use dfs_client::DfsError;
@@ -273,15 +273,6 @@ impl Mount {
         self.directories.changed(dir, name, None);
         let links = -i32::from(node.attr.kind == fuser::FileType::Directory);
         self.attrs.entry_changed(dir, attributes::time(status.ctime_ns), links);
-    }
-
-    /// Runs background work that a clean unmount waits for.
-    pub fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let running = self.background.begin();
-        self.runtime.spawn(async move {
-            work.await;
-            drop(running);
-        });
     }
 
     /// Logs a failure that nobody is told of.

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::v1::{FileStatus, LocatedBlock, LocatedBlocks};
 use dfs_proto::{ErrorKind, InodeId, RpcError};
-use tokio::sync::{Notify, RwLock, oneshot};
+use tokio::sync::{Notify, RwLock};
 
 use super::file_system::FsInner;
 use super::open_file_state::FileState;
 use super::read_ahead::ReadStreams;
 use super::subject::Subject;
+use super::unbroken::unbroken;
 use super::write_limits::{Pipelines, Reserved};
 use super::write_sync::SyncRound;
 use crate::DfsError;
@@ -135,13 +136,8 @@ impl FileCore {
         W: FnOnce(Arc<Self>) -> F,
         F: Future<Output = Result<(), DfsError>> + Send + 'static,
     {
-        let (done, outcome) = oneshot::channel();
-        let work = work(Arc::clone(self));
-        self.fs.spawn(async move {
-            // The caller may have given up waiting.
-            let _ = done.send(work.await);
-        });
-        outcome.await.unwrap_or_else(|_| Err(DfsError::WriterClosed { path: self.subject.clone() }))
+        // A failure that nobody waits for is remembered where it happened.
+        unbroken(&self.fs, work(Arc::clone(self)), |_| async {}).await
     }
 
     pub(super) fn refused(&self, kind: ErrorKind) -> DfsError {
