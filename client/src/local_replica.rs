@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_proto::checksum::{Checksum, ChecksumMismatch};
 use dfs_proto::data_transfer::META_HEADER_BYTES;
@@ -23,11 +24,28 @@ pub(crate) struct LocalReplica {
     data: File,
     meta: File,
     checksum: Checksum,
+    /// Every byte was good at some time.
+    verified: AtomicBool,
 }
 
 impl LocalReplica {
     pub(crate) fn new(data: File, meta: File, checksum: Checksum) -> Self {
-        Self { data, meta, checksum }
+        Self { data, meta, checksum, verified: AtomicBool::new(false) }
+    }
+
+    /// The data file.
+    pub(crate) fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// Whether all of it was verified once.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// All of it was verified.
+    pub(crate) fn set_verified(&self) {
+        self.verified.store(true, Ordering::Relaxed);
     }
 
     /// Range that holds `offset..end` and can be verified: whole chunks, the last one up to `length`, the valid

@@ -1,18 +1,16 @@
 //! How requests are answered.
 //!
-//! Event loop threads never wait. An operation is started on the thread that took the request and runs there as far as it gets
-//! without waiting, which saves a change of threads when caches or buffers can answer, and sends a question to the cluster
-//! without one. What has to wait goes on as a task of the runtime, which answers the kernel.
+//! An operation is done on the thread that took the request, if it ends there soon ([`EventLoops`]): an answer of the cluster
+//! then wakes one thread, which answers the kernel. What takes long, or comes when too many wait already, goes on as a task of
+//! the runtime, where a signal for the asking process ends it.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use fuser::Errno;
 
 use crate::caller::Who;
 use crate::errno::Refusal;
+use crate::event_loops::{EventLoops, Outcome, Work};
 use crate::mount::Mount;
 use crate::wait::unless_interrupted;
 
@@ -61,33 +59,6 @@ fn settle<R: Fail, T>(reply: R, outcome: Result<T, Refusal>, give: impl FnOnce(R
     }
 }
 
-/// An operation.
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// How far an operation came on the thread that began it.
-enum Begun<T> {
-    /// To its end.
-    Done(T),
-    /// It waits, and is to go on elsewhere.
-    Waits(Work<T>),
-    /// It panicked, and is gone.
-    Panicked,
-}
-
-/// Begins `work` on the calling thread, which must have entered the runtime. A panic must not end the event loop, and with it
-/// the mount.
-fn begin<T>(mut work: Work<T>) -> Begun<T> {
-    let mut context = Context::from_waker(Waker::noop());
-    match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))) {
-        Ok(Poll::Ready(value)) => Begun::Done(value),
-        Ok(Poll::Pending) => Begun::Waits(work),
-        Err(_) => {
-            tracing::error!("an operation panicked");
-            Begun::Panicked
-        }
-    }
-}
-
 impl Mount {
     /// Does `work` and answers with what it gives. A signal for the asking thread ends it if it takes long.
     pub fn answer<R: Fail, T: Send + 'static>(
@@ -97,21 +68,22 @@ impl Mount {
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
         give: impl FnOnce(R, T) + Send + 'static,
     ) {
+        let work: Work<Result<T, Refusal>> = Box::pin(work);
         let _runtime = self.runtime.enter();
-        match begin(Box::pin(work)) {
-            Begun::Done(outcome) => settle(reply, outcome, give),
-            Begun::Waits(work) => {
+        match self.event_loops.run(work) {
+            Outcome::Done(outcome) => settle(reply, outcome, give),
+            Outcome::Waits(work) => {
                 self.runtime.spawn(async move {
                     let outcome = unless_interrupted(who.pid, work).await;
                     settle(reply, outcome.unwrap_or(Err(Refusal::Interrupted)), give);
                 });
             }
             // The reply is dropped, which answers EIO.
-            Begun::Panicked => {}
+            Outcome::Panicked => {}
         }
     }
 
-    /// Does work that nobody waits for but a clean unmount.
+    /// Does work that nobody waits for; a clean unmount does.
     pub fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let running = self.background.begin();
         let work: Work<()> = Box::pin(async move {
@@ -119,7 +91,7 @@ impl Mount {
             drop(running);
         });
         let _runtime = self.runtime.enter();
-        if let Begun::Waits(work) = begin(work) {
+        if let Outcome::Waits(work) = EventLoops::begin(work) {
             self.runtime.spawn(work);
         }
     }

@@ -19,12 +19,13 @@ const SERVING: &str = "serving\n";
 /// Longest reason read from it.
 const MAX_REASON_BYTES: u64 = 4_096;
 
-/// Starts this program again in the background, with [`BACKGROUND`] and `arguments`, and waits until it serves.
+/// Starts this program again in the background, with [`BACKGROUND`] and `arguments`, and waits until it serves. Answers what should
+/// be known of the mount.
 pub fn start(
     arguments: &[std::ffi::OsString],
     log: Option<&Path>,
     mountpoint: &Path,
-) -> Result<(), MountError> {
+) -> Result<String, MountError> {
     let cannot = |source| MountError::Start { what: "the background process", source };
     let (log, shown) = log_target::open(log, mountpoint)?;
     let program = std::env::current_exe().map_err(cannot)?;
@@ -36,8 +37,11 @@ pub fn start(
         .stderr(log)
         .spawn()
         .map_err(cannot)?;
-    match said(&mut child).map_err(cannot)? {
-        said if said == SERVING => Ok(()),
+    let said = said(&mut child).map_err(cannot)?;
+    if let Some(notes) = said.strip_prefix(SERVING) {
+        return Ok(notes.trim_end().to_owned());
+    }
+    match said {
         said if said.is_empty() => {
             let status = child.wait().map_err(cannot)?;
             let reason = format!("{}: not mounted ({status}); see {shown}", mountpoint.display());
@@ -67,9 +71,9 @@ pub fn leave() -> Result<(), MountError> {
     std::env::set_current_dir("/").map_err(cannot)
 }
 
-/// In the background process: it serves.
-pub fn ready() {
-    say(SERVING);
+/// In the background process: it serves, and what should be known of that.
+pub fn ready(note: Option<String>) {
+    say(&format!("{SERVING}{}", note.unwrap_or_default()));
 }
 
 /// In the background process: why it does not serve. The log has it too.

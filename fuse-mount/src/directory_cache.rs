@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariants:
-//! - Pages of a directory do not overlap.
+//! - Pages of a directory do not overlap ([`Directory`]).
 //! - A page counts for the time to live from the moment when the cluster was asked.
 //! - A change made through this mount shows at once, also when a listing that was asked for before arrives after it: changes
 //!   are remembered while listings are under way and done again on what arrives.
@@ -19,14 +19,14 @@
 //! The attributes behind the names are in the [`AttrCache`](crate::attr_cache::AttrCache). Called from event loop threads and tasks; the
 //! lock is held for map operations only.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_client::fs::InodeId;
 
 use crate::directory_page::{Entries, Entry, Page};
+use crate::known_directory::{Directory, UnderWay};
 
 /// Look-ups in one directory that miss before a whole page is fetched instead of one name: programs that touch a single file of a
 /// large directory shall not pay for a page (1.2 ms of the namenode).
@@ -69,23 +69,6 @@ struct Inner {
     last_listing: u64,
 }
 
-#[derive(Debug, Default)]
-struct Directory {
-    pages: BTreeMap<Box<[u8]>, Page>,
-    misses: u32,
-    last_miss: Option<Instant>,
-    under_way: Vec<UnderWay>,
-    /// One page at a time is fetched.
-    gate: Arc<tokio::sync::Mutex<()>>,
-}
-
-#[derive(Debug)]
-struct UnderWay {
-    listing: u64,
-    changes: Vec<(Box<[u8]>, Option<Entry>)>,
-    overrun: bool,
-}
-
 impl DirectoryCache {
     /// Keeps `capacity` names for `ttl`.
     pub fn new(ttl: Duration, capacity: usize) -> Self {
@@ -108,7 +91,7 @@ impl DirectoryCache {
     pub fn after(&self, dir: InodeId, after: &[u8], limit: usize, now: Instant) -> Option<(Entries, bool)> {
         let inner = self.lock();
         let directory = inner.directories.get(&dir)?;
-        let (_, page) = directory.pages.range::<[u8], _>((Unbounded, Included(after))).next_back()?;
+        let page = directory.page_from(after)?;
         page.left(self.ttl, now)?;
         if page.end.as_deref().is_some_and(|end| end <= after) {
             return None;
@@ -155,7 +138,7 @@ impl DirectoryCache {
     /// Nothing came of a listing.
     pub fn listing_failed(&self, dir: InodeId, listing: Listing) {
         if let Some(directory) = self.lock().directories.get_mut(&dir) {
-            directory.take(listing);
+            directory.take(listing.0);
         }
     }
 
@@ -163,7 +146,7 @@ impl DirectoryCache {
     pub fn listed(&self, dir: InodeId, listing: Listing, start: &[u8], mut page: Page) {
         let mut inner = self.lock();
         let Some(directory) = inner.directories.get_mut(&dir) else { return };
-        let Some(meanwhile) = directory.take(listing) else { return };
+        let Some(meanwhile) = directory.take(listing.0) else { return };
         if meanwhile.overrun || self.ttl.is_zero() {
             return;
         }
@@ -252,51 +235,6 @@ impl Inner {
             directory.pages.retain(|_, page| keep(page));
             self.names += directory.names();
         }
-    }
-}
-
-impl Directory {
-    fn names(&self) -> usize {
-        self.pages.values().map(|page| page.entries.len()).sum()
-    }
-
-    /// The page that knows whether `name` is there.
-    fn covering(&self, name: &[u8]) -> Option<(&[u8], &Page)> {
-        let (start, page) = self.pages.range::<[u8], _>((Unbounded, Excluded(name))).next_back()?;
-        page.reaches(name).then_some((&**start, page))
-    }
-
-    fn take(&mut self, listing: Listing) -> Option<UnderWay> {
-        let at = self.under_way.iter().position(|one| one.listing == listing.0)?;
-        Some(self.under_way.swap_remove(at))
-    }
-
-    /// Puts a page in the place of what was known about its range.
-    fn cover(&mut self, start: &[u8], page: Page) {
-        // The page in whose range this one starts keeps what is before, and what is behind if it reaches further.
-        let before = self.pages.range::<[u8], _>((Unbounded, Excluded(start))).next_back();
-        if let Some(before_start) = before.map(|(start, _)| start.clone())
-            && let Some(earlier) = self.pages.get_mut(&before_start)
-            && earlier.reaches_beyond(start)
-        {
-            let behind = earlier.split_off(start);
-            self.pages.insert(start.into(), behind);
-        }
-        let end = page.end.clone();
-        let within: Vec<Box<[u8]>> = self
-            .pages
-            .range::<[u8], _>((Included(start), Unbounded))
-            .map(|(start, _)| start.clone())
-            .take_while(|other| end.as_deref().is_none_or(|end| **other < *end))
-            .collect();
-        for other in within {
-            if let (Some(mut covered), Some(end)) = (self.pages.remove(&other), end.as_deref())
-                && covered.reaches_beyond(end)
-            {
-                self.pages.insert(end.into(), covered.split_off(end));
-            }
-        }
-        self.pages.insert(start.into(), page);
     }
 }
 

@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The file is being executed.
     #[error("text file busy")]
     Executed,
+    /// It is open in a way that stands against this.
+    #[error("busy")]
+    Busy,
     /// The name is taken.
     #[error("file exists")]
     Exists,
@@ -64,6 +67,7 @@ impl Refusal {
             Self::NoAttribute => Errno::ENODATA,
             Self::BeyondEnd => Errno::ENXIO,
             Self::Stale => Errno::ESTALE,
+            Self::Busy => Errno::EBUSY,
             Self::Executed => Errno::ETXTBSY,
             Self::Exists => Errno::EEXIST,
         }

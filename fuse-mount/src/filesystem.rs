@@ -1,4 +1,7 @@
-//! The kernel's requests, handed to the operations. Nothing is decided here but what the kernel is told at the start.
+//! The kernel's requests, handed to the operations. Nothing is decided here.
+//!
+//! Not there, and thereby refused with ENOSYS, after which the kernel does not ask again: `access` (it checks permissions itself,
+//! `default_permissions`), `poll` (files are always ready), `copy_file_range` (it copies through the page cache).
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,14 +12,14 @@ use std::time::SystemTime;
 
 use dfs_client::fs::{FileType as Kind, MoveMode};
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    BsdFileFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
 
 use crate::errno::Refusal;
+use crate::kernel_features::{self, Extra};
 use crate::mount::Mount;
 use crate::ops::attributes::{self, Setting};
 use crate::ops::locks::{self, Wanted};
@@ -25,70 +28,22 @@ use crate::ops::opening::{self, Opening};
 use crate::ops::{directories, files, links, space, xattrs};
 use crate::raw_request;
 
-/// Largest write, and read at once: the kernel's limit without a raised `fs.fuse.max_pages_limit`.
-const MAX_IO_BYTES: u32 = 1 << 20;
-/// Requests without a waiting process (reading ahead, direct I/O) under way at a time: 16 MiB of reading ahead at 1 MiB each for
-/// some streams. The kernel's 12 would hold back parallel direct reads.
-const MAX_BACKGROUND: u16 = 64;
-
-/// What the mount wants of the kernel, each if the kernel has it:
-///
-/// - look-ups and listings in one directory at the same time; attributes with listings, where they are wanted;
-/// - `O_TRUNC` in the open itself; locks that other mounts see; targets of symbolic links kept;
-/// - large and parallel requests, also for direct I/O;
-/// - set-user-id bits cleared here, which spares a question for `security.capability` before every write;
-/// - ACLs, which also means that the umask is applied here;
-/// - file handles that survive (NFS).
-///
-/// Not wanted: the write-back cache (other mounts' changes of size would not be seen), and throwing away a file's pages
-/// when its modification time changes (our own writes change it; opening decides).
-const WANTED: [InitFlags; 15] = [
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_POSIX_LOCKS,
-    InitFlags::FUSE_FLOCK_LOCKS,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_MAX_PAGES,
-    InitFlags::FUSE_BIG_WRITES,
-    InitFlags::FUSE_ASYNC_READ,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_EXPORT_SUPPORT,
-];
-
 /// The file system as the kernel sees it.
 pub struct DfsFilesystem {
     mount: Arc<Mount>,
+    extra: Option<Extra>,
 }
 
 impl DfsFilesystem {
-    /// Serves `mount`.
-    pub fn new(mount: Arc<Mount>) -> Self {
-        Self { mount }
+    /// Serves `mount`, with `extra` if the kernel has it.
+    pub fn new(mount: Arc<Mount>, extra: Option<Extra>) -> Self {
+        Self { mount, extra }
     }
 }
 
 impl Filesystem for DfsFilesystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in WANTED {
-            if let Err(missing) = config.add_capabilities(wanted) {
-                tracing::info!(?missing, "the kernel cannot do this");
-            }
-        }
-        // Refused values come with the nearest possible one, which is then taken.
-        if let Err(nearest) = config.set_max_write(MAX_IO_BYTES) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(MAX_IO_BYTES) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
-            let _ = config.set_max_background(nearest);
-        }
+        kernel_features::negotiate(&self.mount, self.extra, config);
         Ok(())
     }
 
@@ -346,11 +301,6 @@ impl Filesystem for DfsFilesystem {
         xattrs::remove(&self.mount, request.into(), ino, name.as_bytes(), reply);
     }
 
-    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // The kernel checks permissions itself (default_permissions).
-        reply.ok();
-    }
-
     fn create(
         &self,
         request: &Request,
@@ -414,20 +364,6 @@ impl Filesystem for DfsFilesystem {
         reply.error(Errno::ENOTTY);
     }
 
-    fn poll(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _notifier: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        // The kernel then answers itself, and does not ask again.
-        reply.error(Errno::ENOSYS);
-    }
-
     fn fallocate(
         &self,
         request: &Request,
@@ -451,22 +387,5 @@ impl Filesystem for DfsFilesystem {
         reply: ReplyLseek,
     ) {
         files::lseek(&self.mount, request.into(), handle, offset, whence, reply);
-    }
-
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _ino_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _length: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies through the page cache, and does not ask again.
-        reply.error(Errno::ENOSYS);
     }
 }

@@ -11,6 +11,7 @@ use dfs_client::fs::{FileStatus, InodeId, OpenFile};
 use fuser::FileHandle;
 
 use crate::errno::Refusal;
+use crate::passthrough::Place;
 
 /// A handle that was not written to for so long may have lost its lease to another mount meanwhile: a little less than the second
 /// after which a lease is given back.
@@ -31,9 +32,9 @@ impl<T> Default for Handles<T> {
 
 impl<T> Handles<T> {
     /// Opens a handle.
-    pub fn insert(&self, handle: T) -> FileHandle {
+    pub fn insert(&self, handle: impl Into<Arc<T>>) -> FileHandle {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, handle.into());
         FileHandle(number)
     }
 
@@ -62,6 +63,8 @@ pub struct OpenHandle {
     quiet: bool,
     /// Owners of fcntl locks taken through a quiet handle.
     lockers: Mutex<Vec<u64>>,
+    /// How the kernel has it open, on a mount that passes through.
+    pub place: Option<Place>,
     /// When it was opened or last written to.
     written: Mutex<Instant>,
     lease_kept: AtomicBool,
@@ -69,8 +72,9 @@ pub struct OpenHandle {
 
 impl OpenHandle {
     /// A handle that was just opened.
-    pub fn new(inode: InodeId, file: Arc<OpenFile>, writer: bool, quiet: bool) -> Self {
+    pub fn new(inode: InodeId, file: Arc<OpenFile>, writer: bool, quiet: bool, place: Option<Place>) -> Self {
         Self {
+            place,
             inode,
             file,
             writer,

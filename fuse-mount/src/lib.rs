@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Event loop threads never wait: for the cluster, for a lock held across a wait, or for an outage.
+//! - Event loop threads wait for the cluster for milliseconds only, and one of them never does: outages and locks do not stop the
+//!   mount.
 //! - Names and attributes are believed for the time to live at most, counted from the question; changes
 //!   through this mount show at once.
 //! - Memory is bounded by the option `memory`: half of it buffers of the client library, the rest caches of
@@ -26,15 +27,20 @@ mod directory_page;
 mod directory_stream;
 mod errno;
 mod error;
+mod event_loops;
 mod executed;
 mod filesystem;
 mod handles;
 mod held_locks;
+mod kernel_features;
+mod known_directory;
 mod log_target;
 mod mount;
 mod ops;
+mod option_list;
 pub mod options;
 mod owners;
+mod passthrough;
 mod raw_request;
 mod remount;
 mod serve;

@@ -52,6 +52,12 @@ struct Arguments {
     /// Block size of new files, such as 128m (default: the cluster's)
     #[arg(long, value_name = "BYTES")]
     block_size: Option<String>,
+    /// Let the kernel gather what is written: faster small writes, but other mounts' changes of sizes are not seen
+    #[arg(long)]
+    writeback_cache: bool,
+    /// Let the kernel read files by itself whose only block is on this machine (root only)
+    #[arg(long)]
+    passthrough: bool,
     /// Log file (default: the journal, or a file in $XDG_STATE_HOME/dfs/logs or ~/.dfs/logs)
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -106,6 +112,11 @@ impl Arguments {
                 options.list(&format!("{name}={value}"))?;
             }
         }
+        for (name, given) in [("writeback-cache", self.writeback_cache), ("passthrough", self.passthrough)] {
+            if given {
+                options.list(name)?;
+            }
+        }
         options.user = self.user.clone().or(options.user);
         options.log = self.log.clone().or(options.log);
         Ok(options)
@@ -132,10 +143,14 @@ fn main() -> ExitCode {
         } else if arguments.foreground {
             log.as_deref().map_or(Ok(()), daemon::log_to)?;
             start_logging();
-            serve(&options, || {})
+            serve(&options, |_| {})
         } else {
             let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-            daemon::start(&arguments, log.as_deref(), &options.mountpoint)
+            let said = daemon::start(&arguments, log.as_deref(), &options.mountpoint)?;
+            if !said.is_empty() {
+                message(format_args!("dfs-fuse: {}: {said}", options.mountpoint.display()));
+            }
+            Ok(())
         }
     });
     match outcome {

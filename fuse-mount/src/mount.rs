@@ -2,7 +2,7 @@
 //!
 //! Kernel and cluster number nodes alike, but for the root of a mounted subdirectory: the kernel calls any root 1.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dfs_client::DfsError;
@@ -19,11 +19,13 @@ use crate::directory_cache::{DirectoryCache, Known};
 use crate::directory_page::{Entries, Entry, Page, just_before};
 use crate::directory_stream::DirectoryHandle;
 use crate::errno::Refusal;
+use crate::event_loops::EventLoops;
 use crate::executed::Whereabouts;
 use crate::handles::{Handles, OpenHandle, Writers};
 use crate::held_locks::HeldLocks;
 use crate::options::Options;
 use crate::owners::Owners;
+use crate::passthrough::Passthrough;
 
 /// What a node or name costs in memory, for the caches' bounds: the largest of their entries with the tables' slack.
 const CACHED_ENTRY_BYTES: u64 = 512;
@@ -36,8 +38,10 @@ pub const PAGE_ENTRIES: u32 = dfs_client::LIST_PAGE_ENTRIES as u32;
 pub struct Mount {
     /// The cluster.
     pub fs: FileSystem,
-    /// Where operations go on that wait.
+    /// Where operations go on that wait long.
     pub runtime: Handle,
+    /// The threads that take requests.
+    pub event_loops: EventLoops,
     /// Users and groups.
     pub owners: Owners,
     /// Attributes of nodes.
@@ -60,6 +64,10 @@ pub struct Mount {
     pub stats: tokio::sync::Mutex<Option<(dfs_client::ClusterStats, Instant)>>,
     /// Tells the kernel what it should not believe any longer, once there is a mount.
     pub notifier: OnceLock<Notifier>,
+    /// Set if the kernel reads files of this machine by itself.
+    pub passthrough: OnceLock<Arc<Passthrough>>,
+    /// The kernel gathers what is written.
+    pub writeback: OnceLock<()>,
     /// Where the mount is, once it is.
     pub place: OnceLock<Whereabouts>,
     root: InodeId,
@@ -84,6 +92,7 @@ impl Mount {
         Self {
             fs,
             runtime,
+            event_loops: EventLoops::new(options.event_loops()),
             owners: Owners::new(options.uid, options.gid),
             attrs: AttrCache::new(options.cache_ttl, entries),
             directories: DirectoryCache::new(options.cache_ttl, entries),
@@ -95,6 +104,8 @@ impl Mount {
             background: Background::default(),
             stats: tokio::sync::Mutex::default(),
             notifier: OnceLock::new(),
+            passthrough: OnceLock::new(),
+            writeback: OnceLock::new(),
             place: OnceLock::new(),
             root: InodeId(root.inode),
             ttl: options.cache_ttl,

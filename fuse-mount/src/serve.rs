@@ -20,7 +20,8 @@ use crate::error::MountError;
 use crate::executed::Whereabouts;
 use crate::filesystem::DfsFilesystem;
 use crate::mount::Mount;
-use crate::options::Options;
+use crate::options::{Extra, Options};
+use crate::passthrough;
 use crate::takeover::{self, Mounted, Place};
 
 /// Shortest time between two looks for cached entries that no longer count.
@@ -28,9 +29,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The kernel reads ahead so much of a file that is read in order; its 128 KiB would be one small read after the other.
 const READ_AHEAD_KIB: u32 = 1_024;
 
-/// Mounts and serves until the mount is gone, calling `ready` once it serves. With `ready` the kernel already takes requests, which are answered
+/// Mounts and serves until the mount is gone, calling `ready` once it serves, with what should be known of it. With `ready` the kernel already takes requests, which are answered
 /// a moment later.
-pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> {
+pub fn serve(options: &Options, ready: impl FnOnce(Option<String>)) -> Result<(), MountError> {
     let mountpoint = usable(&options.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -42,7 +43,8 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> 
         tracing::info!(mountpoint = %mountpoint.display(), "cleaning up the mount point of a process that is gone");
         takeover::detach(&mountpoint).map_err(|source| at(&mountpoint, source))?;
     }
-    let session = Session::new(DfsFilesystem::new(mount.clone()), &mountpoint, &config(options))
+    let extra = options.extra.filter(|extra| *extra != Extra::Passthrough || passthrough::is_permitted());
+    let session = Session::new(DfsFilesystem::new(mount.clone(), extra), &mountpoint, &config(options))
         .map_err(|source| MountError::Mount { path: mountpoint.clone(), source })?;
     // Set here only.
     let _ = mount.notifier.set(session.notifier());
@@ -62,7 +64,11 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> 
     runtime.spawn(sweep(mount.clone()));
     runtime.spawn(end_on_signals(mountpoint.clone(), mount.clone(), ended.clone()));
     tracing::info!(mountpoint = %mountpoint.display(), source = options.source_text(), "mounted");
-    ready();
+    let lacking = lacking(options.extra, extra, &mount);
+    if let Some(lacking) = &lacking {
+        tracing::warn!("{lacking}");
+    }
+    ready(lacking);
     let served = serve_session(session, &runtime, &ended);
     tracing::info!(mountpoint = %mountpoint.display(), "unmounted");
     let closed = runtime.block_on(async {
@@ -73,6 +79,16 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), MountError> 
     runtime.shutdown_timeout(Duration::from_secs(1));
     served.map_err(|source| MountError::Session { path: mountpoint, source })?;
     Ok(closed?)
+}
+
+/// What was wanted, and the mount does without.
+fn lacking(wanted: Option<Extra>, asked: Option<Extra>, mount: &Mount) -> Option<String> {
+    let extra = wanted.filter(|extra| !extra.is_on(mount))?;
+    let name = extra.name();
+    Some(match asked {
+        Some(_) => format!("this kernel has no {name}: mounted without"),
+        None => format!("{name} needs CAP_SYS_ADMIN: mounted without"),
+    })
 }
 
 /// Runs the session on a thread of its own and returns when it ends, or when the process is told to end at once.

@@ -17,6 +17,7 @@ mod create_habit;
 mod dirty;
 mod file_calls;
 mod file_system;
+mod local_file;
 mod lock_table;
 mod locks;
 mod namespace;
@@ -53,5 +54,6 @@ pub use dfs_proto::v1::{
     FileLock, FileStatus, FileType, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,
 };
 pub use file_system::FileSystem;
+pub use local_file::LocalFile;
 pub use locks::LOCK_END;
 pub use open_file::OpenFile;

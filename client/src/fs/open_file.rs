@@ -229,6 +229,11 @@ impl OpenFile {
         if self.core.state().lease { self.core.close().await } else { Ok(()) }
     }
 
+    /// The inside.
+    pub(super) fn core(&self) -> &Arc<FileCore> {
+        &self.core
+    }
+
     /// Attributes, with the current size.
     pub fn status(&self) -> FileStatus {
         self.core.state().status()

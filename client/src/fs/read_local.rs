@@ -52,6 +52,25 @@ impl FileCore {
         self.local_outcome(&block, outcome)
     }
 
+    /// The replica on this machine of the settled block that has all of a range; of several, the `nth`, counted from the one
+    /// that is read usually.
+    pub(super) async fn local_replica(
+        &self,
+        range: &Range<u64>,
+        nth: usize,
+    ) -> Option<(Block, Arc<LocalReplica>)> {
+        let settled = self.settled(range.start, (range.end - range.start) as usize)?;
+        if nth > 0 {
+            // Not the one that is kept.
+            self.fs.client.local.forget(&settled.block);
+        }
+        let client = &self.fs.client;
+        let location = settled.row.locations.get(nth)?;
+        let named = datanode::extended(&client.defaults.block_pool_id, settled.block);
+        let replica = client.local.get(datanode::uuid(location), &settled.block, named).await?;
+        Some((settled.block, replica))
+    }
+
     /// The settled block that has all of a range, if that is known without asking.
     fn settled(&self, offset: u64, len: usize) -> Option<Settled> {
         if !self.fs.client.config.local_reads {
@@ -81,12 +100,17 @@ impl FileCore {
         match outcome {
             Ok(bytes) => Some(bytes),
             Err(fault) => {
-                tracing::debug!(file = %self.subject, %block, %fault, "local read failed, the network is next");
-                self.fs.client.local.forget(block);
-                self.state().table.note_network_only(block.id);
+                self.not_local(block, &fault);
                 None
             }
         }
+    }
+
+    /// The replica here cannot be read or does not verify.
+    pub(super) fn not_local(&self, block: &Block, fault: &TransferFault) {
+        tracing::debug!(file = %self.subject, %block, %fault, "local read failed, the network is next");
+        self.fs.client.local.forget(block);
+        self.state().table.note_network_only(block.id);
     }
 }
 

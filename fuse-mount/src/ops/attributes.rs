@@ -74,6 +74,12 @@ pub fn setattr(mount: &Arc<Mount>, who: Who, ino: INodeNo, setting: Setting, rep
 impl Mount {
     async fn set(&self, who: Who, ino: INodeNo, setting: Setting) -> Result<FileAttr, Refusal> {
         let inode = self.inode(ino);
+        if setting.size.is_some()
+            && let Some(passthrough) = self.passthrough.get()
+        {
+            // Who reads a replica's file would not see the new end.
+            passthrough.left(inode).await?;
+        }
         // Changing the owner of anything but a directory takes away the privileges that its owner gave it; the kernel
         // leaves that to the file system.
         let kills = setting.changes_owner()

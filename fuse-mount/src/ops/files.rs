@@ -97,6 +97,10 @@ pub fn fallocate(
 
 /// `lseek`, which the kernel asks for data and holes only.
 pub fn lseek(mount: &Arc<Mount>, who: Who, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    if mount.writeback.get().is_some() {
+        // Data that the kernel has not written yet would be passed over. It then takes everything for data, and does not ask again.
+        return reply.error(fuser::Errno::ENOSYS);
+    }
     let handle = mount.files.get(handle);
     let work = async move {
         let file = &handle?.file;

@@ -13,6 +13,7 @@ use crate::executed;
 use crate::handles::OpenHandle;
 use crate::mount::Mount;
 use crate::ops::names::{GENERATION, Making, checked};
+use crate::passthrough::{MAX_VERIFIED_BYTES, Place};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +46,11 @@ impl Opening {
 /// `open`.
 pub fn open(mount: &Arc<Mount>, who: Who, ino: INodeNo, opening: Opening, reply: ReplyOpen) {
     let (inode, shared) = (mount.inode(ino), mount.clone());
-    let work = async move {
-        let file = shared.open_file(who, inode, opening).await?;
-        Ok(shared.handle(inode, file, opening.write))
-    };
-    mount.answer(who, reply, work, |reply, (handle, flags)| reply.opened(handle, flags));
+    let work = async move { shared.open_handle(who, inode, opening).await };
+    mount.answer(who, reply, work, |reply, opened| match &opened.handle.place {
+        Some(place) => place.answer(reply, opened.number, opened.flags),
+        None => reply.opened(opened.number, opened.flags),
+    });
 }
 
 /// `create`: what is not there is made and opened in one call. If another mount was first, its file is opened.
@@ -75,17 +76,17 @@ pub fn create(
                 answer => break Some(answer?),
             }
         };
-        let (attr, (handle, flags)) = match made {
+        let (attr, opened) = match made {
             Some((status, file)) => {
                 let attr = shared.entry_made(dir, &name, &status).attr;
-                (attr, shared.handle(InodeId(status.inode), file, true))
+                (attr, shared.new_handle(InodeId(status.inode), file).await?)
             }
             None => shared.open_existing(who, dir, &name, opening).await?,
         };
-        Ok((attr, handle, flags, shared.ttl()))
+        Ok((attr, opened, shared.ttl()))
     };
-    mount.answer(who, reply, work, |reply, (attr, handle, flags, ttl)| {
-        reply.created(&ttl, &attr, GENERATION, handle, flags);
+    mount.answer(who, reply, work, |reply, (attr, opened, ttl)| {
+        reply.created(&ttl, &attr, GENERATION, opened.number, opened.flags);
     });
 }
 
@@ -137,7 +138,87 @@ pub fn release(
     });
 }
 
+/// A handle, and what the kernel is told about it.
+struct Opened {
+    number: FileHandle,
+    flags: FopenFlags,
+    handle: Arc<OpenHandle>,
+}
+
+/// An open file that has no handle yet: dropped, it is released.
+struct Unused {
+    mount: Arc<Mount>,
+    file: Option<Arc<OpenFile>>,
+    writer: bool,
+}
+
+impl Unused {
+    fn new(mount: &Arc<Mount>, file: Arc<OpenFile>, writer: bool) -> Self {
+        Self { mount: mount.clone(), file: Some(file), writer }
+    }
+
+    /// It has a handle.
+    fn used(mut self) {
+        self.file = None;
+    }
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            let writer = self.writer;
+            self.mount.spawn(async move {
+                if let Err(error) = file.release(writer).await {
+                    Mount::note(
+                        "a file that nobody uses was released unclean",
+                        InodeId(file.status().inode),
+                        &error,
+                    );
+                }
+            });
+        }
+    }
+}
+
 impl Mount {
+    /// Opens a file. Where files are passed through, a writer waits for their readers first, and a reader is shown the replica's
+    /// file if there is one.
+    async fn open_handle(
+        self: &Arc<Self>,
+        who: Who,
+        inode: InodeId,
+        opening: Opening,
+    ) -> Result<Opened, Refusal> {
+        let Some(passthrough) = self.passthrough.get() else {
+            let file = self.open_file(who, inode, opening).await?;
+            return Ok(self.handle(inode, file, opening.write, None));
+        };
+        if opening.write {
+            return self.open_through_the_mount(who, inode, opening).await;
+        }
+        let file = self.open_file(who, inode, opening).await?;
+        let unused = Unused::new(self, file.clone(), false);
+        let local = file.local_file(MAX_VERIFIED_BYTES, passthrough.file_of(inode)).await;
+        let place = passthrough.enter(inode, local.as_ref()).await?;
+        unused.used();
+        Ok(self.handle(inode, file, false, Some(place)))
+    }
+
+    /// Opens a file that is written, or in a reply that cannot name a file of this machine.
+    async fn open_through_the_mount(
+        &self,
+        who: Who,
+        inode: InodeId,
+        opening: Opening,
+    ) -> Result<Opened, Refusal> {
+        let place = match self.passthrough.get() {
+            Some(passthrough) => Some(passthrough.enter(inode, None).await?),
+            None => None,
+        };
+        let file = self.open_file(who, inode, opening).await?;
+        Ok(self.handle(inode, file, opening.write, place))
+    }
+
     async fn open_file(&self, who: Who, inode: InodeId, opening: Opening) -> Result<Arc<OpenFile>, Refusal> {
         if opening.unchecked && self.is_executed(inode).await {
             return Err(Refusal::Executed);
@@ -168,8 +249,19 @@ impl Mount {
         look.await.unwrap_or(false)
     }
 
+    /// The handle of a file that was made a moment ago. A reply for it cannot name a file of this machine.
+    async fn new_handle(self: &Arc<Self>, inode: InodeId, file: Arc<OpenFile>) -> Result<Opened, Refusal> {
+        let unused = Unused::new(self, file.clone(), true);
+        let place = match self.passthrough.get() {
+            Some(passthrough) => Some(passthrough.enter(inode, None).await?),
+            None => None,
+        };
+        unused.used();
+        Ok(self.handle(inode, file, true, place))
+    }
+
     /// The handle of a file that was opened, and what the kernel is told about it.
-    fn handle(&self, inode: InodeId, file: Arc<OpenFile>, writer: bool) -> (FileHandle, FopenFlags) {
+    fn handle(&self, inode: InodeId, file: Arc<OpenFile>, writer: bool, place: Option<Place>) -> Opened {
         let mut flags = FopenFlags::empty();
         let status = file.status();
         if status.under_construction && !writer && self.writers.status(inode).is_none() {
@@ -186,7 +278,8 @@ impl Mount {
         if quiet {
             flags |= FopenFlags::FOPEN_NOFLUSH;
         }
-        (self.files.insert(OpenHandle::new(inode, file, writer, quiet)), flags)
+        let handle = Arc::new(OpenHandle::new(inode, file, writer, quiet, place));
+        Opened { number: self.files.insert(handle.clone()), flags, handle }
     }
 
     /// Opens a file that another mount made just before.
@@ -196,7 +289,7 @@ impl Mount {
         dir: InodeId,
         name: &[u8],
         opening: Opening,
-    ) -> Result<(FileAttr, (FileHandle, FopenFlags)), Refusal> {
+    ) -> Result<(FileAttr, Opened), Refusal> {
         self.directories.forget(dir);
         let mut asker = Asker::new(who, &self.owners);
         let status = loop {
@@ -209,9 +302,9 @@ impl Mount {
         if status.r#type() != Kind::File {
             return Err(Refusal::Exists);
         }
-        let file = self.open_file(who, inode, opening).await?;
-        let node = self.learn_change(&file.status());
-        Ok((node.attr, self.handle(inode, file, opening.write)))
+        let opened = self.open_through_the_mount(who, inode, opening).await?;
+        let node = self.learn_change(&opened.handle.file.status());
+        Ok((node.attr, opened))
     }
 
     async fn flush_file(&self, handle: &OpenHandle) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@ mod crash;
 mod directories;
 mod fsx;
 mod holes;
+mod kernel_features;
 mod locks;
 mod memory;
 mod model;

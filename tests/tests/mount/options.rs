@@ -57,7 +57,7 @@ fn an_ordinary_user_mounts_and_unmounts() -> Result<()> {
              touch $PWD/ready; until test -e $PWD/go; do sleep 0.1; done
              $DFS umount $PWD/mnt
              ! grep -q $PWD/mnt /proc/mounts
-             $DFS mount $PWD/mnt --log $PWD/log
+             $DFS mount $PWD/mnt --log $PWD/log --passthrough 2>&1 | grep -o 'passthrough needs .*'
              fusermount3 -u $PWD/mnt
              ! grep -q $PWD/mnt /proc/mounts
 END
@@ -67,7 +67,8 @@ END
              if test -e ready && ls mnt 2> /dev/null; then echo root sees it; fi
              touch go; wait $user",
         )?;
-        ensure!(said == "mine\ndaemon:daemon\n", "{said}");
+        let expected = "mine\ndaemon:daemon\npassthrough needs CAP_SYS_ADMIN: mounted without\n";
+        ensure!(said == expected, "{said}");
         Ok(())
     })
 }

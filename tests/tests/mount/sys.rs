@@ -95,6 +95,15 @@ pub fn seek(file: &File, offset: u64, whence: i32) -> io::Result<u64> {
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has the kernel forget the clean pages of a file.
+pub fn drop_pages(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// flock(2).
 pub fn flock(file: &File, operation: i32) -> io::Result<()> {
     // SAFETY: a call with an open descriptor and a number.

@@ -304,9 +304,16 @@ fn local_cannot(local: &io::Result<Vec<u8>>) -> bool {
     local.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP))
 }
 
-fn run(cluster: &Cluster, seed: u64, steps: usize, disturb: impl Fn(usize) -> Result<()>) -> Result<()> {
+fn run(
+    cluster: &Cluster,
+    options: &[&str],
+    (seed, steps): (u64, usize),
+    disturb: impl Fn(usize) -> Result<()>,
+) -> Result<()> {
     let steps = std::env::var("DFS_TEST_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(steps);
-    let mount = cluster.mount(&["-o", &format!("suid,block-size={BLOCK}")])?;
+    let common = format!("suid,block-size={BLOCK}");
+    let options: Vec<&str> = ["-o", &common].into_iter().chain(options.iter().copied()).collect();
+    let mount = cluster.mount(&options)?;
     let directory = cluster.home().join("twin");
     fs::create_dir(&directory)?;
     let (mut mount, mut local) = (Side::new(mount.root().to_owned()), Side::new(directory));
@@ -345,14 +352,22 @@ fn run(cluster: &Cluster, seed: u64, steps: usize, disturb: impl Fn(usize) -> Re
 #[test]
 fn a_mount_answers_like_a_local_disk() -> Result<()> {
     let seed = seed_of_run("a_mount_answers_like_a_local_disk");
-    with_cluster_within(DEADLINE, &[], move |cluster| run(cluster, seed, STEPS, |_| Ok(())))
+    with_cluster_within(DEADLINE, &[], move |cluster| run(cluster, &[], (seed, STEPS), |_| Ok(())))
+}
+
+#[test]
+fn a_mount_that_gathers_writes_answers_like_a_local_disk() -> Result<()> {
+    let seed = seed_of_run("a_mount_that_gathers_writes_answers_like_a_local_disk");
+    with_cluster_within(DEADLINE, &[], move |cluster| {
+        run(cluster, &["--writeback-cache"], (seed, STEPS / 3), |_| Ok(()))
+    })
 }
 
 #[test]
 fn a_mount_answers_like_a_local_disk_while_servers_are_killed() -> Result<()> {
     let seed = seed_of_run("a_mount_answers_like_a_local_disk_while_servers_are_killed");
     with_cluster_within(DEADLINE, &["--datanodes", "4"], move |cluster| {
-        run(cluster, seed, STEPS / 3, |number| {
+        run(cluster, &[], (seed, STEPS / 3), |number| {
             match number % 3 {
                 0 => cluster.kill_9(|name| name == "namenode")?,
                 1 => cluster.kill_9(|name| name == format!("datanode-{}", number % 4))?,

@@ -28,7 +28,7 @@ pub struct MountArgs {
     #[arg(value_name = "[SOURCE] MOUNTPOINT", required = true, num_args = 1..=2)]
     places: Vec<OsString>,
     /// Mount options, as for mount(8): ro, allow_other, uid=N, gid=N, subdir=PATH, cache-ttl=SECONDS, memory=BYTES,
-    /// wait=SECONDS, log=FILE, replication=N, block-size=BYTES, nosuid, nodev ...
+    /// wait=SECONDS, log=FILE, replication=N, block-size=BYTES, writeback-cache, passthrough, nosuid, nodev ...
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<OsString>,
     /// Directory of the cluster to mount
@@ -49,6 +49,12 @@ pub struct MountArgs {
     /// Block size of new files, such as 128m (default: the cluster's)
     #[arg(long, value_name = "BYTES")]
     block_size: Option<OsString>,
+    /// Let the kernel gather what is written: faster small writes, but other mounts' changes of sizes are not seen
+    #[arg(long)]
+    writeback_cache: bool,
+    /// Let the kernel read files by itself whose only block is on this machine (root only)
+    #[arg(long)]
+    passthrough: bool,
     /// Log file (default: the journal, or a file in $XDG_STATE_HOME/dfs/logs or ~/.dfs/logs)
     #[arg(long, value_name = "FILE")]
     log: Option<OsString>,
@@ -130,6 +136,11 @@ fn arguments(args: &MountArgs, globals: &Globals) -> Vec<OsString> {
         all.push("-o".into());
         all.push(list.clone());
     }
+    for (name, given) in [("--writeback-cache", args.writeback_cache), ("--passthrough", args.passthrough)] {
+        if given {
+            all.push(name.into());
+        }
+    }
     if args.foreground {
         all.push("--foreground".into());
     }
@@ -153,6 +164,8 @@ mod tests {
             wait: None,
             replication: None,
             block_size: None,
+            writeback_cache: false,
+            passthrough: true,
             log: None,
             foreground: true,
         };
@@ -165,6 +178,7 @@ mod tests {
                 "--cache-ttl=2.5",
                 "-o",
                 "ro,uid=7",
+                "--passthrough",
                 "--foreground",
                 "--",
                 "nn:1/a",
