@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 const BLOCK: usize = BLOCK_SIZE as usize;
 
 #[tokio::test]
-async fn a_small_file_needs_two_calls_and_one_connection() {
+async fn small_files_need_two_calls_each_and_one_connection_to_each_member() {
     let cluster = Cluster::start(3).await;
     let client = cluster.client().await;
     for number in 0..10 {
@@ -24,7 +24,7 @@ async fn a_small_file_needs_two_calls_and_one_connection() {
     }
     let state = cluster.state();
     assert_eq!(state.calls, ["create", "complete"].repeat(10));
-    assert_eq!(state.datanodes.iter().map(|d| d.accepted).collect::<Vec<_>>(), [1, 0, 0]);
+    assert_eq!(state.datanodes.iter().map(|d| d.accepted).collect::<Vec<_>>(), [1, 1, 1]);
 }
 
 #[tokio::test]
