@@ -19,7 +19,11 @@ fn the_mount_point_of_a_killed_mount_is_taken_over() -> Result<()> {
         fs::write(mount.path("f"), "content")?;
         let first = mount.pid()?;
         mount.kill_9()?;
-        ensure!(errno(fs::metadata(mount.path("f")))? == libc::ENOTCONN);
+        // A call that meets the kernel just then is answered with ECONNABORTED.
+        wait_until(
+            "the mount point is dead",
+            || Ok(errno(fs::metadata(mount.path("f")))? == libc::ENOTCONN),
+        )?;
         mount.mount()?;
         ensure!(mount.pid()? != first);
         ensure!(fs::read(mount.path("f"))? == b"content");
