@@ -1,9 +1,10 @@
 //! A running namenode: log and store, services, ports, background loops.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::v1::client_protocol_server::ClientProtocolServer;
 use dfs_proto::v1::datanode_protocol_server::DatanodeProtocolServer;
@@ -32,6 +33,12 @@ use crate::{http, monitor, rpc_threads};
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a port may stay taken by a predecessor that was killed.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two attempts to have it.
+const PORT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// This node among the voters; a namenode of its own is the only one.
 const NODE_ID: u64 = 1;
@@ -152,9 +159,18 @@ impl Namenode {
     }
 }
 
+/// Listens; waits a moment for a predecessor that was killed to be gone.
 async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), NamenodeError> {
     let listen = |source| NamenodeError::Listen { addr, source };
-    let socket = TcpListener::bind(addr).await.map_err(listen)?;
+    let deadline = Instant::now() + PORT_PATIENCE;
+    let socket = loop {
+        match TcpListener::bind(addr).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(PORT_INTERVAL).await;
+            }
+            bound => break bound.map_err(listen)?,
+        }
+    };
     let addr = socket.local_addr().map_err(listen)?;
     Ok((socket, addr))
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,6 +13,12 @@ use super::error::ConsensusError;
 /// the process ends, however it ends.
 pub const FILE_NAME: &str = "LOCK";
 
+/// How long a predecessor that was killed may take to be gone: the kernel frees its memory first.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two attempts.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 /// Held as long as the directory is in use.
 #[derive(Debug)]
 pub struct DirLock {
@@ -19,20 +26,27 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock of `dir`.
+    /// Takes the lock of `dir`; waits a moment for a predecessor that was killed.
     pub fn take(dir: &Path) -> Result<Self, ConsensusError> {
         let path = dir.join(FILE_NAME);
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .map_err(|error| ConsensusError::io(&path, "open", error))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { _lock: lock }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(ConsensusError::Locked { path }),
-            Err((_, errno)) => Err(ConsensusError::io(path, "lock", errno.into())),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { _lock: lock }),
+                Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                    file = unlocked;
+                    std::thread::sleep(INTERVAL);
+                }
+                Err((_, Errno::EWOULDBLOCK)) => return Err(ConsensusError::Locked { path }),
+                Err((_, errno)) => return Err(ConsensusError::io(path, "lock", errno.into())),
+            }
         }
     }
 }
@@ -46,7 +60,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let first = DirLock::take(dir.path()).expect("free");
         assert!(matches!(DirLock::take(dir.path()), Err(ConsensusError::Locked { .. })));
+        let path = dir.path().to_owned();
+        let waiting = std::thread::spawn(move || DirLock::take(&path));
         drop(first);
-        DirLock::take(dir.path()).expect("free again");
+        waiting.join().expect("no panic").expect("free again, at once or while it was waited for");
     }
 }
