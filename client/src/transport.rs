@@ -1,7 +1,6 @@
 //! What carries the calls of the generated stubs to a namenode: frames instead of HTTP/2.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -9,7 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use dfs_proto::framing;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::combinators::WithTrailers;
+use http_body_util::{BodyExt, Full};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -26,6 +26,9 @@ pub(crate) struct Connections {
     current: Mutex<Option<Arc<Link>>>,
     next_id: AtomicU64,
 }
+
+/// The message of an answer, with gRPC's head, as the body of a response.
+type OneAnswer = WithTrailers<Full<Bytes>, std::future::Ready<Option<Result<http::HeaderMap, Infallible>>>>;
 
 /// Carries calls to one namenode that have to be answered in time. Cheap to make and to clone.
 #[derive(Clone)]
@@ -83,7 +86,7 @@ async fn carry(
 ) -> Result<http::Response<OneAnswer>, Status> {
     let (parts, mut body) = request.into_parts();
     let mut message = Vec::with_capacity(1);
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {
             message.push(piece);
         }
@@ -96,44 +99,9 @@ async fn carry(
     let link = connections.link();
     let _place = link.place().await?;
     let message = link.call(id, frame, until).await?;
-    Ok(http::Response::new(OneAnswer { message: Some(message), ended: false }))
-}
-
-/// The message of an answer, with gRPC's head, as the body of a response.
-#[derive(Debug)]
-pub(crate) struct OneAnswer {
-    message: Option<Bytes>,
-    ended: bool,
-}
-
-impl http_body::Body for OneAnswer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = match self.message.take() {
-            Some(message) => Some(Frame::data(message)),
-            None if self.ended => None,
-            None => {
-                self.ended = true;
-                let mut trailers = http::HeaderMap::with_capacity(1);
-                trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
-                Some(Frame::trailers(trailers))
-            }
-        };
-        Poll::Ready(frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.message.as_ref().map_or(0, Bytes::len) as u64)
-    }
+    let mut trailers = http::HeaderMap::with_capacity(1);
+    trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
+    Ok(http::Response::new(Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))))))
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ where
             let refused = Status::unimplemented("not a method's path").into_http();
             return Box::pin(std::future::ready(Ok(refused)));
         };
-        let mut request = http::Request::new(OneMessage(Some(Bytes::copy_from_slice(message))));
+        let mut request = http::Request::new(OneMessage::new(Bytes::copy_from_slice(message)));
         *request.uri_mut() = uri;
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;

@@ -1,13 +1,12 @@
 //! What clients call over frames: the services of the client library, which have unary methods only.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use dfs_proto::v1::client_protocol_server::ClientProtocolServer;
 use dfs_proto::v1::file_system_protocol_server::FileSystemProtocolServer;
-use http_body::{Frame, SizeHint};
+use http_body_util::Full;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -16,8 +15,7 @@ use tonic::server::NamedService;
 use crate::service::{ClientService, FileSystemService};
 
 /// A call's message, with gRPC's head, as the body of a request.
-#[derive(Debug)]
-pub struct OneMessage(pub Option<Bytes>);
+pub type OneMessage = Full<Bytes>;
 
 /// The services. Cloning is cheap.
 #[derive(Clone)]
@@ -54,24 +52,4 @@ impl Service<http::Request<OneMessage>> for UnaryServices {
 /// `package.Service` of `/package.Service/Method`.
 fn service_of(path: &str) -> Option<&str> {
     path.strip_prefix('/')?.split_once('/').map(|(service, _)| service)
-}
-
-impl http_body::Body for OneMessage {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|message| Ok(Frame::data(message))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, Bytes::len) as u64)
-    }
 }

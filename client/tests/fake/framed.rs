@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
-use std::pin::pin;
 
+use bytes::Bytes;
 use dfs_proto::framing::{self, Request};
+use http_body_util::{BodyExt, Full};
 use tokio::net::TcpListener;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Body as _, Service, http};
+use tonic::codegen::{Service, http};
 
 /// Serves `service` for ever.
 pub async fn serve<S>(service: S, listener: TcpListener)
@@ -53,12 +54,14 @@ where
     let Request::Call { id, path, message } = framing::decode_request(&frame).expect("a frame") else {
         return Ok(());
     };
-    let request = http::Request::post(path).body(one_message(message)).expect("a path");
+    let request = http::Request::post(path)
+        .body(Body::new(Full::new(Bytes::copy_from_slice(message))))
+        .expect("a path");
     let (status, answer) = runtime.block_on(async {
         let Ok(response) = service.call(request).await;
         let mut status = Status::from_header_map(response.headers());
-        let (mut body, mut answer) = (pin!(response.into_body()), Vec::new());
-        while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let (mut body, mut answer) = (response.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
             match frame.expect("a frame").into_data() {
                 Ok(piece) => answer.extend_from_slice(&piece),
                 Err(frame) => status = frame.trailers_ref().and_then(Status::from_header_map),
@@ -73,21 +76,4 @@ where
     }
     .expect("fits");
     socket.write_all(&out)
-}
-
-/// A request's body.
-fn one_message(message: &[u8]) -> Body {
-    struct One(Option<bytes::Bytes>);
-    impl http_body::Body for One {
-        type Data = bytes::Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Infallible>>> {
-            std::task::Poll::Ready(self.0.take().map(|message| Ok(http_body::Frame::data(message))))
-        }
-    }
-    Body::new(One(Some(bytes::Bytes::copy_from_slice(message))))
 }
