@@ -1,183 +1,12 @@
-//! `dfs admin`: the state of the cluster.
+//! `dfs admin report`: the whole cluster at length.
 
-use std::time::Duration;
-
-use clap::{Args, Subcommand, ValueEnum};
-use dfs_client::{ClusterStats, DatanodeReport, DatanodeState, SafeModeAction};
+use dfs_client::ClusterStats;
 use serde::Serialize;
 
+use super::node_row::{NodeRow, node_rows, seconds};
 use crate::human;
-use crate::output::{Align, Out, Table};
+use crate::output::Out;
 use crate::session::Session;
-
-/// How long `safemode wait` waits between looks.
-const SAFE_MODE_POLL: Duration = Duration::from_millis(500);
-
-/// `dfs admin`.
-#[derive(Debug, Args)]
-pub struct AdminArgs {
-    /// What to do.
-    #[command(subcommand)]
-    command: AdminCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum AdminCommand {
-    /// Capacity and health of the cluster and of each datanode
-    Report(JsonFlag),
-    /// Show, enter, leave or await the end of safe mode
-    Safemode(SafeModeArgs),
-    /// One line a datanode
-    Nodes(JsonFlag),
-}
-
-#[derive(Debug, Args)]
-struct JsonFlag {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct SafeModeArgs {
-    #[arg(value_enum)]
-    action: SafeModeVerb,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SafeModeVerb {
-    /// Only tell
-    Get,
-    /// Take no changes
-    Enter,
-    /// Take changes again
-    Leave,
-    /// Return when it is off
-    Wait,
-}
-
-/// Does what the arguments say.
-pub async fn run(session: &Session, out: &mut Out, args: &AdminArgs) -> anyhow::Result<()> {
-    match &args.command {
-        AdminCommand::Report(flag) => report(session, out, flag.json).await,
-        AdminCommand::Safemode(args) => safe_mode(session, out, args).await,
-        AdminCommand::Nodes(flag) => nodes(session, out, flag.json).await,
-    }
-}
-
-async fn safe_mode(session: &Session, out: &mut Out, args: &SafeModeArgs) -> anyhow::Result<()> {
-    let action = match args.action {
-        SafeModeVerb::Get | SafeModeVerb::Wait => SafeModeAction::Get,
-        SafeModeVerb::Enter => SafeModeAction::Enter,
-        SafeModeVerb::Leave => SafeModeAction::Leave,
-    };
-    let mut on = session.client.safe_mode(action).await?;
-    while on && args.action == SafeModeVerb::Wait {
-        tokio::time::sleep(SAFE_MODE_POLL).await;
-        on = session.client.safe_mode(action).await?;
-    }
-    if args.json {
-        out.json(&serde_json::json!({ "safe_mode": on }))?;
-    } else {
-        out.line(format_args!("Safe mode is {}", if on { "ON" } else { "OFF" }))?;
-    }
-    Ok(())
-}
-
-/// A datanode, as `report` and `nodes` tell it.
-#[derive(Debug, Serialize)]
-struct NodeRow {
-    name: String,
-    hostname: String,
-    uuid: String,
-    rack: String,
-    state: &'static str,
-    capacity: u64,
-    used: u64,
-    remaining: u64,
-    blocks: u64,
-    xceivers: u32,
-    last_heartbeat_ms: u64,
-    software_version: String,
-    ipc_port: u32,
-    http_port: u32,
-    failed_volumes: usize,
-    volumes: usize,
-}
-
-impl NodeRow {
-    fn new(report: DatanodeReport) -> Self {
-        let info = report.info.unwrap_or_default();
-        let sum = |field: fn(&dfs_client::StorageReport) -> u64| report.storages.iter().map(field).sum();
-        Self {
-            name: format!("{}:{}", info.ip, info.xfer_port),
-            state: state_word(info.state()),
-            hostname: info.hostname,
-            uuid: info.uuid,
-            rack: info.rack,
-            capacity: sum(|storage| storage.capacity),
-            used: sum(|storage| storage.used),
-            remaining: sum(|storage| storage.remaining),
-            blocks: report.blocks,
-            xceivers: report.xceivers,
-            last_heartbeat_ms: report.last_heartbeat_ms,
-            software_version: report.software_version,
-            ipc_port: info.ipc_port,
-            http_port: info.http_port,
-            failed_volumes: report.storages.iter().filter(|storage| storage.failed).count(),
-            volumes: report.storages.len(),
-        }
-    }
-}
-
-fn state_word(state: DatanodeState) -> &'static str {
-    match state {
-        DatanodeState::Unspecified => "unknown",
-        DatanodeState::Live => "live",
-        DatanodeState::Stale => "stale",
-        DatanodeState::Dead => "dead",
-    }
-}
-
-async fn node_rows(session: &Session) -> anyhow::Result<Vec<NodeRow>> {
-    Ok(session.client.datanodes().await?.into_iter().map(NodeRow::new).collect())
-}
-
-async fn nodes(session: &Session, out: &mut Out, json: bool) -> anyhow::Result<()> {
-    let rows = node_rows(session).await?;
-    if json {
-        out.json(&rows)?;
-        return Ok(());
-    }
-    let (left, right) = (Align::Left, Align::Right);
-    let mut table = Table::new(&[left, left, left, left, right, right, right, right, right], 2);
-    let heading = ["NAME", "HOST", "RACK", "STATE", "CAPACITY", "USED", "FREE", "BLOCKS", "LAST CONTACT"];
-    table.row(heading.map(String::from).to_vec());
-    for row in rows {
-        table.row(vec![
-            row.name,
-            row.hostname,
-            row.rack,
-            row.state.to_owned(),
-            human::size(row.capacity),
-            human::size(row.used),
-            human::size(row.remaining),
-            row.blocks.to_string(),
-            seconds(row.last_heartbeat_ms),
-        ]);
-    }
-    for line in table.lines() {
-        out.line(format_args!("{line}"))?;
-    }
-    Ok(())
-}
-
-fn seconds(ms: u64) -> String {
-    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
-}
 
 /// The cluster, as `report --json` tells it.
 #[derive(Debug, Serialize)]
@@ -221,7 +50,8 @@ impl ReportRow {
     }
 }
 
-async fn report(session: &Session, out: &mut Out, json: bool) -> anyhow::Result<()> {
+/// Prints the report.
+pub async fn run(session: &Session, out: &mut Out, json: bool) -> anyhow::Result<()> {
     let stats = session.client.stats().await?;
     let row = ReportRow::new(&stats, node_rows(session).await?);
     if json {
@@ -295,7 +125,7 @@ fn both(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dfs_client::{DatanodeInfo, StorageReport};
+    use dfs_client::{DatanodeInfo, DatanodeReport, DatanodeState, StorageReport};
 
     #[test]
     fn a_report_has_totals_and_nodes_by_state() {
