@@ -3,6 +3,7 @@
 //! * [`cluster`]: `MiniCluster`, a real namenode and real datanodes in one process.
 //! * [`replica_files`]: the files of a replica on a datanode's volume, and how to damage them.
 //! * [`programs`]: the real programs in processes of their own, started by `dfs cluster start`.
+//! * [`net`], [`net_cluster`]: machines with addresses of their own, and the real programs on them, to be killed, stopped, cut off.
 //! * [`mount`]: real mounts of such a cluster, and tests that cannot hang in them.
 //! * [`harness`]: runs a test with a deadline; [`wait`]: waits for a condition.
 //! * [`rng`], [`pattern`]: seeded choices and generated file content.
@@ -21,6 +22,8 @@ pub mod harness;
 pub mod hostile;
 pub mod model;
 pub mod mount;
+pub mod net;
+pub mod net_cluster;
 pub mod pattern;
 pub mod programs;
 pub mod replica_files;

@@ -6,3 +6,4 @@ mod crash;
 mod local_cluster;
 mod transcript;
 mod trees;
+mod write_faults;
