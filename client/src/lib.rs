@@ -64,6 +64,7 @@
 //!
 //! The programs under `examples/` copy a file and keep a journal.
 
+mod administration;
 mod block_map;
 mod block_reader;
 mod block_recovery;
@@ -109,8 +110,8 @@ pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};
 pub use dfs_proto::ErrorKind;
 pub use dfs_proto::checksum::ChecksumKind;
 pub use dfs_proto::v1::{
-    Block, ClusterStats, ContentSummary, DatanodeInfo, DatanodeReport, DatanodeState, LocatedBlock,
-    ReplicaLocation, SafeModeAction, ServerDefaults, StorageReport,
+    AdminProgress, AdminState, Block, ClusterStats, ContentSummary, DatanodeInfo, DatanodeReport,
+    DatanodeState, LocatedBlock, ReplicaLocation, SafeModeAction, ServerDefaults, StorageReport,
 };
 pub use error::{DfsError, ReplicaFault, TransferFault};
 pub use file_checksum::FileChecksum;

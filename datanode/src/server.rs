@@ -103,6 +103,7 @@ impl Datanode {
             http_port: http_addr.port().into(),
             rack: config.rack.clone(),
             state: 0,
+            admin_state: 0,
         };
         let disk_workers = Arc::new(Workers::start("disk", DISK_WORKERS, DISK_QUEUE)?);
         let sync_workers = Arc::new(Workers::start("sync", SYNC_WORKERS, SYNC_QUEUE)?);

@@ -69,7 +69,8 @@ pub fn spawn_all(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
 }
 
 async fn tick(context: Arc<Context>) {
-    let mut ticks = interval(Duration::from_millis(u64::from(context.config.heartbeat_interval_ms)));
+    let usual = Duration::from_millis(u64::from(context.config.heartbeat_interval_ms));
+    let mut ticks = interval(usual);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -79,8 +80,14 @@ async fn tick(context: Arc<Context>) {
         for (inode, _) in overdue {
             recover(&context, inode, "block recovery did not end in time").await;
         }
-        if context.soft.blocks().is_sweeping() {
-            ticks.reset_after(SWEEP_PAUSE);
+        let soon = {
+            let blocks = context.soft.blocks();
+            let sweep = blocks.is_sweeping().then_some(SWEEP_PAUSE);
+            let next = blocks.next_tick_ms(context.soft.now_ms()).map(Duration::from_millis);
+            sweep.into_iter().chain(next).min()
+        };
+        if let Some(pause) = soon.filter(|pause| *pause < usual) {
+            ticks.reset_after(pause);
         }
     }
 }

@@ -206,9 +206,16 @@ async fn identity(
 fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Result<(), NamenodeError> {
     let snapshot = Snapshot::open(&consensus.store());
     let now = soft.now_ms();
-    for (info, storage_ids) in snapshot.datanodes()? {
-        soft.blocks().recall_datanode(info, &storage_ids);
+    for record in snapshot.datanodes()? {
+        let info = record.info.clone().unwrap_or_default();
+        let remaining_ns = record.maintenance_until_ns.saturating_sub(wall_clock_ns());
+        let remaining_ms = u64::try_from(remaining_ns / 1_000_000).unwrap_or(0);
+        let uuid = info.uuid.clone();
+        let mut blocks = soft.blocks();
+        blocks.recall_datanode(info, &record.storage_ids);
+        blocks.set_admin(now, &uuid, record.admin_state(), remaining_ms);
     }
+    soft.blocks().set_repair_bandwidth(snapshot.repair_bandwidth()?);
     let mut holders = Vec::new();
     for (holder, _) in snapshot.leases()? {
         soft.leases().added(now, &holder);

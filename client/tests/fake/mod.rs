@@ -123,6 +123,7 @@ impl Cluster {
                 http_port: 0,
                 rack: "/default-rack".into(),
                 state: DatanodeState::Live.into(),
+                ..DatanodeInfo::default()
             };
             state.lock().expect("lock").datanodes.push(Datanode {
                 location: ReplicaLocation { datanode: Some(info), storage_id: format!("DS-{index}") },

@@ -368,4 +368,18 @@ impl ClientProtocol for Namenode {
     ) -> Result<Response<v1::SafeModeResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn set_datanode_admin(
+        &self,
+        _: Request<v1::SetDatanodeAdminRequest>,
+    ) -> Result<Response<v1::DatanodeReport>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repair_bandwidth(
+        &self,
+        _: Request<v1::RepairBandwidthRequest>,
+    ) -> Result<Response<v1::RepairBandwidthResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }

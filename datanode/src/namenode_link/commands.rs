@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use dfs_proto::BlockId;
 use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, TransferCommand};
 
@@ -20,6 +21,10 @@ pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
     match command.command {
         None => tracing::debug!("command of an unknown kind"),
         Some(Command::Transfer(order)) => transfer(link, order),
+        Some(Command::Withdraw(order)) => {
+            let withdrawn = order.block_ids.iter().filter(|id| link.copies.withdraw(BlockId(**id))).count();
+            tracing::debug!(named = order.block_ids.len(), withdrawn, "copies withdrawn");
+        }
         Some(Command::Invalidate(order)) => {
             let mut dropped = 0usize;
             for block in &order.blocks {
@@ -76,7 +81,12 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
         return;
     };
     let shared = Arc::clone(&link.shared);
+    let copies = Arc::clone(&link.copies);
+    let number = copies.add(block.id);
     let taken = link.copy_workers.submit(move || {
+        if !copies.begin(block.id, number) {
+            return;
+        }
         for target in &order.targets {
             let Some(datanode) = &target.datanode else {
                 continue;
@@ -91,6 +101,7 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
         }
     });
     if !taken {
+        link.copies.withdraw(block.id);
         tracing::info!(%block, "too many copies at once");
     }
 }

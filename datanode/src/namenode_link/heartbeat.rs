@@ -39,6 +39,7 @@ pub async fn run(link: NamenodeLink) -> DatanodeError {
             }
         };
         registrations += 1;
+        link.copies.clear();
         link.changes.want_full_report();
         link.registration.send_replace(Registration::Done(registrations));
         beat(&link, intervals).await;
@@ -128,6 +129,7 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
     let mut next_report = Instant::now() + intervals.full_report;
     let mut failures = 0u64;
     let mut storages = Vec::new();
+    let mut storages_due = Instant::now();
     loop {
         tokio::select! {
             () = sleep_until(next) => {}
@@ -142,7 +144,11 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
             next_report = Instant::now() + intervals.full_report;
             link.changes.want_full_report();
         }
-        storages = storage_reports(link, storages).await;
+        if Instant::now() >= storages_due {
+            // Heartbeats that come early are for commands; disks need not be asked for each.
+            storages_due = next;
+            storages = storage_reports(link, storages).await;
+        }
         match client.heartbeat(request(link, storages.clone())).await {
             Ok(answer) => {
                 link.shared.metrics.heartbeats.increment(1);
@@ -150,7 +156,12 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
                     tracing::info!(failures, "the namenode answers again");
                     failures = 0;
                 }
-                for command in answer.into_inner().commands {
+                let answer = answer.into_inner();
+                if answer.next_heartbeat_ms > 0 {
+                    let soon = Duration::from_millis(answer.next_heartbeat_ms.into()).max(SHORTEST_INTERVAL);
+                    next = next.min(Instant::now() + soon);
+                }
+                for command in answer.commands {
                     super::commands::execute(link, command);
                 }
             }

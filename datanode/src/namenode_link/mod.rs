@@ -6,6 +6,7 @@
 
 pub mod changes;
 pub mod commands;
+pub mod copies;
 pub mod heartbeat;
 pub mod recovery;
 pub mod reports;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 use self::changes::ChangeQueue;
+use self::copies::CopyOrders;
 use crate::error::DatanodeError;
 use crate::transfer::Shared;
 use crate::workers::Workers;
@@ -62,6 +64,7 @@ pub struct NamenodeLink {
     pub delete_workers: Arc<Workers>,
     /// Block recoveries in progress; who stops the datanode ends them, because they hold its volumes.
     pub recoveries: Arc<Mutex<JoinSet<()>>>,
+    copies: Arc<CopyOrders>,
     channel: Channel,
     namenode: Arc<str>,
     info: watch::Sender<DatanodeInfo>,
@@ -97,6 +100,7 @@ impl NamenodeLink {
             copy_workers: parts.copy_workers,
             delete_workers: parts.delete_workers,
             recoveries: Arc::default(),
+            copies: Arc::default(),
             channel,
             namenode: namenode.into(),
             info: watch::Sender::new(parts.info),

@@ -113,7 +113,7 @@ impl DatanodeProtocol for FakeNamenode {
         }
         *recorded.heartbeats.entry(uuid.clone()).or_default() += 1;
         let commands = recorded.commands.remove(&uuid).unwrap_or_default();
-        Ok(Response::new(HeartbeatResponse { commands }))
+        Ok(Response::new(HeartbeatResponse { commands, ..HeartbeatResponse::default() }))
     }
 
     async fn block_report(

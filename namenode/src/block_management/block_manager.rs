@@ -7,11 +7,13 @@ use dfs_proto::{BlockId, GenerationStamp, InodeId};
 use super::block_map::BlockMap;
 use super::config::BlockManagementConfig;
 use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
+use super::drain::DrainScan;
 use super::low_redundancy::{Level, LowRedundancy};
 use super::pending::{Pending, PendingTransfers};
 use super::random::Random;
 use super::recent::RecentDeletions;
 use super::recovery::Recovery;
+use super::repair_meter::RepairMeter;
 use super::replica_set::Mark;
 use super::suspects::Suspects;
 use super::sweep::Sweep;
@@ -42,6 +44,10 @@ pub struct BlockManager {
     pub(super) last_tick: Option<u64>,
     /// Last block of the previous slice of the background check.
     pub(super) check_cursor: Option<BlockId>,
+    pub(super) drain_scan: DrainScan,
+    pub(super) meter: RepairMeter,
+    /// Bytes a second that each datanode may spend on repair; 0: as it sees fit.
+    pub(super) repair_bandwidth: u64,
     pub(super) random: Random,
 }
 
@@ -77,6 +83,9 @@ impl BlockManager {
             startup: Startup::default(),
             last_tick: None,
             check_cursor: None,
+            drain_scan: DrainScan::default(),
+            meter: RepairMeter::default(),
+            repair_bandwidth: 0,
             random,
         }
     }
@@ -146,7 +155,7 @@ impl BlockManager {
         ordered.is_some_and(|up_to| up_to >= stamp) || self.deleted.contains((node, id))
     }
 
-    fn count(&mut self, storage: StorageIndex, mark: Mark) {
+    pub(super) fn count(&mut self, storage: StorageIndex, mark: Mark) {
         let node = self.datanodes.node_of(storage);
         let counted = self.datanodes.storage_mut(storage);
         if mark == Mark::Writing {
@@ -188,8 +197,19 @@ impl BlockManager {
         self.pending.insert(id, order);
     }
 
-    /// Gives up what is left of the order for a block.
+    /// Gives up what is left of the order for a block; its source is told, in case it has not begun.
     pub(super) fn cancel_pending(&mut self, id: BlockId) {
+        let Some(order) = self.pending.get(id) else { return };
+        let (source, sent) = (order.source, order.sent);
+        self.end_pending(id);
+        let source = self.datanodes.node_mut(source);
+        if sent && source.serves() {
+            source.withdrawals.push(id);
+        }
+    }
+
+    /// Nothing is left of the order for a block.
+    fn end_pending(&mut self, id: BlockId) {
         let Some(order) = self.pending.remove(id) else { return };
         for target in &order.targets {
             let node = self.datanodes.node_of(*target);
@@ -209,7 +229,7 @@ impl BlockManager {
             return false;
         };
         if order.targets.len() == 1 {
-            self.cancel_pending(id);
+            self.end_pending(id);
             return true;
         }
         order.targets.remove(at);

@@ -4,7 +4,7 @@
 //! namenode runs, so that replicas take four bytes.
 //!
 //! Invariants:
-//! * `live` holds exactly the datanodes that are `Live`, `by_ip` and `racks` every registered one.
+//! * `live` holds exactly the datanodes that take new replicas, `by_ip` and `racks` every registered one.
 //! * `Storage::replicas` counts the block map's replicas on it that are not being written,
 //!   `Storage::writing` those that are; the block manager changes them with the map.
 
@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 use dfs_proto::{BlockId, v1};
 
+use super::administration::{Admin, Flaps};
+use super::drain::Drain;
 use super::finalizations::Finalizations;
 use super::invalidate::Invalidates;
 use super::topology;
@@ -127,6 +129,16 @@ pub(super) struct Datanode {
     pub(super) transfers: Vec<BlockId>,
     /// Recoveries to order on its next heartbeat.
     pub(super) recoveries: Vec<BlockId>,
+    /// Copies it was told of that are not wanted any longer; no more than it may be told of at a time.
+    pub(super) withdrawals: Vec<BlockId>,
+    /// What an administrator wants of it.
+    pub(super) admin: Admin,
+    /// How far that is.
+    pub(super) drain: Drain,
+    /// Dead, and expected back until then: its replicas are not replaced yet.
+    pub(super) awaited_until: Option<u64>,
+    /// How often it died and came back.
+    pub(super) flaps: Flaps,
 }
 
 impl Datanode {
@@ -141,9 +153,14 @@ impl Datanode {
     }
 }
 
+/// Number of a data centre.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SiteIndex(u32);
+
 #[derive(Debug)]
 struct Rack {
     name: String,
+    site: SiteIndex,
     nodes: Vec<NodeIndex>,
 }
 
@@ -153,12 +170,16 @@ pub(super) struct DatanodeManager {
     nodes: Vec<Datanode>,
     storages: Vec<Storage>,
     racks: Vec<Rack>,
+    /// Data centres, by name; no more than racks.
+    sites: Vec<String>,
     by_uuid: HashMap<String, NodeIndex>,
     by_storage_id: HashMap<String, StorageIndex>,
     by_ip: HashMap<IpAddr, Vec<NodeIndex>>,
     live: Vec<NodeIndex>,
-    /// Racks with a datanode that serves.
+    /// Racks with a datanode whose replicas count.
     serving_racks: usize,
+    /// Data centres with such a rack.
+    serving_sites: usize,
     mean_load: u64,
 }
 
@@ -240,9 +261,19 @@ impl DatanodeManager {
         &self.racks[rack.0 as usize].name
     }
 
-    /// Racks with a datanode that serves.
+    /// Racks with a datanode whose replicas count.
     pub(super) fn serving_racks(&self) -> usize {
         self.serving_racks
+    }
+
+    /// Data centres with such a rack.
+    pub(super) fn serving_sites(&self) -> usize {
+        self.serving_sites
+    }
+
+    /// Data centre of a rack.
+    pub(super) fn site_of(&self, rack: RackIndex) -> SiteIndex {
+        self.racks[rack.0 as usize].site
     }
 
     /// Mean of [`Datanode::load`] over live datanodes, as of the last [`Self::refresh`].
@@ -292,6 +323,11 @@ impl DatanodeManager {
                     finalizations: Finalizations::default(),
                     transfers: Vec::new(),
                     recoveries: Vec::new(),
+                    withdrawals: Vec::new(),
+                    admin: Admin::Normal,
+                    drain: Drain::default(),
+                    awaited_until: None,
+                    flaps: Flaps::default(),
                 });
                 index
             }
@@ -348,16 +384,25 @@ impl DatanodeManager {
         if self.racks.len() >= RACKS_MAX {
             return RackIndex(0);
         }
-        self.racks.push(Rack { name: name.to_owned(), nodes: Vec::new() });
+        let site_name = topology::site(name);
+        let site = self.sites.iter().position(|known| known == site_name).unwrap_or_else(|| {
+            self.sites.push(site_name.to_owned());
+            self.sites.len() - 1
+        });
+        self.racks.push(Rack { name: name.to_owned(), site: SiteIndex(site as u32), nodes: Vec::new() });
         RackIndex(self.racks.len() as u32 - 1)
     }
 
     /// Brings what is derived from states and loads up to date. To be called after any change of
     /// [`Datanode::liveness`], and now and then for the mean load.
     pub(super) fn refresh(&mut self) {
-        self.live = self.indices().filter(|node| self.node(*node).liveness == Liveness::Live).collect();
-        self.serving_racks =
-            self.racks.iter().filter(|rack| rack.nodes.iter().any(|node| self.node(*node).serves())).count();
+        self.live = self.indices().filter(|node| self.node(*node).takes()).collect();
+        let stays = |rack: &&Rack| rack.nodes.iter().any(|node| self.node(*node).stays());
+        let mut sites: Vec<SiteIndex> = self.racks.iter().filter(stays).map(|rack| rack.site).collect();
+        self.serving_racks = sites.len();
+        sites.sort_unstable();
+        sites.dedup();
+        self.serving_sites = sites.len();
         let load: u64 = self.live.iter().map(|node| self.node(*node).load()).sum();
         self.mean_load = load / (self.live.len() as u64).max(1);
     }
@@ -367,7 +412,17 @@ impl DatanodeManager {
         let storage = self.storage(storage);
         let mut info = self.node(storage.node).info.clone();
         info.set_state(self.state_of(storage.node));
+        info.set_admin_state(self.admin_state_of(storage.node));
         v1::ReplicaLocation { datanode: Some(info), storage_id: storage.id.clone() }
+    }
+
+    /// Order as messages name it.
+    pub(super) fn admin_state_of(&self, node: NodeIndex) -> v1::AdminState {
+        match self.node(node).admin {
+            Admin::Normal => v1::AdminState::Normal,
+            Admin::Leaving => v1::AdminState::Decommission,
+            Admin::Maintenance { .. } => v1::AdminState::Maintenance,
+        }
     }
 
     /// State as messages name it. A datanode that is still expected after a restart is worth a try.

@@ -20,7 +20,7 @@ impl BlockManager {
                 if self.removed.contains(block.id) {
                     return;
                 }
-                self.blocks.get_or_insert(block).replication = block.replication;
+                self.entry_of(block).replication = block.replication;
                 self.evaluate(now, block.id);
             }
             Effect::BlockCut { block } => {
@@ -32,6 +32,10 @@ impl BlockManager {
                 self.recovery_started(now, block, storage_ids, *new_stamp, *truncate_length);
             }
             Effect::DatanodeRecorded { info, storage_ids } => self.load_datanode(info.clone(), storage_ids),
+            Effect::DatanodeAdminSet { uuid, state, remaining_ms } => {
+                self.set_admin(now, uuid, *state, *remaining_ms);
+            }
+            Effect::RepairBandwidthSet { bytes_per_second } => self.set_repair_bandwidth(*bytes_per_second),
             // The lease manager's business.
             Effect::LeaseTaken { .. } | Effect::LeaseReleased { .. } => {}
         }

@@ -3,8 +3,9 @@
 use dfs_proto::{BlockId, v1};
 use v1::datanode_command::Command;
 
+use super::administration::Admin;
 use super::block_manager::BlockManager;
-use super::datanode_manager::{Liveness, NodeIndex, StorageIndex};
+use super::datanode_manager::{Liveness, NodeIndex, RackIndex, StorageIndex};
 use crate::namesystem::BlockState;
 
 /// Commands of one kind are few and large; this bounds the replica copies ordered by one heartbeat.
@@ -45,10 +46,13 @@ impl BlockManager {
     ) {
         self.startup.began.get_or_insert(now);
         self.retire_predecessors(&info);
-        let racks_before = self.datanodes.serving_racks();
+        let before = self.topology_of(&info.uuid);
         let Some(node) = self.datanodes.intern_node(info) else { return };
         // Copies from and to it did not survive its restart.
         self.cancel_transfers_of(now, node);
+        if self.datanodes.node(node).liveness == Liveness::Dead {
+            self.note_return(now, node);
+        }
         let datanode = self.datanodes.node_mut(node);
         datanode.liveness = Liveness::Live;
         datanode.last_heartbeat = now;
@@ -59,15 +63,23 @@ impl BlockManager {
         datanode.invalidates.restart();
         datanode.finalizations.clear();
         datanode.recoveries.clear();
+        datanode.withdrawals.clear();
         for storage in datanode.storages.clone() {
             self.datanodes.storage_mut(storage).reported = false;
         }
         self.take_storage_reports(node, storages, true);
         self.datanodes.refresh();
-        if self.startup.over && racks_before != self.datanodes.serving_racks() {
-            // Blocks on one rack are misplaced once there are two.
+        let uuid = self.datanodes.node(node).info.uuid.clone();
+        if self.startup.over && before != self.topology_of(&uuid) {
+            // Blocks on one rack are misplaced once there are two, or once their datanode moved to the rack of others.
             self.sweep.request();
         }
+    }
+
+    /// What decides whether blocks are misplaced: racks, data centres, and the rack of one datanode.
+    fn topology_of(&self, uuid: &str) -> (usize, usize, Option<RackIndex>) {
+        let rack = self.datanodes.find_node(uuid).map(|node| self.datanodes.node(node).rack);
+        (self.datanodes.serving_racks(), self.datanodes.serving_sites(), rack)
     }
 
     /// A sign of life; answers what the datanode shall do.
@@ -90,6 +102,7 @@ impl BlockManager {
         let mut commands = Vec::new();
         self.take_recovery_commands(now, node, &mut commands);
         self.take_finalize_command(now, node, &mut commands);
+        self.take_withdraw_command(node, &mut commands);
         self.take_transfer_commands(now, node, &mut commands);
         let datanode = self.datanodes.node_mut(node);
         let blocks =
@@ -122,6 +135,7 @@ impl BlockManager {
             }
         }
         self.check_liveness(now, began);
+        self.check_absences(now);
         self.check_startup(now, began);
         self.removed.expire(now);
         self.deleted.expire(now);
@@ -134,6 +148,7 @@ impl BlockManager {
         self.retry_excess(now);
         self.plan_repair(now);
         self.datanodes.refresh();
+        self.scan_drains(now);
     }
 
     fn check_liveness(&mut self, now: u64, began: u64) {
@@ -165,11 +180,14 @@ impl BlockManager {
             return;
         }
         let reported = self.datanodes.nodes().iter().all(|node| {
-            node.serves()
-                && node.storages.iter().all(|storage| {
-                    let storage = self.datanodes.storage(*storage);
-                    storage.reported || storage.failed
-                })
+            // Nobody waits for one that is in maintenance or was to leave; should it come, it reports.
+            let expected_away = node.admin != Admin::Normal && !node.serves();
+            expected_away
+                || node.serves()
+                    && node.storages.iter().all(|storage| {
+                        let storage = self.datanodes.storage(*storage);
+                        storage.reported || storage.failed
+                    })
         });
         if reported || now.saturating_sub(began) >= self.config.startup_grace_ms {
             self.startup.over = true;
@@ -185,6 +203,8 @@ impl BlockManager {
         datanode.invalidates.clear();
         datanode.finalizations.clear();
         datanode.recoveries.clear();
+        datanode.withdrawals.clear();
+        self.await_return(now, node);
         self.datanodes.refresh();
         self.cancel_transfers_of(now, node);
         self.sweep.request();
@@ -208,6 +228,22 @@ impl BlockManager {
         for node in gone {
             let now = self.datanodes.node(node).last_heartbeat;
             self.bury(now, node);
+            self.datanodes.node_mut(node).awaited_until = None;
+        }
+    }
+
+    /// A datanode takes no more replicas: copies that are to go there are ordered elsewhere.
+    pub(super) fn withdraw_copies_to(&mut self, now: u64, node: NodeIndex) {
+        if self.datanodes.node(node).takes() {
+            return;
+        }
+        let datanodes = &self.datanodes;
+        let sent_to = self
+            .pending
+            .matching(|order| order.targets.iter().any(|target| datanodes.node_of(*target) == node));
+        for id in sent_to {
+            self.cancel_pending(id);
+            self.evaluate(now, id);
         }
     }
 
@@ -306,6 +342,14 @@ impl BlockManager {
         }
     }
 
+    fn take_withdraw_command(&mut self, node: NodeIndex, commands: &mut Vec<v1::DatanodeCommand>) {
+        let withdrawn = std::mem::take(&mut self.datanodes.node_mut(node).withdrawals);
+        if !withdrawn.is_empty() {
+            let block_ids = withdrawn.iter().map(|id| id.get()).collect();
+            commands.push(command(Command::Withdraw(v1::WithdrawCommand { block_ids })));
+        }
+    }
+
     fn take_transfer_commands(&mut self, now: u64, node: NodeIndex, commands: &mut Vec<v1::DatanodeCommand>) {
         let queued = &mut self.datanodes.node_mut(node).transfers;
         let due: Vec<BlockId> = queued.drain(..queued.len().min(TRANSFERS_PER_HEARTBEAT)).collect();
@@ -315,8 +359,13 @@ impl BlockManager {
             let queued_bytes = self.datanodes.node(node).outgoing.bytes;
             let Some(order) = self.pending.get_mut(id) else { continue };
             order.sent = true;
-            order.deadline =
-                super::pending::deadline(now, self.config.pending_timeout_ms, order.bytes, queued_bytes);
+            order.deadline = super::pending::deadline(
+                now,
+                self.config.pending_timeout_ms,
+                order.bytes,
+                queued_bytes,
+                self.repair_bandwidth,
+            );
             let targets = order.targets.iter().map(|target| self.datanodes.location(*target)).collect();
             commands.push(command(Command::Transfer(v1::TransferCommand { block: Some(block), targets })));
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use super::administration::Admin;
 use super::block_manager::BlockManager;
 use super::datanode_manager::{Liveness, StorageIndex};
 use super::random::Random;
@@ -25,7 +26,7 @@ pub struct Located {
 
 impl BlockManager {
     /// Where a block can be read: nearest to the reader first, in random order among equally near ones,
-    /// stale datanodes last. Replicas that the namespace only remembers (hints) are named while reports
+    /// those that are to leave or may go down later, stale ones last. Replicas that the namespace only remembers (hints) are named while reports
     /// are coming in after a start, and when no replica is known, unless they are ordered to be deleted.
     pub fn locate(&self, block: &StoredBlock, reader_ip: Option<IpAddr>, seed: u64) -> Located {
         let mut found: SmallVec<[StorageIndex; 4]> = SmallVec::new();
@@ -76,10 +77,11 @@ impl BlockManager {
         storages.sort_by_cached_key(|storage| {
             let node = self.datanodes.node(self.datanodes.node_of(*storage));
             let rank = match node.liveness {
-                _ if self.datanodes.storage(*storage).failed => 3,
-                Liveness::Live => 0,
-                Liveness::Stale | Liveness::Expected => 1,
-                Liveness::Dead => 2,
+                _ if self.datanodes.storage(*storage).failed => 4,
+                Liveness::Live if node.admin == Admin::Normal => 0,
+                Liveness::Live => 1,
+                Liveness::Stale | Liveness::Expected => 2,
+                Liveness::Dead => 3,
             };
             let distance = match reader_rack {
                 _ if reader_ip.is_some() && node.ip == reader_ip => topology::SAME_NODE,

@@ -34,6 +34,9 @@ const LEVELS: usize = 8;
 /// Levels that repair takes blocks from, in its order.
 pub(super) const REPAIRED: [Level; 4] = [Level::OneLeft, Level::Badly, Level::Under, Level::Misplaced];
 
+/// Levels of blocks that lack replicas and have some.
+pub(super) const LACKING: [Level; 4] = [Level::OneLeft, Level::Badly, Level::Under, Level::Pending];
+
 #[derive(Debug, Default)]
 struct Queue {
     blocks: BTreeSet<BlockId>,
@@ -77,6 +80,17 @@ impl LowRedundancy {
             queue.cursor = *last;
         }
         batch
+    }
+
+    /// Up to `max` blocks of a queue behind `after`, ascending.
+    pub(super) fn after(
+        &self,
+        level: Level,
+        after: Option<BlockId>,
+        max: usize,
+    ) -> impl Iterator<Item = BlockId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.queues[level as usize].blocks.range((from, Bound::Unbounded)).take(max).copied()
     }
 
     #[cfg(test)]

@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`block_map`](self) entries and [`replica_set`](self), then `block_manager` (the state and
 //! its primitive changes), `liveness` (registration, heartbeats, tick), `effects`, `report`, `redundancy`
-//! (what a block needs), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`.
+//! (what a block needs), `administration` (what a replica is worth), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`.
 //!
 //! Invariants, checked by `BlockManager::check_invariants` in tests:
 //! 1. A block has at most one replica on a datanode, and a replica only on a storage that is known.
@@ -21,14 +21,18 @@
 //!    replicas on datanodes that are not stale are known.
 //! 5. A corrupt replica is ordered to be deleted only after another one was verified or nothing else turned
 //!    out bad for some time (`suspects`), and while a block has one, no good replica goes.
-//! 6. A replica that is ordered to be deleted is no location: not for readers, appends, copies or recovery.
+//! 6. A replica on a datanode that leaves is a source and nothing more: it does not count, and is not deleted for
+//!    being one too many. See `administration` for what a replica is worth.
+//! 7. A replica that is ordered to be deleted is no location: not for readers, appends, copies or recovery.
 //!
 //! [`StoredBlock::hints`]: crate::namesystem::StoredBlock::hints
 
+mod administration;
 mod block_manager;
 mod block_map;
 mod config;
 mod datanode_manager;
+mod drain;
 mod effects;
 mod finalizations;
 mod invalidate;
@@ -36,6 +40,7 @@ mod lease_manager;
 mod liveness;
 mod locate;
 mod low_redundancy;
+mod pacing;
 mod pending;
 mod placement;
 mod random;
@@ -43,6 +48,7 @@ mod recent;
 mod recovery;
 mod redundancy;
 mod repair;
+mod repair_meter;
 mod replica_set;
 mod report;
 mod report_slice;

@@ -83,7 +83,9 @@ impl PendingTransfers {
     }
 }
 
-/// When a copy of `bytes`, behind `queued_bytes` at its source, is given up.
-pub(super) fn deadline(now: u64, timeout_ms: u64, bytes: u64, queued_bytes: u64) -> u64 {
-    now.saturating_add(timeout_ms).saturating_add(bytes.saturating_add(queued_bytes) / SLOW_PACE)
+/// When a copy of `bytes`, behind `queued_bytes` at its source, is given up. `bandwidth` is what the source may spend
+/// in bytes a second, 0: as it sees fit; it may be slower than that by half.
+pub(super) fn deadline(now: u64, timeout_ms: u64, bytes: u64, queued_bytes: u64, bandwidth: u64) -> u64 {
+    let pace = if bandwidth == 0 { SLOW_PACE } else { (bandwidth / 2_000).clamp(1, SLOW_PACE) };
+    now.saturating_add(timeout_ms).saturating_add(bytes.saturating_add(queued_bytes) / pace)
 }

@@ -2,7 +2,8 @@
 //!
 //! With one rack: the writer's own datanode first, then others. With several: the writer's datanode,
 //! then two datanodes of one other rack, then spread, at most `(r - 1) / racks + 2` on a rack (HDFS's
-//! rule). Never two replicas on one datanode; only live datanodes with room. Among the candidates two
+//! rule). With several data centres (`topology::site`) that other rack is in another one: the bytes cross the long line
+//! once, as they cross between racks once, and the loss of either data centre leaves a replica. Never two replicas on one datanode; only live datanodes with room. Among the candidates two
 //! are drawn at random and the one with less load and more free space is taken: that spreads load nearly
 //! as well as comparing all, and callers that ask at the same moment do not all pick the same one.
 
@@ -12,7 +13,7 @@ use dfs_proto::v1;
 use smallvec::SmallVec;
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{Datanode, DatanodeManager, Liveness, NodeIndex, RackIndex, StorageIndex};
+use super::datanode_manager::{Datanode, DatanodeManager, NodeIndex, RackIndex, SiteIndex, StorageIndex};
 use super::random::Random;
 
 /// A datanode counts as overloaded above twice the mean load and this much: small differences on an
@@ -81,8 +82,10 @@ pub(super) struct Chooser<'a> {
     chosen: Vec<NodeIndex>,
     pub(super) writer_ip: Option<IpAddr>,
     pub(super) allow: Option<Allow<'a>>,
-    /// Take nothing on the rack of the replicas present.
-    pub(super) another_rack_only: bool,
+    /// Take only what ends that all are on one rack or in one data centre.
+    pub(super) elsewhere_only: bool,
+    /// Time, to know whom not to rely on.
+    pub(super) now: u64,
 }
 
 /// Where the next replica shall go.
@@ -92,6 +95,7 @@ enum Place {
     WriterRack,
     Rack(RackIndex),
     OtherRack(RackIndex),
+    OtherSite(SiteIndex),
     /// Any rack that is below its cap.
     Spread,
     Anywhere,
@@ -100,7 +104,7 @@ enum Place {
 /// How much is asked of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
-    /// Not overloaded, and room for the block beside all that is being written there.
+    /// Not overloaded, not coming and going, and room for the block beside all that is being written there.
     Comfortable,
     /// Room for the block.
     Possible,
@@ -124,7 +128,8 @@ impl<'a> Chooser<'a> {
             chosen: present,
             writer_ip: None,
             allow: None,
-            another_rack_only: false,
+            elsewhere_only: false,
+            now: 0,
         }
     }
 
@@ -163,9 +168,18 @@ impl<'a> Chooser<'a> {
                 return places;
             }
             [first, ref rest @ ..] if racks > 1 => {
-                if rest.iter().all(|node| rack(*node) == rack(first)) {
+                let site = |node: NodeIndex| self.datanodes.site_of(rack(node));
+                let one_site = rest.iter().all(|node| site(*node) == site(first));
+                let one_rack = rest.iter().all(|node| rack(*node) == rack(first));
+                if one_site && self.datanodes.serving_sites() > 1 {
+                    both(Place::OtherSite(site(first)));
+                    if self.elsewhere_only {
+                        return places;
+                    }
+                }
+                if one_rack {
                     both(Place::OtherRack(rack(first)));
-                    if self.another_rack_only {
+                    if self.elsewhere_only {
                         return places;
                     }
                 } else if let [second] = rest[..] {
@@ -188,7 +202,7 @@ impl<'a> Chooser<'a> {
                 datanodes.in_rack(datanodes.node(*neighbour).rack)
             }
             Place::Rack(rack) => datanodes.in_rack(rack),
-            Place::OtherRack(_) | Place::Spread | Place::Anywhere => datanodes.live(),
+            Place::OtherRack(_) | Place::OtherSite(_) | Place::Spread | Place::Anywhere => datanodes.live(),
         };
         let node = self.pick_from(pool, place, demand)?;
         let storage = self.pick_storage(node, demand)?;
@@ -229,14 +243,15 @@ impl<'a> Chooser<'a> {
         let datanode = self.datanodes.node(node);
         let placed = match place {
             Place::OtherRack(rack) => datanode.rack != rack,
+            Place::OtherSite(site) => self.datanodes.site_of(datanode.rack) != site,
             Place::Spread => self.below_rack_cap(datanode.rack),
             Place::WriterNode | Place::WriterRack | Place::Rack(_) | Place::Anywhere => true,
         };
-        let overloaded =
-            demand == Demand::Comfortable && datanode.load() > 2 * self.datanodes.mean_load() + LOAD_SLACK;
+        let overloaded = datanode.load() > 2 * self.datanodes.mean_load() + LOAD_SLACK;
+        let comfortable = !overloaded && !datanode.unreliable(self.now);
         placed
-            && datanode.liveness == Liveness::Live
-            && !overloaded
+            && datanode.takes()
+            && (demand == Demand::Possible || comfortable)
             && !self.chosen.contains(&node)
             && !self.exclude.contains(&node)
             && self.allow.as_ref().is_none_or(|allow| allow(datanode))

@@ -6,6 +6,7 @@
 use dfs_proto::{BlockId, GenerationStamp};
 use smallvec::SmallVec;
 
+use super::administration::Worth;
 use super::block_manager::BlockManager;
 use super::block_map::BlockEntry;
 use super::datanode_manager::{NodeIndex, RackIndex, StorageIndex};
@@ -16,18 +17,30 @@ use crate::namesystem::BlockState;
 /// Blocks with replicas to delete that one tick looks at again: a bound on the time under the lock.
 const EXCESS_PER_TICK: usize = 1_024;
 
-/// Racks that a block's replicas are spread over if there are as many (HDFS's rule).
+/// Racks, and data centres, that a block's replicas are spread over if there are as many (HDFS's rule).
 const RACKS_WANTED: usize = 2;
 
-/// Replicas of one block by what they are worth. Storages that do not serve are not in it.
+/// Replicas of one block by what they are worth. Storages that do not serve are in `absent` at most.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Good replicas.
+    /// Good replicas: what can be read and copied.
     pub(super) good: SmallVec<[StorageIndex; 4]>,
     /// Those of `good` whose datanode is not stale.
     pub(super) fresh: usize,
+    /// Those of `good` that count in full.
+    pub(super) staying: SmallVec<[StorageIndex; 4]>,
+    /// Good ones that count as long as `floor` others stay. Those on datanodes that are up are in `good`, too.
+    pub(super) absent: SmallVec<[StorageIndex; 2]>,
+    floor: usize,
     pub(super) corrupt: SmallVec<[StorageIndex; 2]>,
     pub(super) outdated: SmallVec<[StorageIndex; 2]>,
+}
+
+impl Tally {
+    /// Replicas that have to stay for a block of which `wanted` are wanted.
+    pub(super) fn need(&self, wanted: usize) -> usize {
+        wanted.saturating_sub(self.absent.len()).max(self.floor.min(wanted))
+    }
 }
 
 impl BlockManager {
@@ -35,6 +48,17 @@ impl BlockManager {
         let mut tally = Tally::default();
         for replica in entry.replicas.iter() {
             let storage = replica.storage();
+            let worth = self.datanodes.worth(storage);
+            if replica.mark() == Mark::Good {
+                match worth {
+                    Worth::Stays => tally.staying.push(storage),
+                    Worth::Absent { floor } => {
+                        tally.absent.push(storage);
+                        tally.floor = tally.floor.max(floor);
+                    }
+                    Worth::Leaves | Worth::Gone => {}
+                }
+            }
             if !self.datanodes.usable(storage) {
                 continue;
             }
@@ -68,7 +92,8 @@ impl BlockManager {
         let Some(entry) = self.blocks.get(id) else { return };
         let tally = self.tally(entry);
         let (good, wanted, entry_level) = (tally.good.len(), usize::from(entry.replication), entry.level);
-        if good == 0 || good >= wanted && !self.is_misplaced(entry) {
+        let staying = tally.staying.len();
+        if good == 0 || staying >= tally.need(wanted) && !self.is_misplaced(entry) {
             // Nothing to copy, or nothing to copy it from. What was sent already goes its way.
             self.cancel_pending(id);
         }
@@ -77,7 +102,7 @@ impl BlockManager {
             self.rescue(id);
         }
         self.set_level(id, level);
-        if good > wanted {
+        if staying > wanted {
             if self.suspects.contains(id) {
                 // Any of the good ones may turn out bad; the corrupt ones are dealt with first.
                 self.set_level(id, Some(Level::Excess));
@@ -114,33 +139,48 @@ impl BlockManager {
     fn level(&self, id: BlockId, tally: &Tally) -> Option<Level> {
         let entry = self.blocks.get(id)?;
         let (good, wanted) = (tally.good.len(), usize::from(entry.replication));
+        let (staying, need) = (tally.staying.len(), tally.need(wanted));
         let coming = self.pending.targets_of(id);
         match good {
             0 if tally.corrupt.is_empty() => Some(Level::Missing),
             0 => Some(Level::Corrupt),
-            _ if good < wanted && good + coming >= wanted => Some(Level::Pending),
-            1 if wanted > 1 => Some(Level::OneLeft),
-            _ if good * 3 < wanted => Some(Level::Badly),
-            _ if good < wanted => Some(Level::Under),
+            _ if staying < need && staying + coming >= need => Some(Level::Pending),
+            // What is in danger is judged by what is there, whatever it counts.
+            1 if staying < need && wanted > 1 => Some(Level::OneLeft),
+            _ if staying < need && good * 3 < wanted => Some(Level::Badly),
+            _ if staying < need => Some(Level::Under),
             _ if self.is_misplaced(entry) => Some(if coming > 0 { Level::Pending } else { Level::Misplaced }),
             _ => None,
         }
     }
 
-    /// All good replicas are on one rack although there are others and more than one replica is wanted.
+    /// The replicas that count are all on one rack, or in one data centre, although there are others and more than
+    /// one replica is wanted.
     pub(super) fn is_misplaced(&self, entry: &BlockEntry) -> bool {
-        if self.datanodes.serving_racks() < RACKS_WANTED || usize::from(entry.replication) < RACKS_WANTED {
+        let one_rack = self.datanodes.serving_racks() < RACKS_WANTED;
+        if one_rack || usize::from(entry.replication) < RACKS_WANTED {
             return false;
         }
-        let mut racks = entry
+        let counts = |worth| matches!(worth, Worth::Stays | Worth::Absent { .. });
+        let counting: SmallVec<[StorageIndex; 4]> = entry
             .replicas
             .iter()
-            .filter(|replica| replica.mark() == Mark::Good && self.datanodes.usable(replica.storage()))
-            .map(|replica| self.datanodes.rack_of(replica.storage()));
-        match racks.next() {
-            Some(first) => racks.all(|rack| rack == first),
-            None => false,
-        }
+            .filter(|replica| replica.mark() == Mark::Good && counts(self.datanodes.worth(replica.storage())))
+            .map(|replica| replica.storage())
+            .collect();
+        self.crowded(&counting)
+    }
+
+    /// Replicas on these storages would be on one rack, or in one data centre, although there are others.
+    fn crowded(&self, storages: &[StorageIndex]) -> bool {
+        let Some((first, rest)) = storages.split_first() else { return false };
+        let first = self.datanodes.rack_of(*first);
+        let site = self.datanodes.site_of(first);
+        let one_rack = rest.iter().all(|storage| self.datanodes.rack_of(*storage) == first);
+        let one_site =
+            rest.iter().all(|storage| self.datanodes.site_of(self.datanodes.rack_of(*storage)) == site);
+        one_rack && self.datanodes.serving_racks() >= RACKS_WANTED
+            || one_site && self.datanodes.serving_sites() >= RACKS_WANTED
     }
 
     /// Deletes replicas beyond the wanted number, as long as that number of good ones on datanodes that
@@ -157,14 +197,14 @@ impl BlockManager {
             return;
         }
         let mut kept: SmallVec<[StorageIndex; 8]> =
-            tally.good.iter().copied().filter(|storage| self.datanodes.fresh(*storage)).collect();
+            tally.staying.iter().copied().filter(|storage| self.datanodes.fresh(*storage)).collect();
+        // Replicas on stale datanodes neither count nor go: the datanode may be dead, or come back.
+        let stale = tally.staying.len() > kept.len();
         while kept.len() > wanted {
-            let at = self.most_dispensable(&kept);
+            let at = self.most_dispensable(now, &kept);
             let storage = kept.swap_remove(at);
             self.invalidate(id, storage, stamp);
         }
-        // Replicas on stale datanodes neither count nor go: the datanode may be dead, or come back.
-        let stale = tally.good.len() > tally.fresh;
         self.set_level(id, if stale { Some(Level::Excess) } else { None });
     }
 
@@ -175,9 +215,10 @@ impl BlockManager {
         !self.startup.restarted || now.saturating_sub(began) >= self.config.startup_grace_ms
     }
 
-    /// Position of the replica whose rack has the most of them, and among those with the least free
-    /// space. A rack with several replicas loses one first, so the number of racks goes down last.
-    fn most_dispensable(&self, replicas: &[StorageIndex]) -> usize {
+    /// Position of the replica whose rack has the most of them, then one on a datanode that comes and goes, and among
+    /// those the one with the least free space. A rack with several replicas loses one first, so the number of racks
+    /// goes down last; none goes without which the others would be misplaced.
+    fn most_dispensable(&self, now: u64, replicas: &[StorageIndex]) -> usize {
         let mut racks: SmallVec<[(RackIndex, usize); 8]> = SmallVec::new();
         for storage in replicas {
             let rack = self.datanodes.rack_of(*storage);
@@ -191,8 +232,11 @@ impl BlockManager {
             racks.iter().find(|(known, _)| *known == rack).map_or(0, |(_, count)| *count)
         };
         let key = |storage: StorageIndex| {
+            let others: SmallVec<[StorageIndex; 8]> =
+                replicas.iter().copied().filter(|other| *other != storage).collect();
             let free = self.datanodes.storage(storage).remaining;
-            (std::cmp::Reverse(crowd(storage)), free, storage)
+            let reliable = !self.datanodes.node(self.datanodes.node_of(storage)).unreliable(now);
+            (self.crowded(&others), std::cmp::Reverse(crowd(storage)), reliable, free, storage)
         };
         let dispensable = replicas.iter().enumerate().min_by_key(|(_, storage)| key(**storage));
         dispensable.map_or(0, |(at, _)| at)

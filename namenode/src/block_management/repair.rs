@@ -8,7 +8,7 @@ use dfs_proto::BlockId;
 use smallvec::SmallVec;
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{NodeIndex, StorageIndex};
+use super::datanode_manager::{Datanode, Liveness, NodeIndex, StorageIndex};
 use super::low_redundancy::{Level, REPAIRED};
 use super::pending::{Pending, deadline};
 use super::placement::Chooser;
@@ -51,15 +51,15 @@ impl BlockManager {
         self.drop_bad(now, id, &tally);
         let count = match level {
             Level::Misplaced => 1,
-            _ => wanted.saturating_sub(tally.good.len()).min(TARGETS_MAX),
+            _ => tally.need(wanted).saturating_sub(tally.staying.len()).min(TARGETS_MAX),
         };
         let Some(source) = self.choose_source(&tally, bytes) else { return };
-        let targets = self.choose_repair_targets(id, &tally, bytes, count, level);
+        let targets = self.choose_repair_targets(now, id, &tally, bytes, count, level);
         if targets.is_empty() {
             return;
         }
         let queued = self.datanodes.node(source).outgoing.bytes;
-        let deadline = deadline(now, self.config.pending_timeout_ms, bytes, queued);
+        let deadline = deadline(now, self.config.pending_timeout_ms, bytes, queued, self.repair_bandwidth);
         self.add_pending(id, Pending { source, targets, bytes, deadline, sent: false });
         self.evaluate(now, id);
     }
@@ -88,6 +88,7 @@ impl BlockManager {
 
     fn choose_repair_targets(
         &mut self,
+        now: u64,
         id: BlockId,
         tally: &Tally,
         bytes: u64,
@@ -105,23 +106,23 @@ impl BlockManager {
             return SmallVec::new();
         }
         let seed = self.random.next();
-        let present: Vec<NodeIndex> =
-            tally.good.iter().map(|storage| self.datanodes.node_of(*storage)).collect();
+        let counting = tally.staying.iter().chain(&tally.absent);
+        let present: Vec<NodeIndex> = counting.map(|storage| self.datanodes.node_of(*storage)).collect();
         exclude.retain(|node| !present.contains(node));
         let mut chooser =
             Chooser::new(&self.datanodes, usize::from(entry.replication), bytes, seed, exclude, present);
         chooser.allow = Some(Box::new(move |node| {
             node.incoming.allows(bytes, count_max, bytes_max) && node.invalidates.stamp_of(id).is_none()
         }));
-        chooser.another_rack_only = level == Level::Misplaced;
+        chooser.elsewhere_only = level == Level::Misplaced;
+        chooser.now = now;
         chooser.choose(count).into_iter().collect()
     }
 
     fn some_node_can_send(&self) -> bool {
         let (count_max, bytes_max) = (self.config.node_transfers_max, self.config.node_transfer_bytes_max);
-        self.datanodes
-            .live()
-            .iter()
-            .any(|node| self.datanodes.node(*node).outgoing.allows(0, count_max, bytes_max))
+        let sends = |node: &Datanode| node.liveness == Liveness::Live;
+        let nodes = self.datanodes.nodes();
+        nodes.iter().any(|node| sends(node) && node.outgoing.allows(0, count_max, bytes_max))
     }
 }

@@ -10,7 +10,9 @@ use std::ops::Bound;
 use dfs_proto::v1::{self, ReplicaEvent, ReplicaState};
 use dfs_proto::{BlockId, GenerationStamp};
 
+use super::administration::Worth;
 use super::block_manager::{BlockManager, seconds};
+use super::block_map::BlockEntry;
 use super::datanode_manager::{NodeIndex, StorageIndex};
 use super::replica_set::Mark;
 use super::report_slice::ReportedReplica;
@@ -143,7 +145,7 @@ impl BlockManager {
             }
             match block.state {
                 BlockState::Complete if !self.knows(block.id) => {
-                    self.blocks.get_or_insert(block);
+                    self.entry_of(block);
                     self.evaluate(now, block.id);
                 }
                 BlockState::UnderRecovery if !self.recoveries.contains_key(&block.id) => {
@@ -234,11 +236,35 @@ impl BlockManager {
         }
         match stored.filter(|_| !self.removed.contains(id)) {
             Some(block) => {
-                self.blocks.get_or_insert(block);
+                self.entry_of(block);
                 true
             }
             None => false,
         }
+    }
+
+    /// The entry of a block. A new one begins with the replicas that the namespace remembers on datanodes in
+    /// maintenance: those do not report after a restart of the namenode, and are not to be replaced all the same.
+    pub(super) fn entry_of(&mut self, block: &StoredBlock) -> &mut BlockEntry {
+        if block.state == BlockState::Complete && !self.knows(block.id) {
+            let absent: Vec<StorageIndex> = block
+                .hints
+                .iter()
+                .filter_map(|id| self.datanodes.find_storage(id))
+                .filter(|storage| !self.datanodes.usable(*storage))
+                .filter(|storage| matches!(self.datanodes.worth(*storage), Worth::Absent { .. }))
+                .collect();
+            self.blocks.get_or_insert(block);
+            for storage in absent {
+                // The time of the entry's last change stays: a report that lacks the replica is to be believed.
+                if self.has_replica_on(block.id, self.datanodes.node_of(storage)) {
+                    continue;
+                }
+                self.blocks.get_or_insert(block).replicas.set(storage, Mark::Good);
+                self.count(storage, Mark::Good);
+            }
+        }
+        self.blocks.get_or_insert(block)
     }
 
     fn is_complete(&self, id: BlockId, stored: Option<&StoredBlock>) -> bool {
@@ -289,6 +315,9 @@ impl BlockManager {
             }
         }
         let arrived = mark == Mark::Good && self.settle_pending(id, node);
+        if arrived {
+            self.meter.add(now, replica.length);
+        }
         if mark == Mark::Corrupt {
             self.found_corrupt(now, id, storage);
         } else if known != Some(mark) {

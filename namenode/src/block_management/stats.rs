@@ -2,13 +2,14 @@
 
 use dfs_proto::v1;
 
+use super::administration::Admin;
 use super::block_manager::BlockManager;
 use super::datanode_manager::Liveness;
-use super::low_redundancy::Level;
+use super::low_redundancy::{Level, REPAIRED};
 
 impl BlockManager {
     /// Capacity and health. The caller fills in what the namespace counts, and safe mode.
-    pub fn stats(&self, _now: u64) -> v1::ClusterStats {
+    pub fn stats(&self, now: u64) -> v1::ClusterStats {
         let count = |level| self.queues.count(level) as u64;
         let mut stats = v1::ClusterStats {
             under_replicated_blocks: count(Level::OneLeft)
@@ -18,17 +19,36 @@ impl BlockManager {
             corrupt_blocks: count(Level::Corrupt),
             missing_blocks: count(Level::Missing),
             pending_replication_blocks: self.pending.targets() as u64,
+            last_replica_blocks: count(Level::OneLeft),
+            misplaced_blocks: count(Level::Misplaced),
+            excess_blocks: count(Level::Excess),
+            repair_queue_blocks: REPAIRED.into_iter().map(count).sum(),
+            repair_bandwidth: self.repair_bandwidth,
+            starting: !self.startup.over,
             ..Default::default()
         };
-        for node in self.datanodes.nodes() {
+        (stats.copied_blocks, stats.copied_bytes) = self.meter.totals();
+        (stats.copied_blocks_rate_milli, stats.copied_bytes_rate) = self.meter.rates(now);
+        for index in self.datanodes.indices() {
+            let node = self.datanodes.node(index);
             match node.liveness {
                 Liveness::Live => stats.live_datanodes += 1,
                 Liveness::Stale => stats.stale_datanodes += 1,
-                Liveness::Expected | Liveness::Dead => stats.dead_datanodes += 1,
+                Liveness::Expected | Liveness::Dead => {
+                    stats.dead_datanodes += 1;
+                    stats.expected_dead_datanodes += u32::from(node.admin != Admin::Normal);
+                }
+            }
+            match node.admin {
+                Admin::Normal => {}
+                Admin::Leaving if self.admin_progress(now, index).done => stats.decommissioned_datanodes += 1,
+                Admin::Leaving => stats.decommissioning_datanodes += 1,
+                Admin::Maintenance { .. } => stats.maintenance_datanodes += 1,
             }
             stats.pending_deletion_blocks += node.invalidates.len() as u64;
         }
         for storage in self.datanodes.storages() {
+            stats.failed_volumes += u32::from(storage.failed && self.datanodes.node(storage.node).serves());
             if self.datanodes.node(storage.node).serves() && !storage.failed {
                 stats.capacity = stats.capacity.saturating_add(storage.capacity);
                 stats.used = stats.used.saturating_add(storage.used);
@@ -51,6 +71,7 @@ impl BlockManager {
                     Liveness::Stale => v1::DatanodeState::Stale,
                     Liveness::Expected | Liveness::Dead => v1::DatanodeState::Dead,
                 });
+                info.set_admin_state(self.datanodes.admin_state_of(index));
                 let storages = node.storages.iter().map(|storage| self.datanodes.storage(*storage));
                 v1::DatanodeReport {
                     info: Some(info),
@@ -68,6 +89,8 @@ impl BlockManager {
                     blocks: storages.map(|storage| storage.replicas).sum(),
                     xceivers: node.xceivers,
                     software_version: node.software_version.clone(),
+                    admin: Some(self.admin_progress(now, index)),
+                    flaps: node.flaps.count(now),
                 }
             })
             .collect();

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use dfs_proto::BlockId;
 
+use super::administration::Worth;
 use super::block_manager::BlockManager;
 use super::block_map::BlockEntry;
 use super::replica_set::Mark;
@@ -71,9 +72,9 @@ impl BlockManager {
     }
 
     /// Quick test that lets the usual block pass: exactly the wanted number of good replicas, all of
-    /// them on storages that serve, and no queue.
+    /// them on datanodes that stay, and no queue.
     fn needs_judging(&self, entry: &BlockEntry) -> bool {
-        if entry.replicas.iter().any(|replica| !self.datanodes.usable(replica.storage())) {
+        if entry.replicas.iter().any(|replica| self.datanodes.worth(replica.storage()) != Worth::Stays) {
             return true;
         }
         self.startup.over
@@ -84,14 +85,14 @@ impl BlockManager {
                 || self.is_misplaced(entry))
     }
 
-    /// Forgets replicas on dead datanodes and failed storages.
+    /// Forgets replicas on dead datanodes that nobody waits for, and on failed storages.
     pub(super) fn drop_gone(&mut self, id: BlockId) {
         let Some(entry) = self.blocks.get(id) else { return };
         let gone: Vec<_> = entry
             .replicas
             .iter()
             .map(|replica| replica.storage())
-            .filter(|storage| !self.datanodes.usable(*storage))
+            .filter(|storage| self.datanodes.worth(*storage) == Worth::Gone)
             .collect();
         for storage in gone {
             self.detach(id, storage);

@@ -18,6 +18,12 @@ pub(super) fn normalized(rack: &str) -> String {
     if parts.is_empty() { DEFAULT_RACK.to_owned() } else { format!("/{}", parts.join("/")) }
 }
 
+/// Data centre of a (normalized) rack: what is above the rack itself; empty for racks of one level, which are all in
+/// one place.
+pub(super) fn site(rack: &str) -> &str {
+    rack.rsplit_once('/').map_or("", |(above, _)| above)
+}
+
 /// Distance between two different nodes on these (normalized) racks.
 pub(super) fn distance(a: &str, b: &str) -> u32 {
     let parts = |rack: &str| rack.split('/').filter(|part| !part.is_empty()).count();
@@ -46,6 +52,15 @@ mod tests {
         ] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
             assert_eq!(distance(b, a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn a_site_is_what_is_above_the_rack() {
+        for (rack, expected) in
+            [("/default-rack", ""), ("/r1", ""), ("/dc1/r1", "/dc1"), ("/eu/dc1/r1", "/eu/dc1")]
+        {
+            assert_eq!(site(rack), expected, "{rack}");
         }
     }
 

@@ -67,4 +67,18 @@ pub enum Effect {
         /// Storages.
         storage_ids: Vec<String>,
     },
+    /// An administrator ordered what is to become of a datanode.
+    DatanodeAdminSet {
+        /// Datanode.
+        uuid: String,
+        /// What it shall do.
+        state: v1::AdminState,
+        /// Maintenance: milliseconds from the command until it ends.
+        remaining_ms: u64,
+    },
+    /// An administrator set what each datanode may spend on repair.
+    RepairBandwidthSet {
+        /// Bytes a second; 0: as the datanode sees fit.
+        bytes_per_second: u64,
+    },
 }

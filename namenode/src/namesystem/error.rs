@@ -164,6 +164,12 @@ pub enum NamesystemError {
         /// Block.
         block: BlockId,
     },
+    /// No datanode with this identity ever registered.
+    #[error("{uuid}: no such datanode")]
+    DatanodeNotFound {
+        /// Identity.
+        uuid: String,
+    },
     /// The name is taken.
     #[error("{path}: exists")]
     AlreadyExists {
@@ -322,6 +328,7 @@ impl NamesystemError {
             Self::NotFound { .. } | Self::InodeNotFound { .. } | Self::BlockNotFound { .. } => {
                 ErrorKind::NotFound
             }
+            Self::DatanodeNotFound { .. } => ErrorKind::InvalidArgument,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::NotADirectory { .. } => ErrorKind::NotADirectory,
             Self::IsADirectory { .. } => ErrorKind::IsADirectory,
@@ -364,6 +371,7 @@ impl NamesystemError {
             | Self::RecoveryInProgress { path } => path.clone(),
             Self::InvalidArgument { subject, .. } | Self::TooLarge { subject } => subject.clone(),
             Self::XattrNamespace { name } => name.clone(),
+            Self::DatanodeNotFound { uuid } => uuid.clone(),
             Self::InodeNotFound { inode }
             | Self::NoAttribute { inode, .. }
             | Self::XattrSpace { inode }
@@ -393,6 +401,7 @@ impl NamesystemError {
             | Self::TooManyLinks { .. }
             | Self::TooLarge { .. } => String::new(),
             Self::NoAttribute { name, .. } => name.clone(),
+            Self::DatanodeNotFound { .. } => "no such datanode".to_owned(),
             Self::XattrNamespace { .. } => "attributes of this namespace are not supported".to_owned(),
             Self::XattrSpace { .. } => "no room for more attributes".to_owned(),
             Self::SymbolicLink { .. } => "is a symbolic link, which only mounts follow".to_owned(),

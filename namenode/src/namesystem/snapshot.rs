@@ -5,14 +5,14 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use dfs_proto::{BlockId, InodeId, v1};
+use dfs_proto::{BlockId, InodeId};
 use prost::Message;
 
 use super::block_record::BlockRecord;
 use super::counters::Counters;
 use super::error::{NamesystemError, RecordFault, StoreError};
 use super::keys;
-use super::ops::{IDENTITY_KEY, RECORD_VERSION};
+use super::ops::{IDENTITY_KEY, RECORD_VERSION, REPAIR_BANDWIDTH_KEY};
 use super::rows::{self, Row, RowRange, Rows, Value};
 use super::store::{Store, View};
 use super::stored_block::StoredBlock;
@@ -62,14 +62,13 @@ impl Snapshot {
         Ok(out)
     }
 
-    /// Datanodes that ever registered, with their storages.
-    pub fn datanodes(&self) -> Result<Vec<(v1::DatanodeInfo, Vec<String>)>, NamesystemError> {
+    /// Datanodes that ever registered.
+    pub fn datanodes(&self) -> Result<Vec<log::DatanodeRecord>, NamesystemError> {
         let rows = self.range(Table::Datanodes, Bound::Unbounded, Bound::Unbounded)?;
         let mut out = Vec::new();
         for row in rows {
             let (key, value) = row?;
-            let op: log::RegisterDatanodeOp = decode_message(Table::Datanodes, key.value(), value.value())?;
-            out.push((op.info.unwrap_or_default(), op.storage_ids));
+            out.push(decode_message(Table::Datanodes, key.value(), value.value())?);
         }
         Ok(out)
     }
@@ -97,6 +96,14 @@ impl Snapshot {
             }
             None => Ok(None),
         }
+    }
+
+    /// Bytes a second that each datanode may spend on repair; 0: as it sees fit.
+    pub fn repair_bandwidth(&self) -> Result<u64, NamesystemError> {
+        let key = REPAIR_BANDWIDTH_KEY.as_bytes();
+        let Some(raw) = self.get(Table::Meta, key)? else { return Ok(0) };
+        let op: log::SetRepairBandwidthOp = decode_message(Table::Meta, key, raw.value())?;
+        Ok(op.bytes_per_second)
     }
 
     /// Inodes and blocks that exist.
@@ -180,7 +187,12 @@ impl StorageNames {
     }
 }
 
-fn decode_message<M: Message + Default>(table: Table, key: &[u8], raw: &[u8]) -> Result<M, StoreError> {
+/// Decodes a message behind its version.
+pub(super) fn decode_message<M: Message + Default>(
+    table: Table,
+    key: &[u8],
+    raw: &[u8],
+) -> Result<M, StoreError> {
     let corrupt = |fault| StoreError::Corrupt { table: table.name(), key: key.to_vec(), fault };
     match raw {
         [RECORD_VERSION, message @ ..] => {

@@ -16,8 +16,8 @@
 //! | orphans       | inode (8)                    | empty                                             |
 //! | storages      | storage id                   | version 1 (1), number (4)                         |
 //! | storage_names | number (4)                   | version 1 (1), storage id                         |
-//! | datanodes     | datanode uuid                | version 1 (1), `RegisterDatanodeOp`               |
-//! | meta          | text                         | `counters`: [`super::counters`]; `identity`: version 1 (1), `InitializeOp`; others: their owner's |
+//! | datanodes     | datanode uuid                | version 1 (1), `DatanodeRecord`                   |
+//! | meta          | text                         | `counters`: [`super::counters`]; `identity`: version 1 (1), `InitializeOp`; `repair_bandwidth`: version 1 (1), `SetRepairBandwidthOp`; others: their owner's |
 //!
 //! Integers in values are little-endian.
 

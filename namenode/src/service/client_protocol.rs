@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::context::Context;
 use super::status::{rpc_error, wrong_reply};
-use super::{read_path, write_path};
+use super::{administration, read_path, write_path};
 use crate::config::MAX_REPLICATION;
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
@@ -320,5 +320,16 @@ impl ClientProtocol for ClientService {
             Ok(SafeModeResponse { safe_mode: self.context.safe_mode.load(Ordering::Relaxed) })
         };
         answer(result.await)
+    }
+
+    async fn set_datanode_admin(&self, request: Request<SetDatanodeAdminRequest>) -> Answer<DatanodeReport> {
+        answer(administration::set_datanode_admin(&self.context, request.into_inner()).await)
+    }
+
+    async fn repair_bandwidth(
+        &self,
+        request: Request<RepairBandwidthRequest>,
+    ) -> Answer<RepairBandwidthResponse> {
+        answer(administration::repair_bandwidth(&self.context, request.into_inner()).await)
     }
 }

@@ -160,7 +160,10 @@ impl DatanodeProtocol for DatanodeService {
             }
             let storage_ids: Vec<String> = message.storages.iter().map(|s| s.storage_id.clone()).collect();
             let known = self.context.snapshot()?.datanodes().map_err(|e| rpc_error(&e))?;
-            if !known.iter().any(|(old, storages)| *old == info && *storages == storage_ids) {
+            let recorded = |known: &log::DatanodeRecord| {
+                known.info.as_ref() == Some(&info) && known.storage_ids == storage_ids
+            };
+            if !known.iter().any(recorded) {
                 let op = log::RegisterDatanodeOp { info: Some(info.clone()), storage_ids };
                 self.context.own_change(Op::RegisterDatanode(op)).await?;
             }
@@ -185,8 +188,11 @@ impl DatanodeProtocol for DatanodeService {
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
         let now = self.context.soft.now_ms();
-        let commands = self.context.soft.blocks().heartbeat(now, request.get_ref());
-        answer(Ok(HeartbeatResponse { commands }))
+        let mut blocks = self.context.soft.blocks();
+        let commands = blocks.heartbeat(now, request.get_ref());
+        let next_heartbeat_ms = blocks.next_heartbeat_ms();
+        let repair_bandwidth = blocks.repair_bandwidth();
+        answer(Ok(HeartbeatResponse { commands, next_heartbeat_ms, repair_bandwidth }))
     }
 
     async fn block_report(

@@ -2,6 +2,7 @@
 //! and reads; errors become statuses in `status`.
 
 mod acl_numbers;
+mod administration;
 mod client_protocol;
 mod context;
 mod datanode_protocol;

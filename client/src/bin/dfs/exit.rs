@@ -5,6 +5,7 @@
 //! | 0    | all done (also: the reader of our output went away)            |
 //! | 1    | something failed, or `test` says no, or `fsck` found damage    |
 //! | 2    | bad usage; nothing was done                                    |
+//! | 3    | `admin health`: data is safe, but something is to be repaired  |
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,6 +15,8 @@ use dfs_proto::error::one_line;
 
 /// The operation failed.
 pub const FAILED: u8 = 1;
+/// All data is there, but not as it should be.
+pub const DEGRADED: u8 = 3;
 /// The command line makes no sense.
 pub const BAD_USAGE: u8 = 2;
 

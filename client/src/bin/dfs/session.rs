@@ -21,6 +21,7 @@ pub struct Session {
     pub client: DfsClient,
     verb: &'static str,
     failed: AtomicBool,
+    degraded: AtomicBool,
 }
 
 impl Session {
@@ -30,7 +31,7 @@ impl Session {
             DfsError::InvalidAddress { .. } => UsageError { verb, problem: error.to_string() }.into(),
             error => anyhow::anyhow!("{verb}: {error}"),
         })?;
-        Ok(Self { client, verb, failed: AtomicBool::new(false) })
+        Ok(Self { client, verb, failed: AtomicBool::new(false), degraded: AtomicBool::new(false) })
     }
 
     /// Resolves an argument against the user's home directory.
@@ -63,9 +64,20 @@ impl Session {
         self.failed.store(true, Ordering::Relaxed);
     }
 
+    /// Remembers that something is not as it should be, though no data is in danger.
+    pub fn set_degraded(&self) {
+        self.degraded.store(true, Ordering::Relaxed);
+    }
+
     /// 0 if nothing failed.
     pub fn exit_code(&self) -> ExitCode {
-        if self.failed.load(Ordering::Relaxed) { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS }
+        if self.failed.load(Ordering::Relaxed) {
+            ExitCode::from(exit::FAILED)
+        } else if self.degraded.load(Ordering::Relaxed) {
+            ExitCode::from(exit::DEGRADED)
+        } else {
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::BlockId;
 
 use crate::block_management::BlockManager;
-use crate::block_management::datanode_manager::Liveness;
 use crate::block_management::replica_set::Mark;
 use crate::namesystem::BlockState;
 
@@ -51,7 +50,7 @@ impl BlockManager {
         for index in self.datanodes.indices() {
             let node = self.datanodes.node(index);
             let live = self.datanodes.live().contains(&index);
-            assert_eq!(live, node.liveness == Liveness::Live, "{} in the list of live ones", node.info.uuid);
+            assert_eq!(live, node.takes(), "{} in the list of those that take", node.info.uuid);
             let out = outgoing.get(&index).copied().unwrap_or_default();
             assert_eq!((node.outgoing.count, node.outgoing.bytes), out, "{} sends", node.info.uuid);
             let inn = incoming.get(&index).copied().unwrap_or_default();

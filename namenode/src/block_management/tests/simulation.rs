@@ -271,6 +271,8 @@ impl Simulation {
                     }
                 }
             }
+            // Copies are made at once here.
+            Command::Withdraw(_) => {}
             Command::Invalidate(order) => {
                 for block in order.blocks {
                     self.delete(node, block);

@@ -40,6 +40,9 @@ pub const NAMENODE_HOLDER: &str = "dfs_namenode";
 /// Key of the cluster's identity in the meta table.
 pub(super) const IDENTITY_KEY: &str = "identity";
 
+/// Key of the bandwidth of repair in the meta table: version 1 (1), `SetRepairBandwidthOp`.
+pub(super) const REPAIR_BANDWIDTH_KEY: &str = "repair_bandwidth";
+
 /// Version in front of messages kept in the tables.
 pub(super) const RECORD_VERSION: u8 = 1;
 
@@ -80,6 +83,8 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::WriteBlock(_)) => 40,
         Some(Op::CommitBlocks(_)) => 41,
         Some(Op::ReleaseOrphans(_)) => 42,
+        Some(Op::SetDatanodeAdmin(_)) => 43,
+        Some(Op::SetRepairBandwidth(_)) => 44,
     }
 }
 
@@ -124,6 +129,8 @@ pub(super) fn run(
         Op::WriteBlock(op) => write_block::write_block(tables, context, op),
         Op::CommitBlocks(op) => commit_blocks::run(tables, context, op),
         Op::ReleaseOrphans(op) => orphans::release(tables, context, op),
+        Op::SetDatanodeAdmin(op) => datanodes::set_admin(tables, context, op),
+        Op::SetRepairBandwidth(op) => datanodes::set_repair_bandwidth(tables, context, op),
         Op::SetXattr(op) => xattrs::set(tables, context, op),
         Op::RemoveXattr(op) => xattrs::remove(tables, context, op),
     }

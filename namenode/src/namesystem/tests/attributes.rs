@@ -191,7 +191,12 @@ fn datanodes_and_hints_are_remembered() {
     let op = log::RegisterDatanodeOp { info: Some(info.clone()), storage_ids: storages(&["s7", "s8"]) };
     t.ok(Op::RegisterDatanode(op));
     assert_eq!(t.effects.len(), 1);
-    assert_eq!(t.snapshot().datanodes().expect("reads"), [(info, storages(&["s7", "s8"]))]);
+    let record = log::DatanodeRecord {
+        info: Some(info),
+        storage_ids: storages(&["s7", "s8"]),
+        ..log::DatanodeRecord::default()
+    };
+    assert_eq!(t.snapshot().datanodes().expect("reads"), [record]);
     t.refused(Op::RegisterDatanode(log::RegisterDatanodeOp::default()), ErrorKind::InvalidArgument);
 
     let stored = t.blocks_of(inode).remove(0);

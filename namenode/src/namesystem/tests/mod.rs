@@ -2,6 +2,7 @@
 
 mod acl;
 mod attributes;
+mod datanodes;
 mod determinism;
 mod fixture;
 mod leases;

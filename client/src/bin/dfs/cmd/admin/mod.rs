@@ -1,5 +1,8 @@
 //! `dfs admin`: the state of the cluster, and what an administrator asks of it. A verb a file.
 
+mod bandwidth;
+mod health;
+mod membership;
 mod node_row;
 mod nodes;
 mod report;
@@ -26,6 +29,16 @@ enum AdminCommand {
     Safemode(safemode::SafeModeArgs),
     /// One line a datanode
     Nodes(JsonFlag),
+    /// Is all well? Exit code 0: yes; 3: data is safe, but something is to be repaired; 1: no
+    Health(health::HealthArgs),
+    /// Have a datanode leave: copy what it holds elsewhere, put nothing new there
+    Decommission(membership::NodeArgs),
+    /// Take a datanode back that was to leave or is in maintenance
+    Recommission(membership::NodeArgs),
+    /// Let a datanode be down for a while without its replicas being replaced
+    Maintenance(membership::MaintenanceArgs),
+    /// Show or set what each datanode may spend on repair, in bytes a second
+    Bandwidth(bandwidth::BandwidthArgs),
 }
 
 /// The only flag of verbs that only tell.
@@ -42,5 +55,10 @@ pub async fn run(session: &Session, out: &mut Out, args: &AdminArgs) -> anyhow::
         AdminCommand::Report(flag) => report::run(session, out, flag.json).await,
         AdminCommand::Safemode(args) => safemode::run(session, out, args).await,
         AdminCommand::Nodes(flag) => nodes::run(session, out, flag.json).await,
+        AdminCommand::Health(args) => health::run(session, out, args).await,
+        AdminCommand::Decommission(args) => membership::decommission(session, out, args).await,
+        AdminCommand::Recommission(args) => membership::recommission(session, out, args).await,
+        AdminCommand::Maintenance(args) => membership::maintenance(session, out, args).await,
+        AdminCommand::Bandwidth(args) => bandwidth::run(session, out, args).await,
     }
 }

@@ -1,6 +1,6 @@
 //! What `dfs admin` tells of one datanode.
 
-use dfs_client::{DatanodeReport, DatanodeState};
+use dfs_client::{AdminProgress, AdminState, DatanodeReport, DatanodeState};
 use serde::Serialize;
 
 use crate::session::Session;
@@ -24,12 +24,22 @@ pub struct NodeRow {
     pub http_port: u32,
     pub failed_volumes: usize,
     pub volumes: usize,
+    pub admin_state: &'static str,
+    pub admin_done: bool,
+    pub blocks_left: u64,
+    pub blocks_stuck: u64,
+    pub blocks_open: u64,
+    pub maintenance_remaining_ms: u64,
+    pub flaps: u32,
+    #[serde(skip)]
+    pub progress: AdminProgress,
 }
 
 impl NodeRow {
     /// What the namenode told of a datanode.
     pub fn new(report: DatanodeReport) -> Self {
         let info = report.info.unwrap_or_default();
+        let progress = report.admin.unwrap_or_default();
         let sum = |field: fn(&dfs_client::StorageReport) -> u64| report.storages.iter().map(field).sum();
         Self {
             name: format!("{}:{}", info.ip, info.xfer_port),
@@ -48,6 +58,14 @@ impl NodeRow {
             http_port: info.http_port,
             failed_volumes: report.storages.iter().filter(|storage| storage.failed).count(),
             volumes: report.storages.len(),
+            admin_state: admin_word(progress.state(), progress.done),
+            admin_done: progress.done,
+            blocks_left: progress.blocks_left,
+            blocks_stuck: progress.blocks_stuck,
+            blocks_open: progress.blocks_open,
+            maintenance_remaining_ms: progress.remaining_ms,
+            flaps: report.flaps,
+            progress,
         }
     }
 }
@@ -64,6 +82,45 @@ fn state_word(state: DatanodeState) -> &'static str {
 /// All datanodes the namenode knows.
 pub async fn node_rows(session: &Session) -> anyhow::Result<Vec<NodeRow>> {
     Ok(session.client.datanodes().await?.into_iter().map(NodeRow::new).collect())
+}
+
+fn admin_word(state: AdminState, done: bool) -> &'static str {
+    match (state, done) {
+        (AdminState::Normal, _) => "normal",
+        (AdminState::Decommission, false) => "decommissioning",
+        (AdminState::Decommission, true) => "decommissioned",
+        (AdminState::Maintenance, false) => "entering-maintenance",
+        (AdminState::Maintenance, true) => "in-maintenance",
+    }
+}
+
+/// How far an order about a datanode is, in words.
+pub fn admin_words(progress: &AdminProgress) -> String {
+    let mut words = admin_word(progress.state(), progress.done).to_owned();
+    if progress.state() == AdminState::Normal {
+        return words;
+    }
+    if progress.state() == AdminState::Maintenance {
+        words.push_str(&format!(", ends in {}", seconds(progress.remaining_ms)));
+    }
+    if progress.counting {
+        words.push_str(", counting its blocks");
+    } else if progress.done {
+        words.push_str(", may be stopped");
+    } else {
+        words.push_str(&format!(", {} blocks lack replicas elsewhere", progress.blocks_left));
+        if progress.blocks_open > 0 {
+            words.push_str(&format!(", {} are being written", progress.blocks_open));
+        }
+        if progress.blocks_stuck > 0 {
+            words.push_str(&format!(
+                "; {} of them have nowhere to go: too few other datanodes take replicas, so add one or lower the \
+                 replication",
+                progress.blocks_stuck
+            ));
+        }
+    }
+    words
 }
 
 /// Milliseconds as seconds with one decimal.

@@ -1,6 +1,6 @@
 //! `dfs admin nodes`: one line a datanode.
 
-use super::node_row::{node_rows, seconds};
+use super::node_row::{admin_words, node_rows, seconds};
 use crate::human;
 use crate::output::{Align, Out, Table};
 use crate::session::Session;
@@ -13,8 +13,9 @@ pub async fn run(session: &Session, out: &mut Out, json: bool) -> anyhow::Result
         return Ok(());
     }
     let (left, right) = (Align::Left, Align::Right);
-    let mut table = Table::new(&[left, left, left, left, right, right, right, right, right], 2);
-    let heading = ["NAME", "HOST", "RACK", "STATE", "CAPACITY", "USED", "FREE", "BLOCKS", "LAST CONTACT"];
+    let mut table = Table::new(&[left, left, left, left, right, right, right, right, right, left], 2);
+    let heading =
+        ["NAME", "HOST", "RACK", "STATE", "CAPACITY", "USED", "FREE", "BLOCKS", "LAST CONTACT", "ADMIN"];
     table.row(heading.map(String::from).to_vec());
     for row in rows {
         table.row(vec![
@@ -27,6 +28,7 @@ pub async fn run(session: &Session, out: &mut Out, json: bool) -> anyhow::Result
             human::size(row.remaining),
             row.blocks.to_string(),
             seconds(row.last_heartbeat_ms),
+            admin_words(&row.progress),
         ]);
     }
     for line in table.lines() {
