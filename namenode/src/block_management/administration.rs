@@ -29,7 +29,7 @@ const FLOOR_AWAITED: usize = 2;
 const PATIENCE_MAX_MS: u64 = 630_000;
 
 /// Time in which the number of deaths remembered halves.
-const FLAP_MEMORY_MS: u64 = 3_600_000;
+const FLAP_MEMORY_MS: u64 = 24 * 3_600_000;
 
 /// Deaths remembered at most: enough to reach [`PATIENCE_MAX_MS`] from any sensible limit.
 const FLAPS_MAX: u32 = 16;

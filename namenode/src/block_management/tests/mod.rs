@@ -1,7 +1,9 @@
 //! Tests of block management: tables of events and the commands they lead to, and a simulated cluster.
 
+mod administration;
 mod corruption;
 mod deletion;
+mod flapping;
 mod invariants;
 mod leaving;
 mod placement;
@@ -12,6 +14,7 @@ mod repair;
 mod reports;
 mod restart;
 mod simulation;
+mod topology;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
