@@ -1,8 +1,10 @@
 //! A simulated cluster under random writes, deletions and faults: datanodes with disks, late and lost
-//! messages, restarts of either side. The block manager's invariants hold after every step, its orders
+//! messages, restarts of either side, orders of an administrator, datanodes that change racks. The block manager's invariants hold after every step, its orders
 //! never delete the last good replica, and once faults end everything converges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::v1::AdminState;
 
 use super::*;
 use crate::block_management::random::Random;
@@ -29,8 +31,16 @@ struct Disk {
     report: Option<Vec<ReportedReplica>>,
 }
 
+/// Two racks of one data centre and one of another, or all one place.
+const RACKS: [&str; 3] = ["/a/r0", "/a/r1", "/b/r0"];
+
+/// How long maintenance lasts.
+const ORDER_MS: u64 = 90_000;
+
 struct Simulation {
     world: World,
+    /// What an administrator wants of each datanode.
+    orders: [AdminState; NODES],
     disks: Vec<Disk>,
     random: Random,
     faults: bool,
@@ -40,11 +50,12 @@ impl Simulation {
     fn new(seed: u64, racks: bool) -> Self {
         let mut world = World::new();
         if racks {
-            world.racks = (0..NODES).map(|node| (node, format!("/r{}", node % 3))).collect();
+            world.racks = (0..NODES).map(|node| (node, RACKS[node % 3].to_owned())).collect();
         }
         world.join(NODES);
         let disks = (0..NODES).map(|_| Disk { alive: true, ..Disk::default() }).collect();
-        Self { world, disks, random: Random::new(seed), faults: true }
+        let orders = [AdminState::Normal; NODES];
+        Self { world, orders, disks, random: Random::new(seed), faults: true }
     }
 
     fn chance(&mut self, percent: u64) -> bool {
@@ -109,6 +120,7 @@ impl Simulation {
             .into_iter()
             .filter(|node| self.disks[*node].alive)
             .collect();
+        targets.iter().for_each(|target| self.assert_takes(*target));
         if !targets.is_empty() {
             let block = self.world.allocate(u16::try_from(replication).expect("small"), &targets);
             self.finish(block.id, &targets, 100);
@@ -227,7 +239,39 @@ impl Simulation {
         for node in 0..NODES {
             let info = self.world.info(node);
             self.world.manager.recall_datanode(info, &storages(&[node]));
+            // As the namespace recorded it.
+            self.world.manager.set_admin(self.world.now, &uuid(node), self.orders[node], ORDER_MS);
         }
+    }
+
+    /// An administrator wants something of a datanode; of two at a time at most, or writers find nobody.
+    fn administer(&mut self) {
+        let node = self.random.index(NODES);
+        let state =
+            [AdminState::Normal, AdminState::Decommission, AdminState::Maintenance][self.random.index(3)];
+        let others = (0..NODES).filter(|other| *other != node);
+        if others.filter(|other| self.orders[*other] != AdminState::Normal).count() < 2 {
+            self.order(node, state);
+        }
+    }
+
+    fn order(&mut self, node: usize, state: AdminState) {
+        self.orders[node] = state;
+        self.world.manager.set_admin(self.world.now, &uuid(node), state, ORDER_MS);
+    }
+
+    /// A datanode is put into another rack: it restarts there.
+    fn change_rack(&mut self) {
+        let node = self.random.index(NODES);
+        if self.disks[node].alive && !self.world.racks.is_empty() {
+            let rack = RACKS[self.random.index(RACKS.len())].to_owned();
+            self.world.racks.insert(node, rack);
+            self.register(node);
+        }
+    }
+
+    fn assert_takes(&self, node: usize) {
+        assert_eq!(self.orders[node], AdminState::Normal, "datanode {node} got a new replica");
     }
 
     fn obey(&mut self, node: usize, command: Command) {
@@ -263,6 +307,7 @@ impl Simulation {
                     return;
                 };
                 for target in order.targets.iter().map(node_of) {
+                    self.assert_takes(target);
                     let occupied = self.disks[target].replicas.contains_key(&block.id);
                     let fails = self.faults && self.chance(10);
                     if self.disks[target].alive && !occupied && !fails {
@@ -296,6 +341,17 @@ impl Simulation {
     /// One second: messages of every datanode arrive, some of them late or never.
     fn second(&mut self) {
         self.world.now += 1_000;
+        for node in 0..NODES {
+            let rows = self.world.manager.datanode_report(self.world.now);
+            let row = rows.iter().find(|row| row.info.as_ref().is_some_and(|info| info.uuid == uuid(node)));
+            if let Some(progress) = row.and_then(|row| row.admin)
+                && self.orders[node] == AdminState::Maintenance
+                && progress.state() == AdminState::Normal
+            {
+                // Its time is over.
+                self.orders[node] = AdminState::Normal;
+            }
+        }
         for node in self.alive() {
             if self.faults && self.chance(10) {
                 continue;
@@ -348,6 +404,8 @@ impl Simulation {
                 self.revive(node);
             }
             38 if self.chance(20) => self.restart_namenode(),
+            39 => self.administer(),
+            40 if self.chance(30) => self.change_rack(),
             _ => self.second(),
         }
         self.world.manager.check_invariants();
@@ -357,7 +415,12 @@ impl Simulation {
     fn quiesce(&mut self) {
         self.faults = false;
         for node in 0..NODES {
+            self.order(node, AdminState::Normal);
             self.revive(node);
+            if !self.world.racks.is_empty() {
+                self.world.racks.insert(node, RACKS[node % 3].to_owned());
+                self.register(node);
+            }
         }
         for round in 0..3 {
             for _ in 0..120 {
@@ -382,11 +445,8 @@ impl Simulation {
             let good = self.good_copies(block);
             assert_eq!(good.len(), usize::from(block.replication), "{block:?} on {good:?}");
             assert_eq!(self.world.holders(block.id), good, "{block:?}");
-            let mut spread: Vec<usize> = good.iter().map(|node| node % 3).collect();
-            spread.dedup();
-            spread.sort_unstable();
-            spread.dedup();
-            assert!(!racks || good.len() < 2 || spread.len() > 1, "{block:?} on one rack: {good:?}");
+            let sites: BTreeSet<&str> = good.iter().map(|node| &RACKS[node % 3][..2]).collect();
+            assert!(!racks || good.len() < 2 || sites.len() > 1, "{block:?} in one data centre: {good:?}");
         }
         for (node, disk) in self.disks.iter().enumerate() {
             for (id, copy) in &disk.replicas {
@@ -403,6 +463,26 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// A datanode leaves a healthy cluster: in the end the others have everything.
+    fn drain_one(&mut self, racks: bool) {
+        let node = self.random.index(NODES);
+        self.order(node, AdminState::Decommission);
+        (0..120).for_each(|_| self.second());
+        let rows = self.world.manager.datanode_report(self.world.now);
+        let row = rows.iter().find(|row| row.info.as_ref().is_some_and(|info| info.uuid == uuid(node)));
+        let progress = row.and_then(|row| row.admin).expect("it is known");
+        assert!(progress.done, "{progress:?}");
+        for block in self.world.stored.values() {
+            let others = self.good_copies(block).into_iter().filter(|holder| *holder != node).count();
+            assert_eq!(others, usize::from(block.replication), "{block:?}");
+        }
+        self.order(node, AdminState::Normal);
+        (0..120).for_each(|_| self.second());
+        self.check_converged(racks);
+    }
+}
+
 fn run(seed: u64) {
     println!("seed {seed} (DFS_TEST_SEED repeats one)");
     let racks = seed.is_multiple_of(2);
@@ -412,6 +492,7 @@ fn run(seed: u64) {
     }
     simulation.quiesce();
     simulation.check_converged(racks);
+    simulation.drain_one(racks);
 }
 
 #[test]
