@@ -224,6 +224,7 @@ impl DfsClient {
             start_after: Bytes::copy_from_slice(start_after),
             limit: limit.clamp(1, LIST_PAGE_ENTRIES) as u32,
             need_locations,
+            names_only: false,
         };
         nn.call(path, request, |mut s, r| async move { s.list(r).await }).await
     }

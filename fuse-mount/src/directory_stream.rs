@@ -23,8 +23,8 @@ use dfs_client::fs::InodeId;
 const MAX_NAMES_BYTES: usize = 16 << 20;
 /// One of so many old positions stays.
 const KEPT_OF_OLD: u64 = 1_024;
-/// Entries collected for a first answer, and at least: what fits into a page of memory.
-const LEAST_WANTED: usize = 32;
+/// Entries collected for a first answer, and at least: what fits into the kernel's usual buffer (32 KiB) with attributes, and half of that.
+const LEAST_WANTED: usize = 128;
 /// Entries collected for one answer at most: a page of a listing.
 const MOST_WANTED: usize = dfs_client::LIST_PAGE_ENTRIES;
 /// Positions of "." and "..".

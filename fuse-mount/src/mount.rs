@@ -34,6 +34,15 @@ const CACHE_SHARE: u64 = 8;
 /// Entries asked for at once: what the namenode gives at most.
 pub const PAGE_ENTRIES: u32 = dfs_client::LIST_PAGE_ENTRIES as u32;
 
+/// What is asked about the entries of a directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    /// Their attributes, of so many at once.
+    Attributes(u32),
+    /// Names, inodes and types, which cost a third.
+    Names,
+}
+
 /// A mount.
 pub struct Mount {
     /// The cluster.
@@ -210,20 +219,32 @@ impl Mount {
     }
 
     /// A page of entries of `dir` after the name `start`, which becomes known.
-    pub async fn page(&self, who: Who, dir: InodeId, start: &[u8]) -> Result<(Entries, bool), Refusal> {
+    pub async fn page(
+        &self,
+        who: Who,
+        dir: InodeId,
+        start: &[u8],
+        wanted: Wanted,
+    ) -> Result<Entries, Refusal> {
         let asked = Instant::now();
         let mut listing = UnderWay { mount: self, dir, listing: Some(self.directories.listing(dir)) };
         let mut asker = Asker::new(who, &self.owners);
         let (statuses, more) = loop {
-            match self.fs.list(asker.caller(), dir, start, PAGE_ENTRIES).await {
+            let answer = match wanted {
+                Wanted::Attributes(limit) => self.fs.list(asker.caller(), dir, start, limit).await,
+                Wanted::Names => self.fs.list_names(asker.caller(), dir, start, PAGE_ENTRIES).await,
+            };
+            match answer {
                 Err(refusal) if asker.widen(&refusal) => {}
                 answer => break answer?,
             }
         };
         let mut entries: Entries = Vec::with_capacity(statuses.len());
         for status in &statuses {
-            let node = self.learn(status, asked);
-            let entry = Entry { inode: InodeId(status.inode), kind: node.attr.kind };
+            if let Wanted::Attributes(_) = wanted {
+                self.learn(status, asked);
+            }
+            let entry = Entry { inode: InodeId(status.inode), kind: attributes::kind_of(status.r#type()) };
             entries.push((Box::from(&status.name[..]), entry));
         }
         let end = if more { entries.last().map(|(name, _)| name.clone()) } else { None };
@@ -231,7 +252,7 @@ impl Mount {
             let page = Page::new(entries.clone(), end, asked);
             self.directories.listed(dir, listing, start, page);
         }
-        Ok((entries, !more))
+        Ok(entries)
     }
 
     /// Looks a name up at the cluster. When many names of one directory are asked for, a page of them is fetched at once.
@@ -249,7 +270,7 @@ impl Mount {
                 return Ok(known);
             }
             // A directory that may be searched but not listed is asked for single names.
-            if self.page(who, dir, &just_before(name)).await.is_ok()
+            if self.page(who, dir, &just_before(name), Wanted::Attributes(PAGE_ENTRIES)).await.is_ok()
                 && let Some(known) = self.known_name(dir, name, Instant::now())
             {
                 return Ok(known);

@@ -50,19 +50,42 @@ impl FileSystem {
         start_after: &[u8],
         limit: u32,
     ) -> Result<(Vec<FileStatus>, bool), DfsError> {
+        let (mut entries, has_more) = self.list_call(caller, dir, start_after, limit, false).await?;
+        self.inner().files.overlay(&mut entries);
+        Ok((entries, has_more))
+    }
+
+    /// The same, with nothing but name, inode and type of each entry.
+    pub async fn list_names(
+        &self,
+        caller: &Caller,
+        dir: InodeId,
+        start_after: &[u8],
+        limit: u32,
+    ) -> Result<(Vec<FileStatus>, bool), DfsError> {
+        self.list_call(caller, dir, start_after, limit, true).await
+    }
+
+    async fn list_call(
+        &self,
+        caller: &Caller,
+        dir: InodeId,
+        start_after: &[u8],
+        limit: u32,
+        names_only: bool,
+    ) -> Result<(Vec<FileStatus>, bool), DfsError> {
         let request = v1::ListRequest {
             context: self.context(caller),
             node: Some(node(dir)),
             start_after: Bytes::copy_from_slice(start_after),
             limit: limit.clamp(1, crate::LIST_PAGE_ENTRIES as u32),
             need_locations: false,
+            names_only,
         };
         let subject = Subject::Inode(dir);
         let answer =
             self.namenode().call(&subject, request, |mut s, r| async move { s.list(r).await }).await?;
-        let mut entries = answer.entries;
-        self.inner().files.overlay(&mut entries);
-        Ok((entries, answer.has_more))
+        Ok((answer.entries, answer.has_more))
     }
 
     /// Makes a node of any type. A file is not opened; see [`Self::create`].

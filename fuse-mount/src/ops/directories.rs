@@ -16,14 +16,19 @@ use crate::calls::Fail;
 use crate::directory_page::Entry;
 use crate::directory_stream::{DOTS, DirectoryHandle};
 use crate::errno::Refusal;
-use crate::mount::Mount;
+use crate::mount::{Mount, PAGE_ENTRIES, Wanted};
 use crate::ops::names::GENERATION;
+
+/// Entries asked for with their attributes before it is known whether a program looks at them. Most directories have fewer.
+const FIRST_ENTRIES: u32 = 128;
 
 /// An entry with the position behind it.
 type Placed = (u64, Box<[u8]>, Entry);
 
 /// A reply that takes entries until it is full.
 pub trait Listing: Fail {
+    /// Whether it takes attributes.
+    const ATTRIBUTES: bool;
     /// Adds an entry; `false` if it did not fit.
     fn put(&mut self, mount: &Mount, placed: &Placed) -> bool;
     /// Sends what was added.
@@ -31,6 +36,8 @@ pub trait Listing: Fail {
 }
 
 impl Listing for ReplyDirectory {
+    const ATTRIBUTES: bool = false;
+
     fn put(&mut self, mount: &Mount, (position, name, entry): &Placed) -> bool {
         !self.add(mount.ino(entry.inode), *position, entry.kind, OsStr::from_bytes(name))
     }
@@ -41,6 +48,8 @@ impl Listing for ReplyDirectory {
 }
 
 impl Listing for ReplyDirectoryPlus {
+    const ATTRIBUTES: bool = true;
+
     fn put(&mut self, mount: &Mount, (position, name, entry): &Placed) -> bool {
         // The kernel keeps nodes with their attributes but of ".", ".." and those with number 0: attributes may have left the
         // cache meanwhile.
@@ -92,7 +101,7 @@ pub fn read<L: Listing>(mount: &Arc<Mount>, who: Who, handle: FileHandle, positi
         Err(refusal) => return Mount::refuse(reply, &refusal),
     };
     let (shared, reading) = (mount.clone(), handle.clone());
-    let work = async move { shared.next_entries(who, &reading, position).await };
+    let work = async move { shared.next_entries(who, &reading, position, L::ATTRIBUTES).await };
     let shared = mount.clone();
     mount.answer(who, reply, work, move |mut reply, entries| {
         let fitted = entries.iter().take_while(|entry| reply.put(&shared, entry)).count();
@@ -108,6 +117,7 @@ impl Mount {
         who: Who,
         handle: &DirectoryHandle,
         position: u64,
+        attributes: bool,
     ) -> Result<Vec<Placed>, Refusal> {
         let mut placed = Vec::new();
         let dots: [&[u8]; 2] = [b".", b".."];
@@ -120,11 +130,19 @@ impl Mount {
         let mut positions = handle.positions.lock().await;
         let (mut at, after) = positions.name(position).ok_or(Refusal::InvalidArgument)?;
         let limit = handle.wanted();
-        let known = self.directories.after(handle.dir, &after, limit, Instant::now());
+        let now = Instant::now();
+        let known = self.directories.after(handle.dir, &after, limit, now);
+        let has_attributes = |(_, entry): &(_, Entry)| self.attrs.get(entry.inode, now).is_some();
         let entries = match known {
-            Some((entries, _)) => entries,
-            None => {
-                let (mut entries, _) = self.page(who, handle.dir, &after).await?;
+            Some((entries, _)) if !attributes || entries.iter().all(has_attributes) => entries,
+            _ => {
+                let wanted = match (attributes, position) {
+                    (false, _) => Wanted::Names,
+                    // The kernel always takes attributes with the first names, whether or not a program wants them.
+                    (true, 0) => Wanted::Attributes(FIRST_ENTRIES),
+                    (true, _) => Wanted::Attributes(PAGE_ENTRIES),
+                };
+                let mut entries = self.page(who, handle.dir, &after, wanted).await?;
                 entries.truncate(limit);
                 entries
             }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dfs_proto::{InodeId, v1};
 use v1::FileType;
 
+use super::entry::Entry;
 use super::error::{InvalidReason, NamesystemError};
 use super::inode::Inode;
 use super::ops::xattrs;
@@ -36,6 +37,33 @@ impl Snapshot {
         start_after: &[u8],
         limit: usize,
     ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
+        self.entries(caller, node, start_after, limit, |name, entry| {
+            Ok(self.existing_inode(entry.inode)?.into_status(Bytes::from(name)))
+        })
+    }
+
+    /// The same, with nothing but name, inode and type of each entry, which costs a third.
+    pub fn list_names(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+        start_after: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
+        self.entries(caller, node, start_after, limit, |name, entry| {
+            let (name, inode, r#type) = (Bytes::from(name), entry.inode.get(), entry.kind.into());
+            Ok(v1::FileStatus { name, inode, r#type, ..v1::FileStatus::default() })
+        })
+    }
+
+    fn entries(
+        &self,
+        caller: &log::Caller,
+        node: &v1::NodeRef,
+        start_after: &[u8],
+        limit: usize,
+        status: impl Fn(Vec<u8>, Entry) -> Result<v1::FileStatus, NamesystemError>,
+    ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
         let path = Path::parse(Some(node))?;
         let inode = resolve::node(self, Some(caller), &path)?;
         if !inode.is_directory() {
@@ -49,7 +77,7 @@ impl Snapshot {
             if page.len() == limit {
                 return Ok((page, true));
             }
-            page.push(self.existing_inode(entry.inode)?.into_status(Bytes::from(name)));
+            page.push(status(name, entry)?);
         }
         Ok((page, false))
     }

@@ -100,6 +100,11 @@ pub fn list(
         0 => LIST_ENTRIES_MAX,
         wanted => wanted.min(LIST_ENTRIES_MAX),
     };
+    if request.names_only {
+        let listed = snapshot.list_names(caller, node, &request.start_after, limit);
+        let (entries, has_more) = listed.map_err(|e| rpc_error(&e))?;
+        return Ok(ListResponse { entries, has_more, locations: Vec::new() });
+    }
     let (mut entries, mut has_more) =
         snapshot.list(caller, node, &request.start_after, limit).map_err(|e| rpc_error(&e))?;
     let mut locations = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 
+use dfs_proto::v1::FileStatus;
 use dfs_proto::{BlockId, ErrorKind, InodeId};
 
 use super::fixture::*;
@@ -55,6 +56,26 @@ fn listings_are_paged_in_bytewise_order() {
     assert_eq!(page(b"\xff", 2), (vec![], false));
     let (file, more) = t.snapshot().list(&t.caller, &node("/d/a"), b"", 5).expect("a file");
     assert_eq!((file.len(), file[0].size, more), (1, 1, false));
+}
+
+#[test]
+fn listed_names_are_those_of_the_full_listing() {
+    let mut t = Fixture::new();
+    t.mkdir("/d/dir");
+    t.write_file("/d/file", 7);
+    let snapshot = t.snapshot();
+    let full = snapshot.list(&t.caller, &node("/d"), b"", 0).expect("a directory");
+    let names = snapshot.list_names(&t.caller, &node("/d"), b"", 0).expect("a directory");
+    let bare = |s: &FileStatus| FileStatus {
+        name: s.name.clone(),
+        inode: s.inode,
+        r#type: s.r#type,
+        ..FileStatus::default()
+    };
+    assert_eq!(names, (full.0.iter().map(bare).collect(), full.1));
+    assert_eq!(names.0.len(), 2);
+    let (first, more) = snapshot.list_names(&t.caller, &node("/d"), b"", 1).expect("a directory");
+    assert_eq!((first.len(), more), (1, true));
 }
 
 #[test]
