@@ -71,10 +71,21 @@ struct Piece {
 impl BlockReader {
     /// Asks for a range and reads the response.
     pub(crate) async fn open(
+        connection: DataConnection,
+        block: ExtendedBlockProto,
+        client_name: &str,
+        range: BlockRange,
+    ) -> Result<Self, TransferFault> {
+        Self::open_as(connection, block, client_name, range, false).await
+    }
+
+    /// The same; `raw`: the bytes as they are on the disk, good or bad.
+    pub(crate) async fn open_as(
         mut connection: DataConnection,
         block: ExtendedBlockProto,
         client_name: &str,
         range: BlockRange,
+        raw: bool,
     ) -> Result<Self, TransferFault> {
         let header = OpReadBlockProto {
             header: ClientOperationHeaderProto {
@@ -85,6 +96,7 @@ impl BlockReader {
             len: range.len,
             send_checksums: None,
             caching_strategy: None,
+            raw: raw.then_some(true),
         };
         connection.send(&encode_op(Op::ReadBlock, &header)).await?;
         let response: BlockOpResponseProto = connection.read_message().await?;

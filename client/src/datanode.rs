@@ -127,6 +127,31 @@ pub(crate) async fn replica_extents(
     Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner())
 }
 
+/// Asks a datanode for a replica and its files, and waits for `patience`.
+pub(crate) async fn describe_replica(
+    location: &ReplicaLocation,
+    block: Block,
+    verify: bool,
+    config: &ClientConfig,
+    patience: Duration,
+) -> Result<v1::ReplicaDescription, TransferFault> {
+    let asked = async {
+        let request = v1::DescribeReplicaRequest { block: Some(block), verify };
+        control(location, config).await?.describe_replica(request).await.map_err(refused)
+    };
+    let answer = tokio::time::timeout(patience, asked).await;
+    Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner())
+}
+
+/// Has a datanode verify all its replicas.
+pub(crate) async fn scrub(
+    location: &ReplicaLocation,
+    config: &ClientConfig,
+) -> Result<tonic::Streaming<v1::ScrubProgress>, TransferFault> {
+    let answer = control(location, config).await?.scrub(v1::ScrubRequest {}).await.map_err(refused)?;
+    Ok(answer.into_inner())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

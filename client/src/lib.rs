@@ -64,6 +64,7 @@
 //!
 //! The programs under `examples/` copy a file and keep a journal.
 
+mod admin;
 mod administration;
 mod block_map;
 mod block_reader;
@@ -97,6 +98,7 @@ mod pipeline;
 mod pipeline_members;
 mod pipeline_watch;
 mod replica_reads;
+mod rescue;
 mod retry;
 mod slow_nodes;
 mod status;
@@ -105,13 +107,16 @@ mod transport;
 mod unsynced_blocks;
 mod writer_core;
 
+pub use admin::Scrub;
 pub use config::{ClientBuilder, MAX_PACKETS_IN_FLIGHT, PACKET_BYTES_RANGE};
 pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};
 pub use dfs_proto::ErrorKind;
 pub use dfs_proto::checksum::ChecksumKind;
 pub use dfs_proto::v1::{
-    AdminProgress, AdminState, Block, ClusterStats, ContentSummary, DatanodeInfo, DatanodeReport,
-    DatanodeState, LocatedBlock, ReplicaLocation, SafeModeAction, ServerDefaults, StorageReport,
+    AdminProgress, AdminState, Block, BlockCondition, BlockDescription, ClusterStats, ContentSummary,
+    DatanodeInfo, DatanodeReport, DatanodeState, KnownReplica, LocatedBlock, ReplicaDescription,
+    ReplicaLocation, ReplicaState, ReplicaWorth, SafeModeAction, ScrubProgress, ServerDefaults,
+    StorageReport,
 };
 pub use error::{DfsError, ReplicaFault, TransferFault};
 pub use file_checksum::FileChecksum;
@@ -119,5 +124,6 @@ pub use file_reader::FileReader;
 pub use file_writer::FileWriter;
 pub use name_text::{escape_name, unescape_name};
 pub use options::{CreateOptions, MkdirOptions, RenameOptions};
+pub use rescue::{RescueReader, Rescued, Trust};
 pub use retry::RetryPolicy;
 pub use status::{FileKind, FileStatus, ListPage, LocatedStatus};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use dfs_proto::ports;
 
 use crate::error::DatanodeError;
+use crate::scrub::ScrubSettings;
+use crate::scrub::pace::Pace;
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -53,6 +55,10 @@ pub struct DatanodeConfig {
     /// Hand readers on the same machine descriptors of replica files, so that they read without the datanode's
     /// help. Default true.
     pub local_reads: bool,
+    /// Time in which all replicas of a volume are reread and verified, 1 s to 1 year. Default 14 days.
+    pub scrub_period: Duration,
+    /// Greatest rate of this in bytes a second and volume, 64 KiB to 16 GiB. Default 64 MiB.
+    pub scrub_rate_max: u64,
 }
 
 /// Bounds of durations: longest accepted.
@@ -60,6 +66,24 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Bounds of durations: shortest accepted.
 const SHORTEST: Duration = Duration::from_millis(10);
+
+/// A day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Bounds of the period of scrubs.
+const SCRUB_PERIODS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+
+/// Bounds of the rate of scrubs.
+const SCRUB_RATES: std::ops::RangeInclusive<u64> = 64 << 10..=16 << 30;
+
+/// After its start a datanode has better things to do than to scrub, for this long,
+const SCRUB_DELAY: Duration = Duration::from_secs(60);
+/// or this part of the period, if that is shorter.
+const SCRUB_DELAY_DIVISOR: u32 = 10;
+
+/// Time between two looks at the directories: as long as between full block reports,
+const DIRECTORY_PERIOD: Duration = Duration::from_secs(6 * 3600);
 
 /// Most volumes of one datanode: volume numbers are stored in 16 bits, and no machine has more disks.
 const MAX_VOLUMES: usize = 1024;
@@ -85,6 +109,8 @@ impl Default for DatanodeConfig {
             stream_timeout: Duration::from_secs(60),
             peer_timeout: Duration::from_secs(5),
             local_reads: true,
+            scrub_period: 14 * DAY,
+            scrub_rate_max: 64 << 20,
         }
     }
 }
@@ -129,7 +155,22 @@ impl DatanodeConfig {
                 return refuse(setting, format!("{value:?}"), "10 ms to 1 h");
             }
         }
+        if !SCRUB_PERIODS.contains(&self.scrub_period) {
+            return refuse("scrub_period", format!("{:?}", self.scrub_period), "1 s to 1 year");
+        }
+        if !SCRUB_RATES.contains(&self.scrub_rate_max) {
+            return refuse("scrub_rate_max", self.scrub_rate_max.to_string(), "64 KiB to 16 GiB a second");
+        }
         Ok(())
+    }
+
+    /// How replicas are scrubbed.
+    pub fn scrub_settings(&self) -> ScrubSettings {
+        ScrubSettings {
+            pace: Pace { period: self.scrub_period, max_rate: self.scrub_rate_max },
+            delay: SCRUB_DELAY.min(self.scrub_period / SCRUB_DELAY_DIVISOR),
+            directory_period: DIRECTORY_PERIOD.min(self.scrub_period),
+        }
     }
 }
 

@@ -6,17 +6,24 @@ use std::sync::{Arc, Weak};
 use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
 use dfs_proto::v1::{
-    Block, Empty, Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaExtentsRequest,
-    ReplicaExtentsResponse, ReplicaVisibleLengthRequest, ReplicaVisibleLengthResponse, SyncReplicaRequest,
-    TriggerBlockReportRequest, UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
+    Block, DescribeReplicaRequest, Empty, Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse,
+    ReplicaDescription, ReplicaExtentsRequest, ReplicaExtentsResponse, ReplicaVisibleLengthRequest,
+    ReplicaVisibleLengthResponse, ScrubProgress, ScrubRequest, SyncReplicaRequest, TriggerBlockReportRequest,
+    UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::dataset::Dataset;
 use crate::error::DatanodeError;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, ReplicaState};
+use crate::scrub::Scrubber;
 use crate::workers::Workers;
+
+/// Messages of scrubs that wait for the network: one a volume, and some.
+const PROGRESS_QUEUE: usize = 1_100;
 
 /// The service. It does not own the dataset: connections may outlive the datanode for as long as their peers
 /// keep them.
@@ -26,6 +33,7 @@ pub struct ControlService {
     changes: Arc<ChangeQueue>,
     disk_workers: Arc<Workers>,
     sync_workers: Arc<Workers>,
+    scrubber: Weak<Scrubber>,
 }
 
 impl ControlService {
@@ -35,8 +43,10 @@ impl ControlService {
         changes: Arc<ChangeQueue>,
         disk_workers: Arc<Workers>,
         sync_workers: Arc<Workers>,
+        scrubber: &Arc<Scrubber>,
     ) -> Self {
-        Self { dataset: Arc::downgrade(dataset), changes, disk_workers, sync_workers }
+        let (dataset, scrubber) = (Arc::downgrade(dataset), Arc::downgrade(scrubber));
+        Self { dataset, changes, disk_workers, sync_workers, scrubber }
     }
 
     async fn call<T: Send + 'static>(
@@ -130,6 +140,40 @@ impl DatanodeControl for ControlService {
         let extents = found.data.iter().map(|(offset, length)| Extent { offset: *offset, length: *length });
         let (extents, end, length) = (extents.collect(), found.end, found.length);
         Ok(Response::new(ReplicaExtentsResponse { extents, end, length }))
+    }
+
+    type ScrubStream = ReceiverStream<Result<ScrubProgress, Status>>;
+
+    async fn scrub(&self, _request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        let scrubber = self.scrubber.upgrade().ok_or_else(|| DatanodeError::Stopping.to_status())?;
+        let (progress, mut told) = mpsc::channel(PROGRESS_QUEUE);
+        let mut running = scrubber.scrub_now(&progress);
+        // Told of the end of each volume by messages; what is left of the queue ends with its last sender.
+        drop(progress);
+        let (messages, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while running > 0
+                && let Some(message) = told.recv().await
+            {
+                running -= usize::from(message.done);
+                if messages.send(Ok(message)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn describe_replica(
+        &self,
+        request: Request<DescribeReplicaRequest>,
+    ) -> Result<Response<ReplicaDescription>, Status> {
+        let request = request.into_inner();
+        let id = named(request.block.as_ref())?.id;
+        // Verifying takes long; describing does not.
+        let workers = if request.verify { &self.sync_workers } else { &self.disk_workers };
+        let described = self.call_on(workers, move |dataset| Ok(dataset.describe(id, request.verify)));
+        Ok(Response::new(described.await?))
     }
 
     async fn trigger_block_report(

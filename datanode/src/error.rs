@@ -9,7 +9,9 @@ use dfs_proto::data_transfer::TransferError;
 use dfs_proto::packet::PacketError;
 use dfs_proto::transfer::Status;
 use dfs_proto::{BlockId, ErrorKind, RpcError};
+use nix::errno::Errno;
 
+use crate::dataset::health::VolumeFault;
 use crate::dataset::meta_file::MetaError;
 use crate::dataset::version_file::VersionError;
 use crate::replica::{BlockRef, TransitionError};
@@ -34,6 +36,14 @@ pub enum DatanodeError {
         path: PathBuf,
         /// Cause.
         source: io::Error,
+    },
+    /// A volume did not pass its trial.
+    #[error("{}: {source}", path.display())]
+    VolumeFault {
+        /// Directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<VolumeFault>,
     },
     /// Another datanode uses the volume.
     #[error("{}: the volume is in use by another datanode", path.display())]
@@ -183,6 +193,22 @@ pub enum DatanodeError {
         /// First byte of the chunk.
         offset: u64,
     },
+    /// A file of a replica does not have the length that it must have.
+    #[error("{}: has {found} bytes, not {expected}", path.display())]
+    FileLength {
+        /// File.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// What it must be.
+        expected: u64,
+    },
+    /// Something else is where a file of a replica should be.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// Path.
+        path: PathBuf,
+    },
     /// Checksum parameters that cannot be used.
     #[error(transparent)]
     ChecksumParameters(#[from] InvalidChecksum),
@@ -296,6 +322,7 @@ impl DatanodeError {
                 _ => ErrorKind::Internal,
             },
             Self::VolumeInUse { .. }
+            | Self::VolumeFault { .. }
             | Self::Version { .. }
             | Self::Bind { .. }
             | Self::Thread(_)
@@ -316,7 +343,11 @@ impl DatanodeError {
             Self::WriterBusy { .. } | Self::WriterStopped { .. } => ErrorKind::RecoveryInProgress,
             Self::Range { .. } | Self::PacketPlace { .. } => ErrorKind::InvalidArgument,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Meta { .. } | Self::Checksum { .. } | Self::Damaged { .. } => ErrorKind::ChecksumMismatch,
+            Self::Meta { .. }
+            | Self::Checksum { .. }
+            | Self::Damaged { .. }
+            | Self::FileLength { .. }
+            | Self::NotAFile { .. } => ErrorKind::ChecksumMismatch,
             Self::ChecksumParameters(_) | Self::ChecksumDiffers { .. } => ErrorKind::InvalidArgument,
             Self::Transfer(_) | Self::Packet(_) => ErrorKind::InvalidArgument,
             Self::Unsupported(_) => ErrorKind::Unsupported,
@@ -329,7 +360,9 @@ impl DatanodeError {
     /// Status of this error in answers of the data transfer protocol.
     pub fn transfer_status(&self) -> Status {
         match self {
-            Self::Checksum { .. } | Self::Meta { .. } => Status::ErrorChecksum,
+            Self::Checksum { .. } | Self::Meta { .. } | Self::FileLength { .. } | Self::NotAFile { .. } => {
+                Status::ErrorChecksum
+            }
             Self::ReplicaExists { .. } => Status::ErrorExists,
             Self::Unsupported(_) => Status::ErrorUnsupported,
             Self::Range { .. }
@@ -345,6 +378,7 @@ impl DatanodeError {
             },
             Self::Config { .. }
             | Self::VolumeInUse { .. }
+            | Self::VolumeFault { .. }
             | Self::Version { .. }
             | Self::WrongCluster { .. }
             | Self::ProtocolVersion { .. }
@@ -374,6 +408,31 @@ impl DatanodeError {
     /// The gRPC status that carries this error.
     pub fn to_status(&self) -> tonic::Status {
         RpcError::new(self.kind(), "", self.to_string()).to_status()
+    }
+
+    /// Whether a failure to read a closed replica says that the replica is damaged: its content is wrong, or the disk cannot
+    /// give it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Checksum { .. } | Self::Meta { .. } | Self::FileLength { .. } | Self::NotAFile { .. } => {
+                true
+            }
+            Self::Disk { source, .. } => matches!(
+                source.raw_os_error().map(Errno::from_raw),
+                Some(
+                    Errno::EIO
+                        | Errno::ENOENT
+                        | Errno::EISDIR
+                        | Errno::ENOTDIR
+                        | Errno::ELOOP
+                        | Errno::EUCLEAN
+                        | Errno::EBADMSG
+                        | Errno::ENODATA
+                        | Errno::EREMOTEIO
+                )
+            ),
+            _ => false,
+        }
     }
 
     fn socket_error(&self) -> Option<io::ErrorKind> {

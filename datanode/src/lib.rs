@@ -11,6 +11,7 @@
 //! * [`journal`]: what makes overwrites durable; blocking.
 //! * [`transfer`]: the data transfer protocol; blocking threads, no async.
 //! * [`namenode_link`]: registration, heartbeats, reports, commands, block recovery.
+//! * [`scrub`]: rereads and verifies replicas.
 //! * [`server`]: puts them together.
 //!
 //! Durability: a packet is acknowledged once it is in this machine's page cache and in that of every
@@ -29,9 +30,11 @@ mod metrics;
 pub mod namenode_link;
 mod piece;
 pub mod replica;
+pub mod scrub;
 pub mod server;
 mod sync;
 pub mod transfer;
+pub mod volume_keeper;
 mod workers;
 
 pub use config::DatanodeConfig;

@@ -23,12 +23,15 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, reports};
+use crate::scrub::Scrubber;
+use crate::scrub::verifications::Verifications;
 use crate::sync::lock;
 use crate::transfer::Shared;
 use crate::transfer::buffers::ScratchPool;
 use crate::transfer::local::LocalServer;
 use crate::transfer::peers::PeerPool;
 use crate::transfer::server::TransferServer;
+use crate::volume_keeper::VolumeKeeper;
 use crate::workers::Workers;
 
 /// Threads for disk work of gRPC calls and commands: none is long, and two disks' waits overlap.
@@ -70,6 +73,9 @@ pub struct Datanode {
     transfer: Arc<TransferServer>,
     local: Option<LocalServer>,
     workers: Vec<Arc<Workers>>,
+    verifications: Arc<Verifications>,
+    scrubber: Arc<Scrubber>,
+    keeper: VolumeKeeper,
     tasks: Vec<JoinHandle<()>>,
     recoveries: Arc<Mutex<JoinSet<()>>>,
     ipc_addr: SocketAddr,
@@ -121,7 +127,11 @@ impl Datanode {
         });
         let transfer = Arc::new(TransferServer::start(xfer, Arc::clone(&shared))?);
         let local = if shared.config.local_reads { start_local(&shared) } else { None };
+        let verifications = Arc::new(Verifications::start(&dataset)?);
+        let scrubber = Arc::new(Scrubber::start(&dataset, shared.config.scrub_settings())?);
+        let keeper = VolumeKeeper::start(&dataset, &scrubber, &shared.config.volumes)?;
         let link = NamenodeLink::new(LinkParts {
+            verifications: Arc::clone(&verifications),
             shared: Arc::clone(&shared),
             changes: Arc::clone(&changes),
             disk_workers: Arc::clone(&disk_workers),
@@ -132,8 +142,13 @@ impl Datanode {
         let registration = link.registration();
         let recoveries = Arc::clone(&link.recoveries);
         let (refused, refusal) = watch::channel(None);
-        let control =
-            ControlService::new(&dataset, changes, Arc::clone(&disk_workers), Arc::clone(&sync_workers));
+        let control = ControlService::new(
+            &dataset,
+            changes,
+            Arc::clone(&disk_workers),
+            Arc::clone(&sync_workers),
+            &scrubber,
+        );
         let pages = http::router(&shared, registration.clone());
         let tasks = vec![
             serve_control(control, ipc, shared.config.handshake_timeout)?,
@@ -150,6 +165,9 @@ impl Datanode {
             transfer,
             local,
             workers,
+            verifications,
+            scrubber,
+            keeper,
             tasks,
             recoveries,
             ipc_addr,
@@ -221,6 +239,9 @@ impl Datanode {
     fn stop(self) -> bool {
         self.local.iter().for_each(LocalServer::stop);
         self.transfer.stop();
+        self.keeper.stop();
+        self.scrubber.stop();
+        self.verifications.stop();
         self.workers.iter().for_each(|w| w.stop());
         let mut dataset = Arc::clone(&self.shared.dataset);
         drop(self);
@@ -245,6 +266,9 @@ impl Drop for Datanode {
         self.transfer.close();
         self.local.iter().for_each(LocalServer::close);
         self.workers.iter().for_each(|w| w.close());
+        self.keeper.close();
+        self.scrubber.close();
+        self.verifications.close();
     }
 }
 

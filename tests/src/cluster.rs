@@ -44,9 +44,16 @@ pub struct Builder {
     hard_lease_ms: u64,
     groups: Vec<(String, String)>,
     local_reads: bool,
+    scrub_period: Duration,
 }
 
 impl Builder {
+    /// Time in which datanodes reread all their replicas (the default: 14 days).
+    pub const fn scrub_period(mut self, period: Duration) -> Self {
+        self.scrub_period = period;
+        self
+    }
+
     /// Datanodes hand out descriptors of replica files, so that clients need not read over the network (off: most
     /// tests are about the network).
     pub const fn local_reads(mut self) -> Self {
@@ -181,6 +188,7 @@ impl MiniCluster {
             hard_lease_ms: 20 * 60 * 1000,
             groups: Vec::new(),
             local_reads: false,
+            scrub_period: DatanodeConfig::default().scrub_period,
         }
     }
 
@@ -334,6 +342,7 @@ impl MiniCluster {
             rack: slot.rack.clone(),
             reserved_bytes: Some(0),
             local_reads: self.settings.local_reads,
+            scrub_period: self.settings.scrub_period,
             ..DatanodeConfig::default()
         }
     }

@@ -32,31 +32,60 @@ pub enum Damage {
     RemoveData,
     /// The file of the checksums is gone.
     RemoveMeta,
+    /// One bit of the file of the checksums, in the byte at this offset, is the other way.
+    FlipMetaBit(u64),
+    /// The file of the checksums ends here.
+    TruncateMeta(u64),
+    /// The data file has so many bytes more.
+    Extend(u64),
+    /// A directory is where the data file should be.
+    DirectoryInstead,
 }
 
 impl ReplicaFiles {
     /// Spoils the replica behind the datanode's back.
     pub fn damage(&self, damage: Damage) -> Result<()> {
         let data = || OpenOptions::new().read(true).write(true).open(&self.data);
+        let meta = || self.meta.as_ref().context("the replica has no .meta file");
         let outcome = match damage {
-            Damage::FlipBit(offset) => data().and_then(|file| {
-                let mut byte = [0u8];
-                file.read_exact_at(&mut byte, offset)?;
-                byte[0] ^= 0x10;
-                file.write_all_at(&byte, offset)
+            Damage::FlipBit(offset) => data().and_then(|file| flip_bit(&file, offset)),
+            Damage::FlipMetaBit(offset) => {
+                let file = OpenOptions::new().read(true).write(true).open(meta()?);
+                file.and_then(|file| flip_bit(&file, offset))
+            }
+            Damage::TruncateMeta(len) => {
+                OpenOptions::new().write(true).open(meta()?).and_then(|file| file.set_len(len))
+            }
+            Damage::Extend(bytes) => data().and_then(|file| {
+                let len = file.metadata()?.len();
+                file.set_len(len + bytes)
             }),
+            Damage::DirectoryInstead => fs::remove_file(&self.data).and_then(|()| fs::create_dir(&self.data)),
             Damage::Truncate(len) => {
                 let file = data()?;
                 ensure!(file.metadata()?.len() > len, "{} has no {len} bytes", self.data.display());
                 file.set_len(len)
             }
             Damage::RemoveData => fs::remove_file(&self.data),
-            Damage::RemoveMeta => {
-                fs::remove_file(self.meta.as_ref().context("the replica has no .meta file")?)
-            }
+            Damage::RemoveMeta => fs::remove_file(meta()?),
         };
         outcome.with_context(|| format!("{damage:?} of {}", self.data.display()))
     }
+}
+
+/// Swaps the data files of two replicas.
+pub fn swap_data(one: &ReplicaFiles, other: &ReplicaFiles) -> Result<()> {
+    let aside = one.data.with_extension("swapped");
+    fs::rename(&one.data, &aside)?;
+    fs::rename(&other.data, &one.data)?;
+    Ok(fs::rename(&aside, &other.data)?)
+}
+
+fn flip_bit(file: &fs::File, offset: u64) -> io::Result<()> {
+    let mut byte = [0u8];
+    file.read_exact_at(&mut byte, offset)?;
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, offset)
 }
 
 /// Moves every closed replica below `volume`, whose datanode is down, back to where it was written: what a loss of

@@ -396,4 +396,20 @@ impl DatanodeControl for Control {
     ) -> Result<Response<Empty>, tonic::Status> {
         Err(tonic::Status::unimplemented(""))
     }
+
+    type ScrubStream = tokio_stream::Empty<Result<v1::ScrubProgress, tonic::Status>>;
+
+    async fn scrub(
+        &self,
+        _: Request<v1::ScrubRequest>,
+    ) -> Result<Response<Self::ScrubStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
+    async fn describe_replica(
+        &self,
+        _: Request<v1::DescribeReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaDescription>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
 }

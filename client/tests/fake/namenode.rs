@@ -382,4 +382,11 @@ impl ClientProtocol for Namenode {
     ) -> Result<Response<v1::RepairBandwidthResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn describe_block(
+        &self,
+        _: Request<v1::DescribeBlockRequest>,
+    ) -> Result<Response<v1::BlockDescription>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }

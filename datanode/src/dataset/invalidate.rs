@@ -25,10 +25,7 @@ impl Dataset {
         });
         match outcome {
             Err(DatanodeError::ReplicaNotFound { .. }) => {
-                // Any storage in service can speak for the datanode.
-                if let Some(volume) = self.volumes.iter().find(|volume| !volume.is_failed()) {
-                    self.changed(ReplicaEvent::Deleted, asked, 0, volume);
-                }
+                self.tell_deleted(asked);
                 Ok(())
             }
             outcome => outcome,

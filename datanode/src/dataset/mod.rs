@@ -8,22 +8,32 @@
 //!
 //! Lock order: an open replica's lock, then the map's. Never the other way round.
 
+pub mod damaged;
+pub mod describe;
+pub mod direct_file;
+pub mod directory_check;
 pub mod extents;
 pub mod files;
+pub mod health;
 pub mod invalidate;
 pub mod layout;
 pub mod meta_file;
+pub mod mount_point;
 pub mod open_replica;
+mod opening;
 pub mod pipeline;
 pub mod reader;
 pub mod recovery;
 mod redo;
+pub mod replacing;
 pub mod replica_map;
 mod scan;
 mod spread;
 pub mod sync_replica;
+pub mod verify;
 pub mod version_file;
 pub mod volume;
+pub mod volume_table;
 pub mod whole;
 pub mod writer;
 
@@ -35,13 +45,15 @@ use dfs_proto::v1::{ReplicaEvent, StorageReport};
 use dfs_proto::{BlockId, v1};
 use uuid::Uuid;
 
+use self::damaged::{Damaged, DamagedReplicas};
 use self::open_replica::{OpenReplica, OpenState};
 use self::replica_map::{Entry, ReplicaMap};
+use self::verify::{Verdict, Verifier};
 use self::version_file::VersionFile;
 use self::volume::Volume;
+use self::volume_table::VolumeTable;
 use crate::error::DatanodeError;
-use crate::journal::replay::Found;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, Replica, ReplicaState};
 use crate::sync::lock;
@@ -71,59 +83,40 @@ pub struct ReportedReplica {
 /// All replicas of a datanode.
 #[derive(Debug)]
 pub struct Dataset {
-    /// One a volume. First in line, so that they end before the volumes are given up.
-    journals: Vec<Arc<Journal>>,
-    volumes: Vec<Arc<Volume>>,
+    table: VolumeTable,
     map: ReplicaMap,
     uuid: String,
     identity: Mutex<Option<Identity>>,
-    /// Volumes without a `VERSION` file when opened.
-    unformatted: Mutex<Vec<Arc<Volume>>>,
+    reserved_bytes: Option<u64>,
     changes: Arc<ChangeQueue>,
     /// Varies the choice among volumes.
     choices: AtomicU64,
+    damaged: DamagedReplicas,
 }
 
 impl Dataset {
-    /// Locks the volumes, checks that they belong together and scans them.
+    /// Locks the volumes, checks that they belong together and scans them. A volume whose disk fails is left out, as long
+    /// as another one is good.
     pub fn open(
         dirs: &[PathBuf],
         reserved_bytes: Option<u64>,
         changes: Arc<ChangeQueue>,
     ) -> Result<Self, DatanodeError> {
-        let mut volumes = Vec::with_capacity(dirs.len());
-        let mut unformatted = Vec::new();
-        let mut known: Option<VersionFile> = None;
-        for (index, dir) in dirs.iter().enumerate() {
-            let index = u16::try_from(index).map_err(|_| DatanodeError::Field("volumes"))?;
-            let new_id = || format!("DS-{}", Uuid::new_v4());
-            let (volume, version) = Volume::open(dir, index, reserved_bytes, new_id)?;
-            let volume = Arc::new(volume);
-            match (&known, version) {
-                (_, None) => unformatted.push(Arc::clone(&volume)),
-                (None, Some(version)) => known = Some(version),
-                (Some(first), Some(version)) => check_same(&volume, first, &version)?,
-            }
-            volumes.push(volume);
+        let opened = opening::open_all(dirs, reserved_bytes)?;
+        let table = VolumeTable::default();
+        let known = opened.known;
+        for (volume, journal) in opened.volumes {
+            table.add(volume, journal);
         }
-        let boot = journal::boot_id();
-        let found = volumes.iter().map(|v| Found::read(v.dir(), &boot)).collect::<Result<Vec<_>, _>>()?;
-        let map = scan::scan(&volumes, &found)?;
-        // Only now is everything on disk that the journals stood for.
-        let started = volumes
-            .iter()
-            .zip(&found)
-            .map(|(volume, found)| Ok(Arc::new(Journal::start(volume.dir(), found.last() + 1)?)));
-        let journals = started.collect::<Result<_, DatanodeError>>()?;
         Ok(Self {
-            journals,
-            volumes,
-            map,
+            table,
+            map: opened.map,
             uuid: known.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |v| v.datanode_uuid.clone()),
             identity: Mutex::new(known.map(|v| Identity { cluster_id: v.cluster_id, pool_id: v.pool_id })),
-            unformatted: Mutex::new(unformatted),
+            reserved_bytes,
             changes,
             choices: AtomicU64::new(0),
+            damaged: DamagedReplicas::default(),
         })
     }
 
@@ -140,7 +133,8 @@ impl Dataset {
     /// Takes the identity that the namenode told: new volumes are marked with it, a different one is refused.
     pub fn adopt_identity(&self, identity: &Identity) -> Result<(), DatanodeError> {
         if let Some(ours) = self.identity() {
-            let path = self.volumes[0].dir().join(version_file::FILE_NAME);
+            let path =
+                self.volumes().first().map_or_else(PathBuf::new, |v| v.dir().join(version_file::FILE_NAME));
             let differs = |field, found: &str, expected: &str| DatanodeError::WrongCluster {
                 path: path.clone(),
                 field,
@@ -154,16 +148,8 @@ impl Dataset {
                 return Err(differs("block pool", &ours.pool_id, &identity.pool_id));
             }
         }
-        let mut unformatted = lock(&self.unformatted);
-        while let Some(volume) = unformatted.last() {
-            let version = VersionFile {
-                cluster_id: identity.cluster_id.clone(),
-                pool_id: identity.pool_id.clone(),
-                datanode_uuid: self.uuid.clone(),
-                storage_id: volume.storage_id().to_owned(),
-            };
-            version.write(volume.dir())?;
-            unformatted.pop();
+        for volume in self.volumes().iter().filter(|volume| !volume.is_failed() && !volume.is_formatted()) {
+            self.format(volume, identity)?;
         }
         *lock(&self.identity) = Some(identity.clone());
         Ok(())
@@ -180,18 +166,31 @@ impl Dataset {
     }
 
     /// Journal of a volume.
-    fn journal(&self, volume: &Volume) -> &Arc<Journal> {
-        &self.journals[usize::from(volume.index())]
+    fn journal(&self, volume: &Volume) -> Result<Arc<Journal>, DatanodeError> {
+        self.table.journal(volume)
     }
 
-    /// Volumes.
-    pub fn volumes(&self) -> &[Arc<Volume>] {
-        &self.volumes
+    /// Marks a volume as belonging to this datanode and its cluster.
+    fn format(&self, volume: &Volume, identity: &Identity) -> Result<(), DatanodeError> {
+        let version = VersionFile {
+            cluster_id: identity.cluster_id.clone(),
+            pool_id: identity.pool_id.clone(),
+            datanode_uuid: self.uuid.clone(),
+            storage_id: volume.storage_id().to_owned(),
+        };
+        version.write(volume.dir())?;
+        volume.set_formatted();
+        Ok(())
+    }
+
+    /// Volumes, failed ones too.
+    pub fn volumes(&self) -> Vec<Arc<Volume>> {
+        self.table.all()
     }
 
     /// Volumes as the namenode is told of them.
     pub fn storage_reports(&self) -> Vec<StorageReport> {
-        self.volumes.iter().map(|v| v.report()).collect()
+        self.volumes().iter().map(|v| v.report()).collect()
     }
 
     /// Number of replicas.
@@ -230,7 +229,7 @@ impl Dataset {
                     }
                 }
             };
-            if !self.volumes[usize::from(replica.volume)].is_failed() {
+            if self.volume(replica.volume).is_some_and(|volume| !volume.is_failed()) {
                 out.push(replica);
             }
         }
@@ -238,9 +237,110 @@ impl Dataset {
     }
 
     /// Tells the namenode of a damaged replica.
-    pub fn report_bad(&self, block: BlockRef, length: u64, storage_id: &str) {
-        tracing::warn!(%block, storage_id, "replica is damaged");
-        self.changes.push_bad(block, length, storage_id);
+    pub fn report_bad(&self, block: BlockRef, length: u64, storage_id: &str, error: &DatanodeError) {
+        let damaged = Damaged { block, length, storage_id: storage_id.to_owned(), reason: error.to_string() };
+        self.changes.push_bad(&damaged);
+        if self.damaged.note(damaged) {
+            tracing::warn!(%block, storage_id, %error, "replica is damaged");
+        }
+    }
+
+    /// Replicas known to be damaged.
+    pub fn damaged_replicas(&self) -> Vec<Damaged> {
+        self.damaged.list(|damaged| {
+            matches!(self.map.get(damaged.block.id),
+                Some(Entry::Closed(closed)) if closed.stamp == damaged.block.stamp)
+        })
+    }
+
+    /// Tells the namenode again of all replicas known to be damaged: it may have forgotten them.
+    pub fn repeat_bad(&self) {
+        self.damaged_replicas().iter().for_each(|damaged| self.changes.push_bad(damaged));
+    }
+
+    /// Remembers a replica that was found bad before the datanode started, and tells the namenode.
+    pub fn remember_bad(&self, damaged: Damaged) {
+        let here = matches!(self.map.get(damaged.block.id),
+            Some(Entry::Closed(closed)) if closed.stamp == damaged.block.stamp);
+        if here {
+            self.changes.push_bad(&damaged);
+            self.damaged.note(damaged);
+        }
+    }
+
+    /// Closed replicas of a volume after `after` among the next `max` of the datanode, ascending, with the last id looked at;
+    /// `None`: no more.
+    pub fn closed_on(
+        &self,
+        volume: &Volume,
+        after: Option<BlockId>,
+        max: usize,
+    ) -> (Vec<BlockId>, Option<BlockId>) {
+        let slice = self.map.slice(after, max);
+        let last = slice.last().map(|(id, _)| *id);
+        let here = slice.into_iter().filter_map(|(id, entry)| match entry {
+            Entry::Closed(closed) => (closed.volume == volume.index()).then_some(id),
+            Entry::Open(_) => None,
+        });
+        (here.collect(), last)
+    }
+
+    /// Verifies a replica that the namenode wants to know about. A good one is told of, too. `go_on` as in
+    /// [`Verifier::verify`].
+    pub fn verify_for_namenode(
+        &self,
+        verifier: &mut Verifier,
+        asked: BlockRef,
+        go_on: &mut dyn FnMut(usize) -> bool,
+    ) {
+        match verifier.verify(self, asked.id, go_on) {
+            Verdict::Good { block, length } => {
+                if let Some(Entry::Closed(closed)) = self.map.get(asked.id)
+                    && let Some(volume) = self.volume(closed.volume)
+                {
+                    self.changes.push_verified(block, length, volume.storage_id());
+                }
+            }
+            Verdict::Bad { .. } | Verdict::Open | Verdict::Stopped => {}
+            Verdict::Absent => self.tell_deleted(asked),
+            Verdict::Failed(error) => tracing::warn!(block = %asked, %error, "replica cannot be verified"),
+        }
+    }
+
+    /// Tells the namenode that a replica is not here, so that it does not ask again.
+    fn tell_deleted(&self, block: BlockRef) {
+        // Any storage in service can speak for the datanode.
+        if let Some(volume) = self.volumes().iter().find(|volume| !volume.is_failed()) {
+            self.changed(ReplicaEvent::Deleted, block, 0, volume);
+        }
+    }
+
+    /// Volume by its number.
+    fn volume(&self, index: u16) -> Option<Arc<Volume>> {
+        self.table.get(index)
+    }
+
+    /// Looks at an error of a read. One bad sector does not make a bad disk.
+    pub fn note_read_error(&self, volume: &Volume, error: &DatanodeError) {
+        if let DatanodeError::Disk { source, .. } = error
+            && source.kind() != std::io::ErrorKind::NotFound
+        {
+            volume.want_check();
+        } else if error.is_damage() {
+            // The file is gone: perhaps they all are.
+            volume.want_check();
+        }
+    }
+
+    /// The volume has been taken out of service.
+    fn volume_failed(&self, volume: &Volume) {
+        tracing::error!(
+            storage_id = volume.storage_id(),
+            path = %volume.dir().display(),
+            reason = volume.failure(),
+            "volume failed"
+        );
+        self.changes.want_full_report();
     }
 
     fn changed(&self, event: ReplicaEvent, block: BlockRef, length: u64, volume: &Volume) {
@@ -249,11 +349,11 @@ impl Dataset {
 
     /// Looks at an error: a failed device takes its volume out of service and asks for a full report.
     pub fn note_error(&self, volume: &Volume, error: &DatanodeError) {
-        if let DatanodeError::Disk { source, .. } = error
-            && volume.note_error(source)
-        {
-            tracing::error!(storage_id = volume.storage_id(), %error, "volume failed");
-            self.changes.want_full_report();
+        let DatanodeError::Disk { source, .. } = error else { return };
+        if volume.note_error(source, &error.to_string()) {
+            self.volume_failed(volume);
+        } else if source.kind() != std::io::ErrorKind::StorageFull {
+            volume.want_check();
         }
     }
 
@@ -265,8 +365,9 @@ impl Dataset {
         needed: u64,
         storage_id: Option<&str>,
     ) -> Result<Arc<Volume>, DatanodeError> {
-        let mut candidates: Vec<(&Arc<Volume>, u64)> = Vec::with_capacity(self.volumes.len());
-        for volume in self.volumes.iter().filter(|v| !v.is_failed()) {
+        let volumes = self.volumes();
+        let mut candidates: Vec<(&Arc<Volume>, u64)> = Vec::with_capacity(volumes.len());
+        for volume in volumes.iter().filter(|v| !v.is_failed()) {
             match volume.space() {
                 Ok(space) if space.remaining > needed => candidates.push((volume, space.remaining)),
                 Ok(_) => {}
@@ -285,6 +386,7 @@ impl Dataset {
         });
         let (volume, _) = chosen.ok_or(DatanodeError::NoSpace { id, needed })?;
         volume.promise(needed);
+        volume.note_use();
         Ok(Arc::clone(volume))
     }
 
@@ -303,7 +405,7 @@ impl Dataset {
         match entry {
             Entry::Open(open) => Some(Arc::clone(open)),
             Entry::Closed(closed) => {
-                let volume = Arc::clone(&self.volumes[usize::from(closed.volume)]);
+                let volume = self.table.get(closed.volume)?;
                 let open = Arc::new(OpenReplica::of_closed(volume, id, *closed));
                 *entry = Entry::Open(Arc::clone(&open));
                 Some(open)
@@ -372,23 +474,6 @@ impl Dataset {
             return Err(DatanodeError::StaleReplica { block, here });
         }
         Ok(length)
-    }
-}
-
-fn check_same(volume: &Volume, first: &VersionFile, this: &VersionFile) -> Result<(), DatanodeError> {
-    let fields = [
-        ("cluster", &this.cluster_id, &first.cluster_id),
-        ("block pool", &this.pool_id, &first.pool_id),
-        ("datanode", &this.datanode_uuid, &first.datanode_uuid),
-    ];
-    match fields.into_iter().find(|(_, found, expected)| found != expected) {
-        None => Ok(()),
-        Some((field, found, expected)) => Err(DatanodeError::WrongCluster {
-            path: volume.dir().join(version_file::FILE_NAME),
-            field,
-            found: found.clone(),
-            expected: expected.clone(),
-        }),
     }
 }
 

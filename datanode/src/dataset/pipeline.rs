@@ -1,5 +1,7 @@
 //! Opening replicas for writing: new ones, appends, and the recovery stages of a pipeline.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use dfs_proto::GenerationStamp;
@@ -8,8 +10,9 @@ use dfs_proto::v1::ReplicaEvent;
 
 use super::open_replica::{Home, OpenReplica, OpenState};
 use super::replica_map::Entry;
+use super::volume::Volume;
 use super::writer::ReplicaWriter;
-use super::{Dataset, files};
+use super::{Dataset, files, scan};
 use crate::error::DatanodeError;
 use crate::replica::{BlockRef, Replica, ReplicaState, TransitionError};
 
@@ -120,11 +123,11 @@ impl Dataset {
         state: &mut OpenState,
     ) -> Result<(), DatanodeError> {
         let block = state.replica.block();
-        let journal = self.journal(&open.volume);
+        let journal = self.journal(&open.volume)?;
         // A later replica of the block must not be given what this one's records say.
         journal.settle(block, journal.last())?;
-        files::remove(&state.data_path(&open.volume))?;
-        files::remove(&state.meta_path(&open.volume))?;
+        remove_file(&open.volume, &state.data_path(&open.volume))?;
+        remove_file(&open.volume, &state.meta_path(&open.volume))?;
         open.volume.sub_used(state.replica.length());
         state.gone = true;
         self.map.replace_open(state.replica.block().id, open, None);
@@ -263,6 +266,14 @@ impl Dataset {
             Ok(())
         })
     }
+}
+
+/// Removes a file of a replica. A directory in its place is set aside: nobody here made it.
+fn remove_file(volume: &Volume, path: &Path) -> Result<(), DatanodeError> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return scan::set_aside(volume, path);
+    }
+    files::remove(path)
 }
 
 /// Refuses requests of the past. One with the stamp that is being written already is a late twin of the one that

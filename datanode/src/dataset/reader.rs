@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
-use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::Dataset;
@@ -38,7 +37,7 @@ const AHEAD_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct ReadHandle {
     block: BlockRef,
-    storage_id: String,
+    volume: Arc<Volume>,
     length: u64,
     checksum: Checksum,
     data: File,
@@ -111,12 +110,13 @@ impl Dataset {
             if missing && attempts > 0 {
                 continue;
             }
-            if let Some(Entry::Closed(closed)) = self.map.get(asked.id) {
-                let volume = &self.volumes[usize::from(closed.volume)];
-                self.note_error(volume, &error);
-                if missing || matches!(error, DatanodeError::Meta { .. }) {
+            if let Some(Entry::Closed(closed)) = self.map.get(asked.id)
+                && let Some(volume) = &self.volume(closed.volume)
+            {
+                self.note_read_error(volume, &error);
+                if error.is_damage() {
                     let here = BlockRef { id: asked.id, stamp: closed.stamp };
-                    self.report_bad(here, closed.length, volume.storage_id());
+                    self.report_bad(here, closed.length, volume.storage_id(), &error);
                 }
             }
             return Err(error);
@@ -126,7 +126,7 @@ impl Dataset {
     fn open_closed(&self, asked: BlockRef, closed: Closed) -> Result<ReadHandle, DatanodeError> {
         let here = BlockRef { id: asked.id, stamp: closed.stamp };
         check_stamp(asked, here)?;
-        let volume = &self.volumes[usize::from(closed.volume)];
+        let volume = &self.volume(closed.volume).ok_or(DatanodeError::ReplicaNotFound { block: asked })?;
         let mut handle = ReadHandle::open(volume, closed.home(), here, closed.length, None)?;
         handle.finalized = true;
         handle.rewritten = closed.rewritten;
@@ -154,13 +154,9 @@ impl Dataset {
     /// Reports the replica if this failure to read it says that it is damaged. One that has been cut, reopened
     /// or deleted in the meantime is not.
     pub fn report_if_damaged(&self, handle: &ReadHandle, error: &DatanodeError) {
-        let damaged = match error {
-            DatanodeError::Checksum { .. } | DatanodeError::Meta { .. } => true,
-            DatanodeError::Disk { source, .. } => source.raw_os_error() == Some(Errno::EIO as i32),
-            _ => false,
-        };
-        if damaged && self.is_current(handle, handle.block) {
-            self.report_bad(handle.block, handle.length, &handle.storage_id);
+        if error.is_damage() && self.is_current(handle, handle.block) {
+            self.note_read_error(&handle.volume, error);
+            self.report_bad(handle.block, handle.length, handle.storage_id(), error);
         }
     }
 }
@@ -174,12 +170,13 @@ fn check_stamp(asked: BlockRef, here: BlockRef) -> Result<(), DatanodeError> {
 
 impl ReadHandle {
     fn open(
-        volume: &Volume,
+        volume: &Arc<Volume>,
         home: Home,
         block: BlockRef,
         length: u64,
         known: Option<Checksum>,
     ) -> Result<Self, DatanodeError> {
+        volume.note_use();
         let (data_path, meta_path) = (data_path(volume, home, block), meta_path(volume, home, block));
         let data = File::open(&data_path).map_err(disk(&data_path))?;
         if length <= AHEAD_BYTES {
@@ -199,7 +196,7 @@ impl ReadHandle {
         };
         Ok(Self {
             block,
-            storage_id: volume.storage_id().to_owned(),
+            volume: Arc::clone(volume),
             length,
             checksum,
             data,
@@ -252,6 +249,7 @@ impl ReadHandle {
 
     /// Reads exactly the bytes from `offset` on.
     pub fn read_data(&self, buf: &mut [u8], offset: u64) -> Result<(), DatanodeError> {
+        self.volume.note_use();
         let have = meta_file::read_up_to(&self.data, buf, offset).map_err(disk(&self.data_path))?;
         if have < buf.len() {
             return Err(self.ends_at(offset + have as u64));
@@ -341,9 +339,14 @@ impl ReadHandle {
         })
     }
 
+    /// Its volume is in use: told before each large read that is not made through this.
+    pub fn note_use(&self) {
+        self.volume.note_use();
+    }
+
     /// Storage it is on.
     pub fn storage_id(&self) -> &str {
-        &self.storage_id
+        self.volume.storage_id()
     }
 
     /// The same replica as if it ended at `length`, with a checksum for the chunk that is cut, after that
@@ -367,7 +370,7 @@ impl ReadHandle {
         }
         Ok(Some(Self {
             block: self.block,
-            storage_id: self.storage_id.clone(),
+            volume: Arc::clone(&self.volume),
             length,
             checksum: self.checksum,
             data: self.data.try_clone().map_err(disk(&self.data_path))?,

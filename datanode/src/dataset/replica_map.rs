@@ -78,6 +78,29 @@ impl ReplicaMap {
         }
     }
 
+    /// Puts an entry in place, or returns what is there.
+    pub fn insert(&self, id: BlockId, entry: Entry) -> Option<Entry> {
+        match lock(&self.entries).entry(id) {
+            btree_map::Entry::Occupied(present) => Some(present.get().clone()),
+            btree_map::Entry::Vacant(place) => {
+                place.insert(entry);
+                None
+            }
+        }
+    }
+
+    /// Removes exactly this closed replica. Answers whether it was there.
+    pub fn remove_closed(&self, id: BlockId, closed: Closed) -> bool {
+        match lock(&self.entries).entry(id) {
+            btree_map::Entry::Occupied(present) if matches!(present.get(), Entry::Closed(here) if *here == closed) =>
+            {
+                present.remove();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Replaces exactly this open replica by `with`, or removes it.
     pub fn replace_open(&self, id: BlockId, replica: &Arc<OpenReplica>, with: Option<Closed>) {
         let mut entries = lock(&self.entries);

@@ -57,32 +57,23 @@ impl Found {
     }
 }
 
-/// Scans all volumes. Each comes with what was found of its journal.
-pub fn scan(volumes: &[Arc<Volume>], journals: &[FoundJournal]) -> Result<ReplicaMap, DatanodeError> {
-    let outcomes: Vec<Result<Vec<(BlockId, Entry)>, DatanodeError>> = thread::scope(|scope| {
-        let pairs = volumes.iter().zip(journals);
-        let threads: Vec<_> =
-            pairs.map(|(volume, journal)| scope.spawn(|| scan_volume(volume, journal))).collect();
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
-    });
-    let mut map = BTreeMap::new();
-    for (volume, outcome) in volumes.iter().zip(outcomes) {
-        for (id, entry) in outcome? {
+/// Makes one map of what volumes hold. Of two replicas of a block the better one counts, the other one is set aside.
+pub(super) fn merge(found: Vec<(Arc<Volume>, Vec<(BlockId, Entry)>)>) -> Result<ReplicaMap, DatanodeError> {
+    let mut map: BTreeMap<BlockId, (usize, Entry)> = BTreeMap::new();
+    let volumes: Vec<Arc<Volume>> = found.iter().map(|(volume, _)| Arc::clone(volume)).collect();
+    for (here, (_, replicas)) in found.into_iter().enumerate() {
+        for (id, entry) in replicas {
             let Some(other) = map.remove(&id) else {
-                map.insert(id, entry);
+                map.insert(id, (here, entry));
                 continue;
             };
-            let (kept, dropped) = if rank(&entry) > rank(&other) { (entry, other) } else { (other, entry) };
-            let dropped_at = match &dropped {
-                Entry::Closed(closed) => &volumes[usize::from(closed.volume)],
-                Entry::Open(_) => volume,
-            };
-            tracing::warn!(block = %id, storage_id = dropped_at.storage_id(), "second replica of a block set aside");
-            set_aside_replica(volumes, id, &dropped)?;
+            let this = (here, entry);
+            let (kept, dropped) = if rank(&this.1) > rank(&other.1) { (this, other) } else { (other, this) };
+            set_aside_replica(&volumes[dropped.0], id, &dropped.1)?;
             map.insert(id, kept);
         }
     }
-    Ok(ReplicaMap::new(map))
+    Ok(ReplicaMap::new(map.into_iter().map(|(id, (_, entry))| (id, entry)).collect()))
 }
 
 /// Which of two replicas of one block is the better one.
@@ -103,23 +94,26 @@ fn length_of(entry: &Entry) -> u64 {
     }
 }
 
-fn set_aside_replica(volumes: &[Arc<Volume>], id: BlockId, entry: &Entry) -> Result<(), DatanodeError> {
-    let (volume, home, block) = match entry {
-        Entry::Closed(closed) => {
-            let volume = &volumes[usize::from(closed.volume)];
-            (Arc::clone(volume), closed.home(), BlockRef { id, stamp: closed.stamp })
-        }
+/// Sets a replica of a volume aside.
+pub(super) fn set_aside_replica(volume: &Volume, id: BlockId, entry: &Entry) -> Result<(), DatanodeError> {
+    let (home, block) = match entry {
+        Entry::Closed(closed) => (closed.home(), BlockRef { id, stamp: closed.stamp }),
         Entry::Open(open) => {
             let state = open.lock();
-            (Arc::clone(&open.volume), state.home, state.replica.block())
+            (state.home, state.replica.block())
         }
     };
+    tracing::warn!(%block, storage_id = volume.storage_id(), "second replica of a block set aside");
     volume.sub_used(length_of(entry));
-    set_aside(&volume, &data_path(&volume, home, block))?;
-    set_aside(&volume, &meta_path(&volume, home, block))
+    set_aside(volume, &data_path(volume, home, block))?;
+    set_aside(volume, &meta_path(volume, home, block))
 }
 
-fn scan_volume(volume: &Arc<Volume>, journal: &FoundJournal) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
+/// Finds the replicas of a volume, with what was found of its journal.
+pub(super) fn scan_volume(
+    volume: &Arc<Volume>,
+    journal: &FoundJournal,
+) -> Result<Vec<(BlockId, Entry)>, DatanodeError> {
     let tmp = volume.dir().join(layout::TMP);
     let mut unfinished_copies = 0usize;
     for entry in list(&tmp)? {
@@ -393,7 +387,7 @@ fn open_unfinished(
 }
 
 /// Moves a file to `orphaned/`, under a name of its own if the name is taken.
-fn set_aside(volume: &Volume, path: &Path) -> Result<(), DatanodeError> {
+pub(super) fn set_aside(volume: &Volume, path: &Path) -> Result<(), DatanodeError> {
     let dir = volume.dir().join(layout::ORPHANED);
     fs::create_dir_all(&dir).map_err(disk(&dir))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -33,9 +33,10 @@ impl Dataset {
                 let (end, length) = (length, closed.length);
                 return Err(DatanodeError::Range { block: asked, offset: 0, end, length });
             }
-            let volume = &self.volumes[usize::from(closed.volume)];
+            let volume =
+                &self.volume(closed.volume).ok_or(DatanodeError::ReplicaNotFound { block: asked })?;
             let here = BlockRef { id: asked.id, stamp: closed.stamp };
-            let journal = self.journal(volume);
+            let journal = self.journal(volume)?;
             let up_to = journal.last();
             let outcome = put_on_disk(volume, home, here).and_then(|()| journal.settle(here, up_to));
             attempts -= 1;
@@ -55,7 +56,7 @@ impl Dataset {
     /// The replica's lock is held and it has no writer.
     pub(super) fn retire_records(&self, open: &OpenReplica, state: &OpenState) -> Result<(), DatanodeError> {
         let block = state.replica.block();
-        let journal = self.journal(&open.volume);
+        let journal = self.journal(&open.volume)?;
         if !journal.is_live(block.id) {
             return Ok(());
         }

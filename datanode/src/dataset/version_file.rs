@@ -119,7 +119,7 @@ impl VersionFile {
 
 /// Replaces a small file as a whole: new content under another name, synced, renamed over the old
 /// one, directory synced. After a crash at any point the name holds the old content or the new.
-fn write_aside(path: &Path, content: &[u8]) -> Result<(), DatanodeError> {
+pub(crate) fn write_aside(path: &Path, content: &[u8]) -> Result<(), DatanodeError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = PathBuf::from(aside);

@@ -2,11 +2,12 @@
 //!
 //! Invariants: the lock is held from open to drop; space promised to replicas being written is not
 //! promised again; the space used is the sum of the lengths of the replicas, whatever their state; a volume
-//! once failed stays failed until the datanode restarts.
+//! once failed stays failed: what takes its place, be it the same disk, is another volume.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 
+use super::health::{self, VolumeFault};
+use super::mount_point::{DirectoryId, mount_point_of};
 use super::version_file::{VersionFile, sync_dir};
 use super::{layout, spread};
 use crate::error::{DatanodeError, disk};
+use crate::sync::lock;
 
 /// Name of the lock file.
 const LOCK_FILE: &str = "in_use.lock";
@@ -45,9 +49,24 @@ pub struct Volume {
     /// Data bytes of all replicas on it, closed or not: the sum of their lengths.
     used: AtomicU64,
     failed: AtomicBool,
+    /// Why it failed.
+    failure: Mutex<String>,
+    /// An I/O error made it fail: what it has may be wrong.
+    suspicious: AtomicBool,
+    /// Something went wrong that one bad sector may explain, or a bad disk.
+    check_wanted: AtomicBool,
+    /// It has a `VERSION` file.
+    formatted: AtomicBool,
+    /// When a reader or writer last used it, in milliseconds since `opened`.
+    used_at: AtomicU64,
+    /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
+    scrubbed_s: AtomicU64,
+    opened: Instant,
+    directory: DirectoryId,
+    mount_point: Option<PathBuf>,
     /// Bit `y` of word `x`: `finalized/subdirX/subdirY` exists.
     subdirs: [AtomicU32; layout::SUBDIRS],
-    _lock: Flock<File>,
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 /// Space of a volume in bytes.
@@ -71,6 +90,8 @@ impl Volume {
         new_storage_id: impl FnOnce() -> String,
     ) -> Result<(Self, Option<VersionFile>), DatanodeError> {
         fs::create_dir_all(dir).map_err(disk(dir))?;
+        let directory = DirectoryId::of(dir).map_err(disk(dir))?;
+        let mount_point = mount_point_of(dir).map_err(disk(dir))?;
         let lock_path = dir.join(LOCK_FILE);
         let lock_file = File::options()
             .create(true)
@@ -78,7 +99,7 @@ impl Volume {
             .truncate(false)
             .open(&lock_path)
             .map_err(disk(&lock_path))?;
-        let lock = lock_exclusively(lock_file, &lock_path)?;
+        let held = lock_exclusively(lock_file, &lock_path)?;
         let identity = VersionFile::read(dir)?;
         for name in [layout::FINALIZED, layout::SMALL, layout::RBW, layout::RANDOM, layout::TMP] {
             let path = dir.join(name);
@@ -105,8 +126,17 @@ impl Volume {
             promised: AtomicU64::new(0),
             used: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            failure: Mutex::default(),
+            suspicious: AtomicBool::new(false),
+            check_wanted: AtomicBool::new(false),
+            formatted: AtomicBool::new(identity.is_some()),
+            used_at: AtomicU64::new(0),
+            scrubbed_s: AtomicU64::new(0),
+            opened: Instant::now(),
+            directory,
+            mount_point,
             subdirs: Default::default(),
-            _lock: lock,
+            lock: Mutex::new(Some(held)),
         };
         Ok((volume, identity))
     }
@@ -131,14 +161,118 @@ impl Volume {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Looks at an error of one of its files: an I/O error of the device or a file system that turned
+    /// A volume that could not be opened. It holds nothing; what takes its place may.
+    pub fn unavailable(dir: &Path, index: u16, reason: &str) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            index,
+            storage_id: format!("unavailable-{}", dir.display()),
+            reserve_bytes: 0,
+            promised: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            failed: AtomicBool::new(true),
+            failure: Mutex::new(reason.to_owned()),
+            suspicious: AtomicBool::new(false),
+            check_wanted: AtomicBool::new(false),
+            formatted: AtomicBool::new(false),
+            used_at: AtomicU64::new(0),
+            scrubbed_s: AtomicU64::new(0),
+            opened: Instant::now(),
+            directory: DirectoryId::default(),
+            mount_point: None,
+            subdirs: Default::default(),
+            lock: Mutex::new(None),
+        }
+    }
+
+    /// Looks at an error of writing one of its files: an I/O error of the device or a file system that turned
     /// read-only fails the volume. Returns whether the volume failed just now.
-    pub fn note_error(&self, error: &io::Error) -> bool {
-        let fatal = matches!(
-            error.raw_os_error().map(Errno::from_raw),
-            Some(Errno::EIO | Errno::EROFS | Errno::ENODEV | Errno::ENXIO | Errno::EUCLEAN)
-        );
-        fatal && !self.failed.swap(true, Ordering::Relaxed)
+    pub fn note_error(&self, error: &io::Error, told: &str) -> bool {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        if errno == Some(Errno::EIO) {
+            self.suspicious.store(true, Ordering::Relaxed);
+        }
+        let fatal =
+            matches!(errno, Some(Errno::EIO | Errno::EROFS | Errno::ENODEV | Errno::ENXIO | Errno::EUCLEAN));
+        fatal && self.fail(told)
+    }
+
+    /// Takes it out of service. Returns whether it was in service.
+    pub fn fail(&self, reason: &str) -> bool {
+        let mut failure = lock(&self.failure);
+        let first = !self.failed.swap(true, Ordering::Relaxed);
+        if first {
+            reason.clone_into(&mut failure);
+        }
+        first
+    }
+
+    /// Why it failed; empty: it did not.
+    pub fn failure(&self) -> String {
+        lock(&self.failure).clone()
+    }
+
+    /// Whether an I/O error made it fail, so that it is not to be trusted before somebody has looked at it.
+    pub fn is_suspicious(&self) -> bool {
+        self.suspicious.load(Ordering::Relaxed)
+    }
+
+    /// Something went wrong with one of its files: it is tried soon.
+    pub fn want_check(&self) {
+        self.check_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is to be tried; asks no longer.
+    pub fn take_check(&self) -> bool {
+        self.check_wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Looks at its directory; `probe` tries its disk, too.
+    pub fn check(&self, probe: bool) -> Result<(), VolumeFault> {
+        health::look(&self.dir, self.directory, self.formatted.load(Ordering::Relaxed))?;
+        if probe { health::probe(&self.dir) } else { Ok(()) }
+    }
+
+    /// Whether it has a `VERSION` file.
+    pub fn is_formatted(&self) -> bool {
+        self.formatted.load(Ordering::Relaxed)
+    }
+
+    /// It has got its `VERSION` file.
+    pub fn set_formatted(&self) {
+        self.formatted.store(true, Ordering::Relaxed);
+    }
+
+    /// Where its file system was mounted when it was opened; `None`: on that of the root directory.
+    pub fn mount_point(&self) -> Option<&Path> {
+        self.mount_point.as_deref()
+    }
+
+    /// Lets go of the directory, so that it can be unmounted.
+    pub fn unlock(&self) {
+        lock(&self.lock).take();
+    }
+
+    /// A reader or writer uses it.
+    pub fn note_use(&self) {
+        let ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used_at.store(ms, Ordering::Relaxed);
+    }
+
+    /// Whether a reader or writer used it within the time given.
+    pub fn used_within(&self, window: Duration) -> bool {
+        let at = self.used_at.load(Ordering::Relaxed);
+        at > 0 && self.opened.elapsed().saturating_sub(Duration::from_millis(at)) < window
+    }
+
+    /// Data bytes of its replicas.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// All of its replicas had been verified at this time, in seconds since the epoch.
+    pub fn set_scrubbed(&self, at_s: u64) {
+        self.scrubbed_s.store(at_s, Ordering::Relaxed);
     }
 
     /// Its space as it stands.
@@ -161,6 +295,9 @@ impl Volume {
             used: space.map_or(0, |s| s.used),
             remaining: space.map_or(0, |s| s.remaining),
             failed: space.is_none(),
+            path: self.dir.display().to_string(),
+            failure: self.failure(),
+            scrubbed_s: self.scrubbed_s.load(Ordering::Relaxed),
         }
     }
 
@@ -268,10 +405,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let volume = open(dir.path(), None).expect("opens");
         for harmless in [Errno::ENOENT, Errno::ENOSPC, Errno::EMFILE] {
-            assert!(!volume.note_error(&harmless.into()));
+            assert!(!volume.note_error(&harmless.into(), ""));
         }
-        assert!(volume.note_error(&Errno::EIO.into()));
-        assert!(!volume.note_error(&Errno::EIO.into()), "reported once");
+        assert!(volume.note_error(&Errno::EIO.into(), "first"));
+        assert!(!volume.note_error(&Errno::EIO.into(), "second"), "reported once");
         assert!(volume.is_failed() && volume.report().failed);
+        assert_eq!(volume.report().failure, "first");
     }
 }

@@ -191,6 +191,7 @@ impl ReplicaWriter {
         if self.token.is_stopped() {
             return Err(DatanodeError::WriterStopped { block: self.block });
         }
+        self.open.volume.note_use();
         if let Err(source) = self.files.data.write_all_at(data, offset) {
             let error = disk(&self.files.data_path)(source);
             self.dataset.note_error(&self.open.volume, &error);

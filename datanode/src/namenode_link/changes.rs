@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use dfs_proto::v1::{BadReplica, ReplicaChange, ReplicaEvent};
 use tokio::sync::Notify;
 
+use crate::dataset::damaged::Damaged;
 use crate::replica::BlockRef;
 use crate::sync::lock;
 
@@ -19,6 +20,9 @@ const MAX_CHANGES: usize = 100_000;
 
 /// Bad replicas waiting at most. More than this and the disk is gone; the scan finds the rest again.
 const MAX_BAD: usize = 10_000;
+
+/// Waiting bad replicas that a new one is compared with, so that readers who meet one together report it once.
+const MAX_COMPARED: usize = 64;
 
 /// How long finished changes wait for company.
 pub const BATCH_DELAY: Duration = Duration::from_millis(5);
@@ -36,9 +40,11 @@ struct Pending {
     changes: VecDeque<ReplicaChange>,
     receiving: HashMap<u64, (ReplicaChange, Instant)>,
     bad: VecDeque<BadReplica>,
+    verified: VecDeque<BadReplica>,
     since: Option<Instant>,
     last_taken: Option<Instant>,
     full_report: bool,
+    registration: bool,
 }
 
 /// The queue.
@@ -82,12 +88,34 @@ impl ChangeQueue {
     }
 
     /// Adds a replica that is damaged.
-    pub fn push_bad(&self, block: BlockRef, length: u64, storage_id: &str) {
-        let replica = BadReplica { block: Some(block.to_proto(length)), storage_id: storage_id.to_owned() };
+    pub fn push_bad(&self, damaged: &Damaged) {
+        let replica = BadReplica {
+            block: Some(damaged.block.to_proto(damaged.length)),
+            storage_id: damaged.storage_id.clone(),
+            reason: damaged.reason.clone(),
+        };
         {
             let mut pending = lock(&self.pending);
-            if pending.bad.len() < MAX_BAD && !pending.bad.contains(&replica) {
+            // Few wait at a time; after a registration many may, and those are no duplicates.
+            let known = pending.bad.iter().take(MAX_COMPARED).any(|waiting| waiting.block == replica.block);
+            if pending.bad.len() < MAX_BAD && !known {
                 pending.bad.push_back(replica);
+            }
+        }
+        self.woken.notify_one();
+    }
+
+    /// Adds a replica that was verified on the namenode's order.
+    pub fn push_verified(&self, block: BlockRef, length: u64, storage_id: &str) {
+        let replica = BadReplica {
+            block: Some(block.to_proto(length)),
+            storage_id: storage_id.to_owned(),
+            reason: String::new(),
+        };
+        {
+            let mut pending = lock(&self.pending);
+            if pending.verified.len() < MAX_BAD {
+                pending.verified.push_back(replica);
             }
         }
         self.woken.notify_one();
@@ -97,6 +125,17 @@ impl ChangeQueue {
     pub fn want_full_report(&self) {
         lock(&self.pending).full_report = true;
         self.woken.notify_one();
+    }
+
+    /// Asks for a registration, which tells the namenode of all volumes; a full report follows it.
+    pub fn want_registration(&self) {
+        lock(&self.pending).registration = true;
+        self.woken.notify_one();
+    }
+
+    /// Whether a registration was asked for; asks no longer.
+    pub fn take_registration(&self) -> bool {
+        std::mem::take(&mut lock(&self.pending).registration)
     }
 
     /// Whether a full report was asked for; asks no longer.
@@ -113,7 +152,11 @@ impl ChangeQueue {
     /// When the next batch is due; `None`: nothing waits.
     pub fn due(&self) -> Option<Instant> {
         let pending = lock(&self.pending);
-        if !pending.bad.is_empty() || pending.full_report {
+        if !pending.bad.is_empty()
+            || !pending.verified.is_empty()
+            || pending.full_report
+            || pending.registration
+        {
             return Some(Instant::now());
         }
         let spaced = pending.last_taken.map(|t| t + BATCH_SPACING);
@@ -159,9 +202,10 @@ impl ChangeQueue {
         pending.since.get_or_insert_with(Instant::now);
     }
 
-    /// Takes the damaged replicas.
-    pub fn take_bad(&self) -> Vec<BadReplica> {
-        lock(&self.pending).bad.drain(..).collect()
+    /// Takes the damaged replicas, and those that were verified.
+    pub fn take_bad(&self) -> (Vec<BadReplica>, Vec<BadReplica>) {
+        let mut pending = lock(&self.pending);
+        (pending.bad.drain(..).collect(), pending.verified.drain(..).collect())
     }
 
     /// Puts damaged replicas back that could not be reported.

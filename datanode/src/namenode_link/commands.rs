@@ -45,6 +45,13 @@ pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
                 tracing::info!("too much disk work at once to close replicas");
             }
         }
+        Some(Command::Verify(order)) => {
+            let blocks = order.blocks.iter().map(BlockRef::from);
+            let dropped = link.verifications.order(blocks);
+            if dropped > 0 {
+                tracing::info!(dropped, "too many replicas to verify at once");
+            }
+        }
         Some(Command::RecoverBlock(order)) => recover(link, order),
         Some(Command::Reregister(_)) => link.want_registration(),
         Some(Command::BlockReport(_)) => link.changes.want_full_report(),

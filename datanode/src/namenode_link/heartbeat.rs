@@ -40,6 +40,7 @@ pub async fn run(link: NamenodeLink) -> DatanodeError {
         };
         registrations += 1;
         link.copies.clear();
+        link.shared.dataset.repeat_bad();
         link.changes.want_full_report();
         link.registration.send_replace(Registration::Done(registrations));
         beat(&link, intervals).await;

@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::changes::ChangeQueue;
 use self::copies::CopyOrders;
 use crate::error::DatanodeError;
+use crate::scrub::verifications::Verifications;
 use crate::transfer::Shared;
 use crate::workers::Workers;
 
@@ -62,6 +63,8 @@ pub struct NamenodeLink {
     pub copy_workers: Arc<Workers>,
     /// Deletions.
     pub delete_workers: Arc<Workers>,
+    /// Replicas that the namenode wants verified.
+    pub verifications: Arc<Verifications>,
     /// Block recoveries in progress; who stops the datanode ends them, because they hold its volumes.
     pub recoveries: Arc<Mutex<JoinSet<()>>>,
     copies: Arc<CopyOrders>,
@@ -84,6 +87,8 @@ pub struct LinkParts {
     pub copy_workers: Arc<Workers>,
     /// Deletions.
     pub delete_workers: Arc<Workers>,
+    /// Replicas that the namenode wants verified.
+    pub verifications: Arc<Verifications>,
     /// This datanode's address and identity.
     pub info: DatanodeInfo,
 }
@@ -99,6 +104,7 @@ impl NamenodeLink {
             disk_workers: parts.disk_workers,
             copy_workers: parts.copy_workers,
             delete_workers: parts.delete_workers,
+            verifications: parts.verifications,
             recoveries: Arc::default(),
             copies: Arc::default(),
             channel,

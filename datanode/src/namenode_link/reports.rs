@@ -49,6 +49,10 @@ pub async fn run(link: NamenodeLink) {
             }
             Some(_) => {}
         }
+        if link.changes.take_registration() {
+            link.want_registration();
+            continue;
+        }
         match send_due(&link).await {
             Ok(()) => pause = BACKOFF_FIRST,
             Err(DatanodeError::Rpc { error, .. }) if error.kind == ErrorKind::NotRegistered => {
@@ -91,11 +95,13 @@ async fn send_changes(link: &NamenodeLink) -> Result<(), DatanodeError> {
 }
 
 async fn send_bad(link: &NamenodeLink) -> Result<(), DatanodeError> {
-    let replicas = link.changes.take_bad();
-    if replicas.is_empty() {
+    let (replicas, verified) = link.changes.take_bad();
+    if replicas.is_empty() && verified.is_empty() {
         return Ok(());
     }
-    let request = ReportBadReplicasRequest { uuid: link.shared.dataset.uuid().to_owned(), replicas };
+    let uuid = link.shared.dataset.uuid().to_owned();
+    let request = ReportBadReplicasRequest { uuid, replicas, verified };
+    // What was verified and cannot be told is asked for again.
     if let Err(status) = link.client().report_bad_replicas(request.clone()).await {
         link.changes.put_back_bad(request.replicas);
         return Err(link.failed(&status));

@@ -1,16 +1,24 @@
 //! Op 81, read a range of a replica.
 
+use std::io::IoSlice;
+
 use dfs_proto::checksum::{Checksum, ChecksumKind};
 use dfs_proto::data_transfer::encode_delimited;
+use dfs_proto::packet::PacketHeader;
 use dfs_proto::transfer::{
     BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, ReadOpChecksumInfoProto, Status,
 };
 
-use super::net::Connection;
+use nix::sys::socket::MsgFlags;
+
+use super::net::{Connection, send_all};
 use super::sender::{Range, send_range};
 use super::{Shared, failure};
 use crate::dataset::reader::ReadHandle;
 use crate::error::DatanodeError;
+
+/// Bytes of one raw read at most.
+const RAW_BYTES_MAX: usize = 1 << 20;
 
 /// Serves the operation. `kept` is the replica that this connection read last, kept open for the next read.
 /// `Ok(true)`: the connection can go on.
@@ -21,6 +29,9 @@ pub fn read_block(
     kept: &mut Option<ReadHandle>,
 ) -> Result<bool, DatanodeError> {
     shared.metrics.reads.increment(1);
+    if op.raw() {
+        return read_raw(shared, client, op);
+    }
     let (mut handle, wanted_end) = match open(shared, op, kept) {
         Ok(opened) => opened,
         Err(error) => {
@@ -81,6 +92,50 @@ pub fn read_block(
         *kept = Some(handle);
     }
     Ok(true)
+}
+
+/// Serves bytes as they are on the disk. What the disk cannot give fails the request, what the file lacks is zeros.
+fn read_raw(shared: &Shared, client: &mut Connection, op: &OpReadBlockProto) -> Result<bool, DatanodeError> {
+    let block = shared.block_of(&op.header.base_header)?;
+    let len = usize::try_from(op.len).ok().filter(|len| (1..=RAW_BYTES_MAX).contains(len));
+    let outcome = len
+        .ok_or(DatanodeError::Field("len"))
+        .and_then(|len| Ok((len, shared.dataset.read_raw(block.id, op.offset, len)?)));
+    let (len, data) = match outcome {
+        Ok(read) => read,
+        Err(error) => {
+            client.send_message(&failure(&error, String::new()))?;
+            tracing::info!(%error, "raw read refused");
+            return Ok(true);
+        }
+    };
+    let ready = BlockOpResponseProto {
+        status: Status::Success.into(),
+        read_op_checksum_info: Some(ReadOpChecksumInfoProto {
+            checksum: Checksum::new(ChecksumKind::Null, 1)?.to_proto(),
+            chunk_offset: op.offset,
+        }),
+        ..Default::default()
+    };
+    let mut message = Vec::with_capacity(len + 128);
+    encode_delimited(&ready, &mut message);
+    raw_header(op.offset, 0, len).encode(0, &mut message);
+    message.extend_from_slice(&data);
+    raw_header(op.offset + len as u64, 1, 0).encode(0, &mut message);
+    send_all(client.socket(), &mut [IoSlice::new(&message)], MsgFlags::empty())?;
+    // Whoever rescues makes a connection for each piece.
+    Ok(false)
+}
+
+fn raw_header(offset: u64, seqno: i64, len: usize) -> PacketHeader {
+    PacketHeader {
+        offset_in_block: offset,
+        seqno,
+        last_packet_in_block: len == 0,
+        data_len: len as u32,
+        sync_block: false,
+        zero_len: 0,
+    }
 }
 
 /// Opens what a request asks for, and tells where the range ends that it gets.

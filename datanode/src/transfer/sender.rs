@@ -96,6 +96,7 @@ fn send_large(
         let end = (offset + step).min(range.end);
         let sums_len = checksum.checksums_len((end - offset) as usize);
         header(offset, seqno, end - offset, false).encode(sums_len, &mut scratch.head);
+        handle.note_use();
         handle.checksums(offset, end, &mut scratch.head)?;
         send_all(socket, &mut [IoSlice::new(&scratch.head)], MORE_FOLLOWS)?;
         send_file(socket, handle, offset, end)?;

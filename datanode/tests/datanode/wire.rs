@@ -255,6 +255,7 @@ pub fn read_op(block: Block, offset: u64, len: u64, send_checksums: bool) -> OpR
         len,
         send_checksums: Some(send_checksums),
         caching_strategy: None,
+        raw: None,
     }
 }
 

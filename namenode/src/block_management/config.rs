@@ -24,10 +24,9 @@ pub struct BlockManagementConfig {
     pub invalidate_limit: usize,
     /// A deletion that is not confirmed after this time is ordered again. Default 60,000; at least 1.
     pub invalidate_retry_ms: u64,
-    /// A corrupt replica is not deleted to make room for a copy before this time has passed without another
-    /// replica of its block turning out bad. Default 10,000: readers and copies that meet one bad replica
-    /// find the others within a few seconds; at least 1.
-    pub corrupt_wait_ms: u64,
+    /// A datanode that was asked to verify a replica, because another one of the block is bad, is asked again
+    /// after this time without an answer. Default 30,000: reading a large replica takes seconds; at least 1.
+    pub verify_retry_ms: u64,
     /// A recovery that has not finished after this time must be started anew. Default 15,000; at least 1.
     pub recovery_timeout_ms: u64,
     /// A storage without a full report this long after registration is asked for one. Default 60,000.
@@ -47,7 +46,7 @@ impl Default for BlockManagementConfig {
             pending_timeout_ms: 30_000,
             invalidate_limit: 1_000,
             invalidate_retry_ms: 60_000,
-            corrupt_wait_ms: 10_000,
+            verify_retry_ms: 30_000,
             recovery_timeout_ms: 15_000,
             report_wait_ms: 60_000,
             seed: 0,
@@ -88,7 +87,7 @@ impl BlockManagementConfig {
         within("pending_timeout_ms", self.pending_timeout_ms, 1, DAY_MS)?;
         within("invalidate_limit", self.invalidate_limit as u64, 1, 100_000)?;
         within("invalidate_retry_ms", self.invalidate_retry_ms, 1, DAY_MS)?;
-        within("corrupt_wait_ms", self.corrupt_wait_ms, 1, DAY_MS)?;
+        within("verify_retry_ms", self.verify_retry_ms, 1, DAY_MS)?;
         within("recovery_timeout_ms", self.recovery_timeout_ms, 1, DAY_MS)?;
         within("report_wait_ms", self.report_wait_ms, 1, DAY_MS)
     }

@@ -8,8 +8,8 @@
 //! * `Storage::replicas` counts the block map's replicas on it that are not being written,
 //!   `Storage::writing` those that are; the block manager changes them with the map.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use dfs_proto::{BlockId, v1};
@@ -74,6 +74,14 @@ pub(super) struct Storage {
     pub(super) remaining: u64,
     /// Serves nothing: reported failed, or not listed by its datanode any more.
     pub(super) failed: bool,
+    /// Its datanode names it. One that it named before and does not any more was replaced.
+    pub(super) listed: bool,
+    /// Directory on its datanode.
+    pub(super) path: String,
+    /// Why it failed.
+    pub(super) failure: String,
+    /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
+    pub(super) scrubbed_s: u64,
     /// A full report has arrived since its datanode registered.
     pub(super) reported: bool,
     pub(super) replicas: u64,
@@ -139,6 +147,8 @@ pub(super) struct Datanode {
     pub(super) awaited_until: Option<u64>,
     /// How often it died and came back.
     pub(super) flaps: Flaps,
+    /// Replicas that it is to verify, to be asked for on its next heartbeats.
+    pub(super) verifications: BTreeSet<BlockId>,
 }
 
 impl Datanode {
@@ -328,6 +338,7 @@ impl DatanodeManager {
                     drain: Drain::default(),
                     awaited_until: None,
                     flaps: Flaps::default(),
+                    verifications: BTreeSet::new(),
                 });
                 index
             }
@@ -367,6 +378,10 @@ impl DatanodeManager {
             used: 0,
             remaining: 0,
             failed: false,
+            listed: true,
+            path: String::new(),
+            failure: String::new(),
+            scrubbed_s: 0,
             reported: false,
             replicas: 0,
             writing: 0,

@@ -14,6 +14,9 @@ const TRANSFERS_PER_HEARTBEAT: usize = 1_000;
 /// Replicas that one heartbeat asks a datanode to close: two renames each.
 const FINALIZATIONS_PER_HEARTBEAT: usize = 1_000;
 
+/// Longest directory and reason of a failed volume that are kept: a path has at most 4,096 bytes.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
 impl BlockManager {
     /// A datanode is known from the namespace as it was before this namenode started: an earlier leader
     /// served it, whose orders may still be on their way. To be called before anything registers.
@@ -64,6 +67,7 @@ impl BlockManager {
         datanode.finalizations.clear();
         datanode.recoveries.clear();
         datanode.withdrawals.clear();
+        datanode.verifications.clear();
         for storage in datanode.storages.clone() {
             self.datanodes.storage_mut(storage).reported = false;
         }
@@ -104,6 +108,10 @@ impl BlockManager {
         self.take_finalize_command(now, node, &mut commands);
         self.take_withdraw_command(node, &mut commands);
         self.take_transfer_commands(now, node, &mut commands);
+        let blocks = self.take_verifications(node);
+        if !blocks.is_empty() {
+            commands.push(command(Command::Verify(v1::VerifyCommand { blocks })));
+        }
         let datanode = self.datanodes.node_mut(node);
         let blocks =
             datanode.invalidates.take(now, self.config.invalidate_retry_ms, self.config.invalidate_limit);
@@ -204,6 +212,7 @@ impl BlockManager {
         datanode.finalizations.clear();
         datanode.recoveries.clear();
         datanode.withdrawals.clear();
+        datanode.verifications.clear();
         self.await_return(now, node);
         self.datanodes.refresh();
         self.cancel_transfers_of(now, node);
@@ -272,6 +281,14 @@ impl BlockManager {
             storage.capacity = report.capacity;
             storage.used = report.used;
             storage.remaining = report.remaining;
+            storage.listed = true;
+            storage.scrubbed_s = report.scrubbed_s;
+            for (known, told) in [(&mut storage.path, &report.path), (&mut storage.failure, &report.failure)]
+            {
+                if known != told && told.len() <= TEXT_BYTES_MAX {
+                    known.clone_from(told);
+                }
+            }
             self.set_failed(index, report.failed);
         }
         // A heartbeat without any storage comes from a datanode that is still starting.
@@ -279,6 +296,7 @@ impl BlockManager {
             for index in self.datanodes.node(node).storages.clone() {
                 let id = &self.datanodes.storage(index).id;
                 if !reports.iter().any(|report| report.storage_id == *id) {
+                    self.datanodes.storage_mut(index).listed = false;
                     self.set_failed(index, true);
                 }
             }

@@ -19,8 +19,8 @@
 //! 3. Replica counts of storages, loads of datanodes and the queues agree with the block map.
 //! 4. A good replica is never ordered to be deleted while no more than the wanted number of good
 //!    replicas on datanodes that are not stale are known.
-//! 5. A corrupt replica is ordered to be deleted only after another one was verified or nothing else turned
-//!    out bad for some time (`suspects`), and while a block has one, no good replica goes.
+//! 5. A corrupt replica is ordered to be deleted only after the good ones were verified (`suspects`), and while a
+//!    block has one, no good replica goes.
 //! 6. A replica on a datanode that leaves is a source and nothing more: it does not count, and is not deleted for
 //!    being one too many. See `administration` for what a replica is worth.
 //! 7. A replica that is ordered to be deleted is no location: not for readers, appends, copies or recovery.
@@ -32,6 +32,7 @@ mod block_manager;
 mod block_map;
 mod config;
 mod datanode_manager;
+mod describe;
 mod drain;
 mod effects;
 mod finalizations;

@@ -258,8 +258,11 @@ impl BlockManager {
         // them than wanted are there.
         let nodes = self.datanodes.live().len();
         let enough = wanted.min(nodes.saturating_sub(tally.corrupt.len())).max(1);
+        if !tally.corrupt.is_empty() {
+            self.verify_others(now, id, tally);
+        }
         if tally.fresh >= enough {
-            self.condemn_corrupt(now, id, tally);
+            self.condemn_corrupt(id, tally, enough);
         }
     }
 

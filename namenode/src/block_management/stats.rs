@@ -73,6 +73,7 @@ impl BlockManager {
                 });
                 info.set_admin_state(self.datanodes.admin_state_of(index));
                 let storages = node.storages.iter().map(|storage| self.datanodes.storage(*storage));
+                let storages = storages.filter(|storage| storage.listed);
                 v1::DatanodeReport {
                     info: Some(info),
                     storages: storages
@@ -83,6 +84,9 @@ impl BlockManager {
                             used: storage.used,
                             remaining: storage.remaining,
                             failed: storage.failed,
+                            path: storage.path.clone(),
+                            failure: storage.failure.clone(),
+                            scrubbed_s: storage.scrubbed_s,
                         })
                         .collect(),
                     last_heartbeat_ms: now.saturating_sub(node.last_heartbeat),

@@ -32,6 +32,7 @@ mod keys;
 mod layer;
 mod ops;
 mod path;
+mod path_of;
 mod permission;
 mod query;
 mod resolve;

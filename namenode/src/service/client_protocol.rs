@@ -332,4 +332,9 @@ impl ClientProtocol for ClientService {
     ) -> Answer<RepairBandwidthResponse> {
         answer(administration::repair_bandwidth(&self.context, request.into_inner()).await)
     }
+
+    async fn describe_block(&self, request: Request<DescribeBlockRequest>) -> Answer<BlockDescription> {
+        let request = request.into_inner();
+        answer(read_path::describe_block(&self.context, &request).await)
+    }
 }

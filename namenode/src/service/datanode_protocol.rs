@@ -271,8 +271,14 @@ impl DatanodeProtocol for DatanodeService {
                 let Some(block) = &replica.block else { continue };
                 let stored = snapshot.block(block.block_id()).map_err(|e| rpc_error(&e))?;
                 let now = self.context.soft.now_ms();
-                tracing::warn!(%block, datanode = request.uuid, storage = replica.storage_id, "corrupt replica");
+                tracing::warn!(%block, datanode = request.uuid, storage = replica.storage_id,
+                    reason = replica.reason, "corrupt replica");
                 self.context.soft.blocks().report_bad(now, block, &replica.storage_id, stored.as_ref());
+            }
+            let now = self.context.soft.now_ms();
+            for replica in &request.verified {
+                let Some(block) = &replica.block else { continue };
+                self.context.soft.blocks().report_verified(now, block, &replica.storage_id);
             }
             Ok(Empty {})
         };

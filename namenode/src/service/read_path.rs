@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dfs_proto::v1::*;
-use dfs_proto::{InodeId, RpcError};
+use dfs_proto::{BlockId, ErrorKind, InodeId, RpcError};
 
 use super::context::{Context, seed, wall_clock_ns};
 use super::status::rpc_error;
 use crate::log::{self, Caller, command::Op};
-use crate::namesystem::{BlockState, Snapshot, StoredBlock};
+use crate::namesystem::{BlockState, NamesystemError, Snapshot, StoredBlock};
 
 /// Blocks answered by one Open or for one file of a located listing.
 const OPEN_BLOCKS_MAX: usize = 1_000;
@@ -128,4 +128,37 @@ pub fn list(
         entries.truncate(locations.len());
     }
     Ok(ListResponse { entries, has_more, locations })
+}
+
+/// A block by its id, with its file and every replica known.
+pub async fn describe_block(
+    context: &Context,
+    request: &DescribeBlockRequest,
+) -> Result<BlockDescription, RpcError> {
+    let caller = context.caller(request.context.as_ref()).await?;
+    let id = BlockId(request.block_id);
+    if !caller.superuser {
+        return Err(RpcError::new(ErrorKind::NotPermitted, id.to_string(), "superuser only"));
+    }
+    let found = context.scan(move |snapshot| {
+        let stored = snapshot.block(id)?.ok_or(NamesystemError::BlockNotFound { block: id })?;
+        let path = snapshot.path_of(stored.inode)?;
+        let block_size = snapshot.block_size_of(stored.inode)?;
+        Ok((stored, path, block_size))
+    });
+    let (stored, path, block_size) = found.await?;
+    let condition = match stored.state {
+        BlockState::Complete => BlockCondition::Complete,
+        BlockState::UnderConstruction => BlockCondition::UnderConstruction,
+        BlockState::UnderRecovery => BlockCondition::UnderRecovery,
+    };
+    Ok(BlockDescription {
+        block: Some(stored.to_proto()),
+        condition: condition.into(),
+        path: path.unwrap_or_default().into(),
+        inode: stored.inode.get(),
+        offset: stored.index.saturating_mul(block_size),
+        replication: u32::from(stored.replication),
+        replicas: context.soft.blocks().describe(&stored),
+    })
 }

@@ -16,6 +16,7 @@ mod pipeline;
 mod random_operations;
 mod replicas;
 mod restart;
+mod scrub;
 mod seek;
 mod sessions;
 mod sizes;

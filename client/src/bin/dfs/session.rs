@@ -59,6 +59,11 @@ impl Session {
         exit::message(format_args!("{}: `{subject}': {cause}", self.verb));
     }
 
+    /// Prints something to know about anything that has a name, which is no failure.
+    pub fn warn_about(&self, subject: &str, what: &str) {
+        exit::message(format_args!("{}: `{subject}': {what}", self.verb));
+    }
+
     /// Remembers a failure that needs no message.
     pub fn set_failed(&self) {
         self.failed.store(true, Ordering::Relaxed);

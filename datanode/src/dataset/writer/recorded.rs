@@ -1,7 +1,5 @@
 //! What a writer at any offset leaves to the volume's journal.
 
-use std::sync::Arc;
-
 use super::ReplicaWriter;
 use crate::error::DatanodeError;
 use crate::journal::record::Change;
@@ -58,7 +56,8 @@ impl ReplicaWriter {
     }
 
     pub(super) fn note(&mut self, change: Change<'_>) -> Result<(), DatanodeError> {
-        let noted = self.dataset.journal(&self.open.volume).append(self.block, change, &self.files);
+        let journal = self.dataset.journal(&self.open.volume)?;
+        let noted = journal.append(self.block, change, &self.files);
         let number = noted.inspect_err(|error| self.dataset.note_error(&self.open.volume, error))?;
         self.recorded.iter_mut().for_each(|recorded| recorded.last = number);
         Ok(())
@@ -68,7 +67,7 @@ impl ReplicaWriter {
     pub(super) fn commit_records(&self) -> Result<(), DatanodeError> {
         let last = self.recorded.as_ref().map_or(0, |recorded| recorded.last);
         self.dataset
-            .journal(&self.open.volume)
+            .journal(&self.open.volume)?
             .commit(last)
             .inspect_err(|error| self.dataset.note_error(&self.open.volume, error))
     }
@@ -93,7 +92,7 @@ impl ReplicaWriter {
         if !unrecorded {
             return self.commit_records();
         }
-        let journal = Arc::clone(self.dataset.journal(&self.open.volume));
+        let journal = self.dataset.journal(&self.open.volume)?;
         let up_to = journal.last();
         self.files
             .sync()

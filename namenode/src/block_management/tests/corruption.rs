@@ -11,10 +11,14 @@ fn a_corrupt_replica_is_deleted_after_it_was_replaced() {
     assert_eq!((nodes_of(&located.locations), located.corrupt_replicas), (vec![0, 2], 1));
     let commands = world.seconds(2, &[0, 1, 2, 3]);
     assert_eq!(deletions(&commands), []);
+    assert_eq!(verifications(&commands), [(0, block.id.get()), (2, block.id.get())]);
     let copies = transfers(&commands);
     assert_eq!(copies.len(), 1);
     assert_eq!(copies[0].2, [3]);
     world.received(3, &block);
+    world.verified(0, &block);
+    assert_eq!(deletions(&world.seconds(100, &[0, 1, 2, 3])), [], "datanode 2 has not verified its replica");
+    world.verified(2, &block);
     assert_eq!(deletions(&world.seconds(1, &[0, 1, 2, 3])), [(1, block.id.get(), block.stamp.get())]);
     assert_eq!(world.located(block.id).corrupt_replicas, 0);
 }
@@ -24,8 +28,12 @@ fn on_a_small_cluster_the_corrupt_replica_makes_room_for_the_good_one() {
     let mut world = World::cluster(3);
     let block = world.write(3, &[0, 1, 2]);
     world.bad(1, &block);
-    // Nobody says that the two others are good, but nobody finds them bad either.
-    assert_eq!(deletions(&world.seconds(9, &[0, 1, 2])), []);
+    // Nobody says that the two others are good.
+    let commands = world.seconds(100, &[0, 1, 2]);
+    assert_eq!(deletions(&commands), []);
+    assert_eq!(verifications(&commands).len(), 2 * 4, "they are asked again every 30 s");
+    world.verified(0, &block);
+    world.verified(2, &block);
     let commands = world.seconds(3, &[0, 1, 2]);
     assert_eq!(deletions(&commands), [(1, block.id.get(), block.stamp.get())]);
     // No copy to datanode 1 before it has confirmed the deletion.
@@ -81,14 +89,17 @@ fn damage_found_bit_by_bit_deletes_nothing() {
 }
 
 #[test]
-fn a_report_of_the_same_replica_again_does_not_prolong_the_wait() {
+fn a_report_of_the_same_replica_again_does_not_undo_verifications() {
     let mut world = World::cluster(3);
     let block = world.write(3, &[0, 1, 2]);
     let mut commands = Vec::new();
-    for _ in 0..13 {
+    for node in [0, 2] {
         world.bad(1, &block);
         commands.extend(world.second(&[0, 1, 2]));
+        world.verified(node, &block);
     }
+    world.bad(1, &block);
+    commands.extend(world.second(&[0, 1, 2]));
     assert_eq!(deletions(&commands), [(1, block.id.get(), block.stamp.get())]);
 }
 
@@ -98,6 +109,8 @@ fn without_room_one_corrupt_replica_goes_and_the_next_waits_for_the_copy() {
     let block = world.write(3, &[0, 1, 2]);
     world.bad(1, &block);
     world.bad(2, &block);
+    assert_eq!(deletions(&world.seconds(60, &[0, 1, 2])), []);
+    world.verified(0, &block);
     let deleted = deletions(&world.seconds(60, &[0, 1, 2]));
     assert_eq!(deleted.len(), 1, "{deleted:?}");
     let first = deleted[0].0;
@@ -126,15 +139,23 @@ fn a_copy_from_before_the_last_report_proves_nothing() {
     let copies = transfers(&world.seconds(2, &alive));
     let target = copies[0].2[0];
     world.received(target, &block);
+    world.verified(1, &block);
+    world.verified(2, &block);
     // The deletion is planned; then the copy itself turns out bad.
     world.bad(target, &block);
-    assert_eq!(deletions(&world.seconds(1, &alive)), []);
+    let commands = world.seconds(1, &alive);
+    assert_eq!(deletions(&commands), []);
+    let asked = verifications(&commands);
+    assert!(asked.contains(&(1, block.id.get())) && asked.contains(&(2, block.id.get())), "{asked:?}");
     let located = world.located(block.id);
     assert_eq!((nodes_of(&located.locations), located.corrupt_replicas), (vec![1, 2], 2));
-    // A copy after that settles it.
-    let copies = transfers(&world.seconds(2, &alive));
+    // Another copy, and another look at the others, settle it.
+    let commands = world.seconds(2, &alive);
+    let copies = transfers(&commands);
     assert_eq!(copies.len(), 1);
     world.received(copies[0].2[0], &block);
+    world.verified(1, &block);
+    world.verified(2, &block);
     let deleted: Vec<usize> = deletions(&world.seconds(2, &alive)).iter().map(|(node, ..)| *node).collect();
     assert_eq!(deleted, [0, target]);
 }
@@ -147,8 +168,13 @@ fn a_full_report_does_not_prove_a_copy() {
     assert_eq!(transfers(&world.seconds(2, &[0, 1, 2, 3])).len(), 1);
     world.full_report(3, &[finalized(&block)]);
     assert_eq!(world.holders(block.id), [1, 2, 3]);
-    assert_eq!(deletions(&world.seconds(5, &[0, 1, 2, 3])), []);
-    assert_eq!(deletions(&world.seconds(10, &[0, 1, 2, 3])).len(), 1);
+    world.verified(1, &block);
+    world.verified(2, &block);
+    let commands = world.seconds(60, &[0, 1, 2, 3]);
+    assert_eq!(deletions(&commands), []);
+    assert!(verifications(&commands).contains(&(3, block.id.get())), "its datanode is asked");
+    world.verified(3, &block);
+    assert_eq!(deletions(&world.seconds(2, &[0, 1, 2, 3])).len(), 1);
 }
 
 #[test]
@@ -156,6 +182,8 @@ fn an_ordered_deletion_is_called_back_and_its_replica_stays_corrupt() {
     let mut world = World::cluster(3);
     let block = world.write(3, &[0, 1, 2]);
     world.bad(1, &block);
+    world.verified(0, &block);
+    world.verified(2, &block);
     let deleted = deletions(&world.seconds(12, &[0, 1, 2]));
     assert_eq!(deleted.len(), 1);
     // The order was lost. Now the others turn out bad.
@@ -179,6 +207,7 @@ fn no_good_replica_goes_while_a_corrupt_one_is_there() {
     world.bad(1, &block);
     world.set_replication(block.id, 1);
     assert_eq!(deletions(&world.seconds(9, &[0, 1, 2])), []);
+    world.verified(0, &block);
     assert_eq!(deletions(&world.seconds(3, &[0, 1, 2])), [(1, block.id.get(), block.stamp.get())]);
     assert_eq!(deletions(&world.seconds(3, &[0, 1, 2])), []);
     assert_eq!(world.holders(block.id), [0, 2]);

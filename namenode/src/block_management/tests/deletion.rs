@@ -133,6 +133,7 @@ fn deletions_are_called_off_when_the_kept_replica_turns_out_bad() {
     world.full_report(1 - kept, &[finalized(&block)]);
     assert_eq!(world.holders(block.id), [1 - kept]);
     assert_eq!(deletions(&world.seconds(9, &[0, 1])), []);
+    world.verified(1 - kept, &block);
     assert_eq!(deletions(&world.seconds(3, &[0, 1])), [(kept, block.id.get(), block.stamp.get())]);
 }
 

@@ -62,7 +62,13 @@ fn nodes_of(locations: &[v1::ReplicaLocation]) -> Vec<usize> {
 }
 
 fn volume(id: &str, capacity: u64, used: u64) -> v1::StorageReport {
-    v1::StorageReport { storage_id: id.to_owned(), capacity, used, remaining: capacity - used, failed: false }
+    v1::StorageReport {
+        storage_id: id.to_owned(),
+        capacity,
+        used,
+        remaining: capacity - used,
+        ..Default::default()
+    }
 }
 
 impl World {
@@ -216,6 +222,12 @@ impl World {
         self.manager.check_invariants();
     }
 
+    /// A datanode has verified its replica, as asked.
+    fn verified(&mut self, node: usize, block: &StoredBlock) {
+        self.manager.report_verified(self.now, &block.to_proto(), &storage(node));
+        self.manager.check_invariants();
+    }
+
     /// A full report in one slice.
     fn full_report(&mut self, node: usize, replicas: &[ReportedReplica]) {
         let stored: Vec<StoredBlock> = self.stored.values().cloned().collect();
@@ -262,6 +274,20 @@ fn transfers(commands: &[(usize, Command)]) -> Vec<(usize, u64, Vec<usize>)> {
         })
         .collect();
     found.sort();
+    found
+}
+
+/// Verifications among commands: (node, block).
+fn verifications(commands: &[(usize, Command)]) -> Vec<(usize, u64)> {
+    let mut found: Vec<(usize, u64)> = commands
+        .iter()
+        .filter_map(|(node, command)| match command {
+            Command::Verify(verify) => Some((*node, verify)),
+            _ => None,
+        })
+        .flat_map(|(node, verify)| verify.blocks.iter().map(move |block| (node, block.id)))
+        .collect();
+    found.sort_unstable();
     found
 }
 

@@ -294,6 +294,17 @@ impl Simulation {
                     }
                 }
             }
+            Command::Verify(order) => {
+                for block in order.blocks {
+                    let Some(copy) = self.disks[node].replicas.get(&block.id).copied() else { continue };
+                    let here = v1::Block { id: block.id, generation_stamp: copy.stamp, length: copy.length };
+                    if copy.bad {
+                        self.report_bad(node);
+                    } else if copy.state == ReplicaState::Finalized {
+                        self.world.manager.report_verified(self.world.now, &here, &storage(node));
+                    }
+                }
+            }
             Command::RecoverBlock(order) => panic!("nothing is recovered here: {order:?}"),
             Command::Transfer(order) => {
                 let block = order.block.expect("a block");

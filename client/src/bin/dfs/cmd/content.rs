@@ -11,6 +11,7 @@ use crate::namespace;
 use crate::output::Out;
 use crate::path::{RemoteArg, RemotePath};
 use crate::session::Session;
+use crate::transfer::rescue;
 use crate::transfer::sink::Sink;
 
 /// Bytes that `head` and `tail` show unless told otherwise, as HDFS.
@@ -19,6 +20,9 @@ const DEFAULT_SHOWN_BYTES: u64 = 1024;
 /// `dfs cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
+    /// Print damaged files, too: bytes as they are on the disks where no replica matches its checksums
+    #[arg(long, visible_alias = "ignoreCrc")]
+    ignore_crc: bool,
     /// Files
     #[arg(value_name = "PATH", value_parser = RemoteArg::parser(), required = true)]
     paths: Vec<RemoteArg>,
@@ -26,7 +30,25 @@ pub struct CatArgs {
 
 /// Prints files.
 pub async fn cat(session: &Session, out: &mut Out, args: &CatArgs) -> anyhow::Result<()> {
-    print_all(session, out, &args.paths).await
+    if args.ignore_crc {
+        print_rescued(session, out, &args.paths).await
+    } else {
+        print_all(session, out, &args.paths).await
+    }
+}
+
+/// Prints what is left of the files that `paths` stand for.
+pub async fn print_rescued(session: &Session, out: &mut Out, paths: &[RemoteArg]) -> anyhow::Result<()> {
+    out.flush()?;
+    let sink = Sink::start(io::stdout())?;
+    for path in namespace::paths(session, paths).await {
+        match rescue::write(session, &path, &sink).await {
+            Ok(doubt) => rescue::tell(session, &path, &doubt),
+            Err(error) => session.fail(&path, &error),
+        }
+    }
+    sink.finish().await.map_err(OutputError::from)?;
+    Ok(())
 }
 
 /// Prints the files that `paths` stand for, one after the other.

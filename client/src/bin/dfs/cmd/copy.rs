@@ -57,6 +57,7 @@ impl CopyFlags {
             preserve: self.preserve,
             direct: self.direct,
             threads: self.threads,
+            ignore_crc: false,
             replication: new_files.and_then(|flags| flags.replication),
             block_size: new_files.and_then(|flags| flags.block_size),
         }
@@ -105,6 +106,9 @@ fn remote(arg: &OsStr, verb: &'static str) -> Result<RemoteArg, UsageError> {
 pub struct GetArgs {
     #[command(flatten)]
     flags: CopyFlags,
+    /// Copy damaged files, too: bytes as they are on the disks where no replica matches its checksums
+    #[arg(long, visible_alias = "ignoreCrc")]
+    ignore_crc: bool,
     /// Files and directories, then the local target (- is standard output; default: current directory)
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<OsString>,
@@ -119,13 +123,18 @@ pub async fn get(session: &Arc<Session>, out: &mut Out, args: &GetArgs) -> anyho
     };
     let sources = sources.iter().map(|source| remote(source, "get")).collect::<Result<Vec<_>, _>>()?;
     if target.as_os_str() == STANDARD {
-        return content::print_all(session, out, &sources).await;
+        return if args.ignore_crc {
+            content::print_rescued(session, out, &sources).await
+        } else {
+            content::print_all(session, out, &sources).await
+        };
     }
     let nodes = namespace::nodes(session, &sources).await;
     if nodes.is_empty() {
         return Ok(());
     }
-    let transfer = Transfer::new(session, args.flags.options(None))?;
+    let options = Options { ignore_crc: args.ignore_crc, ..args.flags.options(None) };
+    let transfer = Transfer::new(session, options)?;
     fetch::copy(&transfer, nodes, target).await;
     Ok(())
 }

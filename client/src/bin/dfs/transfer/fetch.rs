@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::preserve::{Attributes, Names};
 use super::sink::Sink;
 use super::store::Naming;
-use super::{CopyError, Transfer, io_text, pool};
+use super::{CopyError, Transfer, io_text, pool, rescue};
 use crate::namespace::{Node, Walk};
 use crate::path::{COPYING_SUFFIX, RemotePath};
 
@@ -217,11 +217,16 @@ async fn fetch(transfer: &Transfer, names: &Names, job: &Job) -> Result<(), Copy
         Naming::AtOnce => job.target.clone(),
         Naming::WhenWhole => with_suffix(&job.target),
     };
-    let reader = tokio::select! {
-        opened = transfer.session.client.open(&job.source.absolute) => opened?,
-        () = transfer.interrupt.wait() => return Err(CopyError::Interrupted),
+    let filled = if transfer.options.ignore_crc {
+        fill_rescued(transfer, job, &path).await
+    } else {
+        let reader = tokio::select! {
+            opened = transfer.session.client.open(&job.source.absolute) => opened?,
+            () = transfer.interrupt.wait() => return Err(CopyError::Interrupted),
+        };
+        fill(transfer, reader, &path).await
     };
-    let outcome = fill(transfer, reader, &path).await.and_then(|()| {
+    let outcome = filled.and_then(|()| {
         if let Some(attributes) = &job.attributes {
             attributes.apply_local(&path, names)?;
         }
@@ -257,6 +262,20 @@ async fn fill(transfer: &Transfer, mut reader: FileReader, path: &Path) -> Resul
     let written = sink.finish().await;
     received?;
     written?;
+    Ok(())
+}
+
+/// Writes what is left of a damaged file.
+async fn fill_rescued(transfer: &Transfer, job: &Job, path: &Path) -> Result<(), CopyError> {
+    let sink = Sink::start(File::create(path)?)?;
+    let received = tokio::select! {
+        received = rescue::write(&transfer.session, &job.source, &sink) => received.map_err(CopyError::Remote),
+        () = transfer.interrupt.wait() => Err(CopyError::Interrupted),
+    };
+    let written = sink.finish().await;
+    let doubt = received?;
+    written?;
+    transfer.progress.suspend(|| rescue::tell(&transfer.session, &job.source, &doubt));
     Ok(())
 }
 

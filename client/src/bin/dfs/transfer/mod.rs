@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod pool;
 pub mod preserve;
 pub mod progress;
+pub mod rescue;
 pub mod sink;
 pub mod store;
 pub mod store_plan;
@@ -45,6 +46,8 @@ pub struct Options {
     pub direct: bool,
     /// Files copied at once.
     pub threads: u16,
+    /// Take what is left of damaged files.
+    pub ignore_crc: bool,
     /// Replicas of new files; the cluster's default if absent.
     pub replication: Option<u16>,
     /// Block size of new files; the cluster's default if absent.

@@ -1,12 +1,15 @@
 //! `dfs admin`: the state of the cluster, and what an administrator asks of it. A verb a file.
 
 mod bandwidth;
+mod block;
 mod health;
 mod membership;
+mod node_arg;
 mod node_row;
 mod nodes;
 mod report;
 mod safemode;
+mod scrub;
 
 use clap::{Args, Subcommand};
 
@@ -39,6 +42,10 @@ enum AdminCommand {
     Maintenance(membership::MaintenanceArgs),
     /// Show or set what each datanode may spend on repair, in bytes a second
     Bandwidth(bandwidth::BandwidthArgs),
+    /// Have a datanode reread and verify all its replicas now
+    Scrub(scrub::ScrubArgs),
+    /// A block, its file, and where every replica is stored
+    Block(block::BlockArgs),
 }
 
 /// The only flag of verbs that only tell.
@@ -60,5 +67,7 @@ pub async fn run(session: &Session, out: &mut Out, args: &AdminArgs) -> anyhow::
         AdminCommand::Recommission(args) => membership::recommission(session, out, args).await,
         AdminCommand::Maintenance(args) => membership::maintenance(session, out, args).await,
         AdminCommand::Bandwidth(args) => bandwidth::run(session, out, args).await,
+        AdminCommand::Scrub(args) => scrub::run(session, out, args).await,
+        AdminCommand::Block(args) => block::run(session, out, args).await,
     }
 }

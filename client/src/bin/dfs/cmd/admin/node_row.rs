@@ -33,6 +33,37 @@ pub struct NodeRow {
     pub flaps: u32,
     #[serde(skip)]
     pub progress: AdminProgress,
+    pub storages: Vec<VolumeRow>,
+}
+
+/// A volume of a datanode.
+#[derive(Debug, Serialize)]
+pub struct VolumeRow {
+    pub storage_id: String,
+    pub path: String,
+    pub capacity: u64,
+    pub used: u64,
+    pub remaining: u64,
+    pub failed: bool,
+    /// Why it failed.
+    pub failure: String,
+    /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
+    pub scrubbed_s: u64,
+}
+
+impl VolumeRow {
+    fn new(storage: &dfs_client::StorageReport) -> Self {
+        Self {
+            storage_id: storage.storage_id.clone(),
+            path: storage.path.clone(),
+            capacity: storage.capacity,
+            used: storage.used,
+            remaining: storage.remaining,
+            failed: storage.failed,
+            failure: storage.failure.clone(),
+            scrubbed_s: storage.scrubbed_s,
+        }
+    }
 }
 
 impl NodeRow {
@@ -66,6 +97,7 @@ impl NodeRow {
             maintenance_remaining_ms: progress.remaining_ms,
             flaps: report.flaps,
             progress,
+            storages: report.storages.iter().map(VolumeRow::new).collect(),
         }
     }
 }

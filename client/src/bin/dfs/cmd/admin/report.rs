@@ -7,6 +7,7 @@ use super::node_row::{NodeRow, node_rows, seconds};
 use crate::human;
 use crate::output::Out;
 use crate::session::Session;
+use crate::times;
 
 /// The cluster, as `report --json` tells it.
 #[derive(Debug, Serialize)]
@@ -110,6 +111,19 @@ fn node_lines(node: &NodeRow, lines: &mut Vec<String>) {
         format!("DFS Used%: {}", human::percent(node.used, node.capacity, 2)),
         format!("DFS Remaining%: {}", human::percent(node.remaining, node.capacity, 2)),
         format!("Volumes: {} ({} failed)", node.volumes, node.failed_volumes),
+    ]);
+    for volume in node.storages.iter().filter(|volume| volume.failed) {
+        lines.push(format!("Failed volume: {}: {}", volume.path, volume.failure));
+    }
+    let verified = node.storages.iter().filter(|volume| !volume.failed).map(|volume| volume.scrubbed_s).min();
+    lines.push(match verified.filter(|at| *at > 0) {
+        Some(at) => format!(
+            "All replicas verified since: {}",
+            times::utc_seconds(i64::try_from(at).unwrap_or(0).saturating_mul(1_000_000_000))
+        ),
+        None => "All replicas verified since: not yet".to_owned(),
+    });
+    lines.extend([
         format!("Xceivers: {}", node.xceivers),
         format!("Last contact: {} ago", seconds(node.last_heartbeat_ms)),
         format!("Num of Blocks: {}", node.blocks),
