@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_proto::v1::{
-    self, ClusterStats, ContentSummary, DatanodeReport, LocatedBlock, SafeModeAction, ServerDefaults,
+    self, ClusterStats, ContentSummary, DatanodeReport, LocatedBlock, RestoredResponse, SafeModeAction,
+    ServerDefaults,
 };
 use dfs_proto::{CLIENT_PROTOCOL_VERSION, ErrorKind};
 use uuid::Uuid;
@@ -260,7 +261,7 @@ impl DfsClient {
     }
 
     /// Removes a file, or a directory (with everything below it if `recursive`). False if there was nothing to
-    /// remove. Space is freed in the background.
+    /// remove. Space is freed in the background. This is final: [`Self::move_to_trash`] can be taken back.
     pub async fn delete(&self, path: &str, recursive: bool) -> Result<bool, DfsError> {
         let nn = &self.inner.namenode;
         let request = v1::DeleteRequest { context: nn.context(), node: Some(path::node(path)?), recursive };
@@ -364,6 +365,21 @@ impl DfsClient {
         let nn = &self.inner.namenode;
         let request = v1::DatanodeReportRequest { context: nn.context() };
         Ok(nn.call("", request, |mut s, r| async move { s.get_datanode_report(r).await }).await?.datanodes)
+    }
+
+    /// Tells whether the namespace was restored from a backup; with `finish` ends that, so that replicas which the
+    /// namespace does not know may be deleted (superuser).
+    pub async fn restored(&self, finish: bool) -> Result<RestoredResponse, DfsError> {
+        let nn = &self.inner.namenode;
+        let request = v1::RestoredRequest { context: nn.context(), finish };
+        nn.call("", request, |mut s, r| async move { s.restored(r).await }).await
+    }
+
+    /// Whether the namenode takes no changes as its disk is full.
+    pub async fn is_disk_full(&self) -> Result<bool, DfsError> {
+        let nn = &self.inner.namenode;
+        let request = v1::SafeModeRequest { context: nn.context(), action: SafeModeAction::Get.into() };
+        Ok(nn.call("", request, |mut s, r| async move { s.safe_mode(r).await }).await?.disk_full)
     }
 
     /// Reads or changes safe mode; tells whether it is on afterwards.

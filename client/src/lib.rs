@@ -104,6 +104,7 @@ mod slow_nodes;
 mod status;
 mod streamer;
 mod transport;
+mod trash;
 mod unsynced_blocks;
 mod writer_core;
 
@@ -115,8 +116,8 @@ pub use dfs_proto::checksum::ChecksumKind;
 pub use dfs_proto::v1::{
     AdminProgress, AdminState, Block, BlockCondition, BlockDescription, ClusterStats, ContentSummary,
     DatanodeInfo, DatanodeReport, DatanodeState, KnownReplica, LocatedBlock, ReplicaDescription,
-    ReplicaLocation, ReplicaState, ReplicaWorth, SafeModeAction, ScrubProgress, ServerDefaults,
-    StorageReport,
+    ReplicaLocation, ReplicaState, ReplicaWorth, RestoredResponse, SafeModeAction, ScrubProgress,
+    ServerDefaults, StorageReport,
 };
 pub use error::{DfsError, ReplicaFault, TransferFault};
 pub use file_checksum::FileChecksum;
@@ -127,3 +128,4 @@ pub use options::{CreateOptions, MkdirOptions, RenameOptions};
 pub use rescue::{RescueReader, Rescued, Trust};
 pub use retry::RetryPolicy;
 pub use status::{FileKind, FileStatus, ListPage, LocatedStatus};
+pub use trash::{Expunged, Trashed};

@@ -56,6 +56,10 @@ pub struct NamenodeConfig {
     /// Bytes that stay free on the disk of `dir`: below, clients' changes are refused until there is room
     /// again, so that the log is never cut off in the middle. Default 100 MiB (as HDFS).
     pub reserved_bytes: u64,
+    /// How long checkpoints of users' trash are kept, in ms. Default 24 h; 0: what is removed is gone at once.
+    pub trash_keep_ms: u64,
+    /// Time between checkpoints of users' trash, in ms. Default 1 h; at least 100.
+    pub trash_checkpoint_ms: u64,
     /// Bytes of memory for the store's pages. Default 96 MiB; at least 8 MiB.
     pub cache_bytes: usize,
 }
@@ -83,6 +87,8 @@ impl NamenodeConfig {
             hard_lease_ms: 20 * 60 * 1000,
             session_timeout_ms: 30_000,
             reserved_bytes: 100 << 20,
+            trash_keep_ms: 24 * 3600 * 1000,
+            trash_checkpoint_ms: 3600 * 1000,
             cache_bytes: 96 << 20,
         }
     }
@@ -116,6 +122,7 @@ impl NamenodeConfig {
         check(self.soft_lease_ms > 0, "soft lease limit", "more than 0")?;
         check(self.hard_lease_ms >= self.soft_lease_ms, "hard lease limit", "at least the soft limit")?;
         check(self.session_timeout_ms >= 100, "session timeout", "at least 100 ms")?;
+        check(self.trash_checkpoint_ms >= 100, "trash checkpoint interval", "at least 100 ms")?;
         check(self.cache_bytes >= 8 << 20, "cache", "at least 8 MiB")
     }
 }
@@ -137,6 +144,7 @@ mod tests {
             NamenodeConfig { dead_after_ms: 5_000, ..good.clone() },
             NamenodeConfig { hard_lease_ms: 1, ..good.clone() },
             NamenodeConfig { session_timeout_ms: 0, ..good.clone() },
+            NamenodeConfig { trash_checkpoint_ms: 99, ..good.clone() },
         ] {
             assert!(matches!(bad.validate(), Err(NamenodeError::Setting { .. })), "{bad:?}");
         }

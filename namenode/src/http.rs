@@ -1,5 +1,6 @@
 //! The HTTP port: health, a summary for scripts, and metrics for Prometheus.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
@@ -43,7 +44,9 @@ pub fn router(context: Arc<Context>, metrics: PrometheusHandle) -> Router {
 }
 
 async fn health(State(context): State<Arc<Context>>) -> (StatusCode, &'static str) {
-    if context.consensus.is_leader() {
+    if context.consensus.is_leader() && context.disk_full.load(Ordering::Relaxed) {
+        (StatusCode::OK, "leader, read-only: the disk is full\n")
+    } else if context.consensus.is_leader() {
         (StatusCode::OK, "leader\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not the leader\n")
@@ -54,9 +57,12 @@ async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
     let stats = context.soft.blocks().stats(context.soft.now_ms());
     let counts = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok());
     let (sessions, open_files, locks) = context.sessions.counts();
+    let kept_blocks = context.soft.blocks().kept_blocks();
     Json(json!({
         "cluster_id": context.cluster_id,
         "leader": context.consensus.is_leader(),
+        "disk_full": context.disk_full.load(Ordering::Relaxed),
+        "kept_blocks": kept_blocks,
         "inodes": counts.map(|(inodes, _)| inodes),
         "blocks": counts.map(|(_, blocks)| blocks),
         "capacity": stats.capacity,
@@ -76,6 +82,8 @@ async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
 
 fn set_gauges(context: &Context) {
     let stats = context.soft.blocks().stats(context.soft.now_ms());
+    let disk_full = context.disk_full.load(Ordering::Relaxed);
+    gauge!("dfs_namenode_disk_full").set(f64::from(u8::from(disk_full)));
     gauge!("dfs_capacity_bytes").set(stats.capacity as f64);
     gauge!("dfs_used_bytes").set(stats.used as f64);
     gauge!("dfs_remaining_bytes").set(stats.remaining as f64);

@@ -14,16 +14,18 @@ mod framed_connection;
 pub mod groups;
 mod http;
 mod listener;
+pub mod maintenance;
 mod monitor;
 pub mod namesystem;
 mod rpc_threads;
 mod server;
 pub mod service;
+mod trash_emptier;
 mod unary_services;
 
 pub use config::NamenodeConfig;
 pub use error::NamenodeError;
-pub use server::Namenode;
+pub use server::{NODE_ID, Namenode};
 
 /// Messages of the replicated log and of Raft, generated from `proto/dfs/*.proto`.
 pub mod log {

@@ -9,17 +9,38 @@ use clap::Parser;
 use dfs_namenode::{Namenode, NamenodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod operator;
+
+use operator::OperatorCommand;
+
 /// What is logged unless RUST_LOG says otherwise. openraft's timer warns of a second shutdown whenever it is dropped
 /// after the first.
 const LOG_FILTER: &str = "info,openraft=warn,openraft::core::tick=error";
 
+/// Milliseconds in a minute.
+const MINUTE_MS: u64 = 60_000;
+
 /// Keeps the namespace of a dfs cluster and the places of its blocks.
 #[derive(Debug, Parser)]
-#[command(name = "dfs-namenode", version)]
+#[command(
+    name = "dfs-namenode",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<OperatorCommand>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Settings of a namenode that serves.
+#[derive(Debug, clap::Args)]
+struct ServeArgs {
     /// Directory of the log and the store; an empty one is formatted.
-    #[arg(long)]
-    dir: PathBuf,
+    #[arg(long, required = true)]
+    dir: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind: IpAddr,
@@ -59,6 +80,12 @@ struct Args {
     /// Bytes that stay free on the disk of the directory; below, changes are refused.
     #[arg(long, default_value_t = 100 << 20)]
     reserved_bytes: u64,
+    /// Minutes for which checkpoints of users' trash are kept; 0: what is removed is gone at once.
+    #[arg(long, default_value_t = 24 * 60)]
+    trash_minutes: u64,
+    /// Minutes between checkpoints of users' trash.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    trash_checkpoint_minutes: u64,
     /// Bytes of memory for the store's pages.
     #[arg(long, default_value_t = 96 << 20)]
     cache_bytes: usize,
@@ -72,16 +99,18 @@ fn user_and_group(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dfs-namenode: {}", dfs_proto::error::one_line(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    let args = Args::parse();
+    let done = match args.command {
+        Some(command) => operator::run(command),
+        None => serve(args.serve).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("dfs-namenode: {}", dfs_proto::error::one_line(error.as_ref()));
+        ExitCode::FAILURE
+    })
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -104,8 +133,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         stale_after_ms: args.stale_ms,
         dead_after_ms: args.dead_ms,
         reserved_bytes: args.reserved_bytes,
+        trash_keep_ms: args.trash_minutes.saturating_mul(MINUTE_MS),
+        trash_checkpoint_ms: args.trash_checkpoint_minutes.saturating_mul(MINUTE_MS),
         cache_bytes: args.cache_bytes,
-        ..NamenodeConfig::new(args.dir)
+        ..NamenodeConfig::new(args.dir.unwrap_or_default())
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -118,7 +149,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
-            error = namenode.failed() => return Err(error.into()),
+            error = namenode.failed() => {
+                eprintln!("dfs-namenode: {}", dfs_proto::error::one_line(&error));
+                // Nothing is saved on the way out: what the disk has of the log is all that counts, and the state must
+                // not get ahead of it.
+                std::process::exit(1);
+            }
         }
         tracing::info!("stopping");
         namenode.shutdown().await;

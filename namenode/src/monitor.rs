@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
 use crate::service::Context;
+use crate::trash_emptier;
 
 /// Inodes, entries and blocks that one reclaim command frees: about 10 ms of apply time, so that a
 /// deleted tree of a million entries never makes others wait longer.
@@ -24,6 +25,9 @@ const RECLAIM_BUDGET: u32 = 1_000;
 
 /// How often the room on the log's disk is looked at: at full speed the log grows by some MB in the time.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A full disk counts as such until so large a part of the reserve is free beside it.
+const HYSTERESIS_SHARE: u64 = 4;
 
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
@@ -65,6 +69,7 @@ pub fn spawn_all(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
     tasks.spawn(free_orphans(context.clone()));
     tasks.spawn(reclaim(context.clone()));
     tasks.spawn(record_hints(context.clone()));
+    tasks.spawn(trash_emptier::run(context.clone()));
     tasks.spawn(scan_redundancy(context.clone()));
 }
 
@@ -108,14 +113,22 @@ pub async fn watch_disk_once(context: &Arc<Context>) {
     let asked = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&dir)).await;
     let Ok(Ok(stat)) = asked else { return };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-    let full = free < context.config.reserved_bytes;
+    let reserved = context.config.reserved_bytes;
+    let was_full = context.disk_full.load(Ordering::Relaxed);
+    // Not on and off with every file that comes and goes.
+    let enough = if was_full { reserved.saturating_add(reserved / HYSTERESIS_SHARE) } else { reserved };
+    let full = free < enough;
     if context.disk_full.swap(full, Ordering::Relaxed) != full {
-        let reserved = context.config.reserved_bytes;
         if full {
             tracing::error!(free, reserved, "disk of the log is full: changes are refused");
         } else {
             tracing::info!(free, reserved, "disk of the log has room again");
         }
+    }
+    if !full {
+        let consensus = context.consensus.clone();
+        // Whatever comes of it: it is tried again.
+        let _ = tokio::task::spawn_blocking(move || consensus.keep_reserve()).await;
     }
 }
 

@@ -21,12 +21,13 @@ use crate::config::NamenodeConfig;
 use crate::consensus::{Consensus, ConsensusConfig};
 use crate::error::NamenodeError;
 use crate::groups::GroupMapping;
+use crate::log::backup_protocol_server::BackupProtocolServer;
 use crate::log::{InitializeOp, command::Op};
-use crate::namesystem::{Effect, Snapshot};
+use crate::namesystem::{Effect, NamesystemError, Snapshot};
 use crate::rpc_threads::Served;
 use crate::service::{
-    ClientService, Context, DatanodeService, FileSystemService, NAME_PREFIX, Sessions, SoftState, seed,
-    wall_clock_ns,
+    BackupService, ClientService, Context, DatanodeService, FileSystemService, NAME_PREFIX, Sessions,
+    SoftState, seed, wall_clock_ns,
 };
 use crate::unary_services::UnaryServices;
 use crate::{http, monitor, rpc_threads};
@@ -41,7 +42,11 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const PORT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// This node among the voters; a namenode of its own is the only one.
-const NODE_ID: u64 = 1;
+pub const NODE_ID: u64 = 1;
+
+/// Part of the reserved room that a checkpoint has to find, and the most that it needs: two layers of the store.
+const CHECKPOINT_SHARE: u64 = 4;
+const CHECKPOINT_ROOM_MAX: u64 = 16 << 20;
 
 /// Orphans read at once at a start.
 const ORPHANS_PAGE: usize = 10_000;
@@ -87,6 +92,7 @@ impl Namenode {
         let consensus = Consensus::start(
             ConsensusConfig {
                 cache_bytes: config.cache_bytes,
+                checkpoint_room_bytes: (config.reserved_bytes / CHECKPOINT_SHARE).min(CHECKPOINT_ROOM_MAX),
                 ..ConsensusConfig::new(config.dir.clone(), NODE_ID)
             },
             Arc::new(move |effects: Vec<Effect>| effects_to.take_effects(&effects)),
@@ -233,6 +239,8 @@ fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Resul
         }
     }
     sessions.expect(now, &holders, &orphans);
+    let restored_from = snapshot.restored_from().map_err(NamesystemError::from)?;
+    soft.blocks().keep_unknown(restored_from.is_some());
     // A new cluster has nobody to wait for: its start is over before the first datanode registers.
     soft.blocks().tick(now);
     Ok(())
@@ -260,6 +268,12 @@ fn served(context: &Arc<Context>) -> Served {
         .max_encoding_message_size(MAX_RPC_BYTES);
     let raft = context.consensus.raft_service();
     let unary = UnaryServices { clients: clients.clone(), mounts: mounts.clone() };
-    let routes = Routes::new(clients).add_service(datanodes).add_service(mounts).add_service(raft).prepare();
+    let backups = BackupProtocolServer::new(BackupService::new(context.clone()));
+    let routes = Routes::new(clients)
+        .add_service(datanodes)
+        .add_service(mounts)
+        .add_service(raft)
+        .add_service(backups)
+        .prepare();
     Served { routes, unary }
 }

@@ -28,6 +28,7 @@ pub mod pattern;
 pub mod programs;
 pub mod replica_files;
 pub mod rng;
+pub mod small_disk;
 pub mod tree;
 pub mod wait;
 pub mod workload;

@@ -319,6 +319,24 @@ impl ClientProtocol for Namenode {
         Err(Status::unimplemented(""))
     }
 
+    async fn move_to_trash(
+        &self,
+        _: Request<v1::MoveToTrashRequest>,
+    ) -> Result<Response<v1::MoveToTrashResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn restored(
+        &self,
+        _: Request<v1::RestoredRequest>,
+    ) -> Result<Response<v1::RestoredResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn expunge(&self, _: Request<v1::ExpungeRequest>) -> Result<Response<v1::ExpungeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn set_permission(&self, _: Request<v1::SetPermissionRequest>) -> Result<Response<Empty>, Status> {
         Err(Status::unimplemented(""))
     }

@@ -8,6 +8,7 @@ use super::block_map::BlockMap;
 use super::config::BlockManagementConfig;
 use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
 use super::drain::DrainScan;
+use super::kept::Kept;
 use super::low_redundancy::{Level, LowRedundancy};
 use super::pending::{Pending, PendingTransfers};
 use super::random::Random;
@@ -37,6 +38,8 @@ pub struct BlockManager {
     pub(super) removed: RecentDeletions<BlockId>,
     /// Replicas of blocks that still exist, deleted a moment ago.
     pub(super) deleted: RecentDeletions<(NodeIndex, BlockId)>,
+    /// Replicas that are kept after a restore.
+    pub(super) kept: Kept,
     pub(super) suspects: Suspects,
     pub(super) outdated_hints: BTreeSet<BlockId>,
     pub(super) sweep: Sweep,
@@ -77,6 +80,7 @@ impl BlockManager {
             overdue_recoveries: BTreeMap::new(),
             removed: RecentDeletions::default(),
             deleted: RecentDeletions::default(),
+            kept: Kept::default(),
             suspects: Suspects::default(),
             outdated_hints: BTreeSet::new(),
             sweep: Sweep::default(),

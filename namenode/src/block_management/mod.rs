@@ -37,6 +37,7 @@ mod drain;
 mod effects;
 mod finalizations;
 mod invalidate;
+mod kept;
 mod lease_manager;
 mod liveness;
 mod locate;

@@ -290,11 +290,19 @@ impl BlockManager {
         }
         if !self.ensure_entry(id, stored) {
             if replica.state != ReplicaState::Temporary {
-                self.order_deletion(id, node, replica.stamp);
+                if self.kept.is_on && !self.removed.contains(id) {
+                    self.kept.note(id);
+                } else {
+                    self.order_deletion(id, node, replica.stamp);
+                }
             }
             return false;
         }
         let Some(entry) = self.blocks.get(id) else { return false };
+        if self.kept.is_on && replica.stamp > entry.stamp {
+            self.kept.note(id);
+            return false;
+        }
         let known = entry.replicas.mark_on(storage);
         let mark = if entry.state == BlockState::Complete {
             judge_complete(replica, entry.stamp, entry.length)

@@ -38,6 +38,7 @@ use super::dir_lock::DirLock;
 use super::error::{ConsensusError, ProposeError};
 use super::health::Health;
 use super::raft_types::{self, Entry, LogId, Membership, Vote};
+use super::record;
 use super::segmented_log::SegmentedLog;
 use super::vote_file::VoteFile;
 use crate::log;
@@ -50,6 +51,10 @@ const ENTRIES_A_TASK_MAX: usize = 8;
 
 /// Bytes of log read at once when it is replayed.
 const REPLAY_BYTES: usize = 1 << 20;
+
+/// Bytes that a record has beside its commands, at most, and those that each of them adds.
+const RECORD_OVERHEAD: usize = record::HEADER_BYTES + 64;
+const COMMAND_OVERHEAD: usize = 16;
 
 /// How the thread ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +251,11 @@ impl Alone {
 
     /// Makes one entry: log, state, answers.
     fn carry_out(&self, core: &mut Core, proposals: Vec<Proposal>) -> Result<(), ConsensusError> {
+        let bytes: usize = proposals.iter().map(|proposal| proposal.bytes() + COMMAND_OVERHEAD).sum();
+        if !lock(&self.log).has_room(bytes + RECORD_OVERHEAD)? {
+            proposals.into_iter().for_each(|proposal| proposal.waiter.answer(Err(ProposeError::NoRoom)));
+            return Ok(());
+        }
         let durable = proposals.iter().any(|proposal| proposal.waiter.level == Level::Durable);
         let (commands, waiters): (Vec<_>, Vec<_>) =
             proposals.into_iter().map(|proposal| (proposal.command, proposal.waiter)).unzip();
@@ -267,7 +277,7 @@ impl Alone {
         if let Some((index, _, replies)) = applied.pop() {
             self.acks.applied(index, answers(index, waiters, replies));
         }
-        if core.applier.is_checkpoint_due() {
+        if core.applier.is_checkpoint_due() && core.applier.has_room() {
             self.want(|wanted| wanted.work = true);
         }
         Ok(())
@@ -348,7 +358,8 @@ impl Alone {
     fn checkpoint_if_due(&self) -> Result<(), ConsensusError> {
         {
             let mut core = self.core();
-            if !core.applier.is_checkpoint_due() && !core.applier.is_checkpoint_due_by_time() {
+            let is_due = core.applier.is_checkpoint_due() || core.applier.is_checkpoint_due_by_time();
+            if !is_due || !core.applier.has_room() {
                 return Ok(());
             }
             self.checkpoint(&mut core)?;
@@ -382,7 +393,7 @@ impl Alone {
             return Ok(());
         }
         self.sync()?;
-        if core.applier.is_dirty() {
+        if core.applier.is_dirty() && core.applier.has_room() {
             core.applier.save()?;
         }
         lock(&self.log).sync()

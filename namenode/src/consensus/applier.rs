@@ -13,6 +13,7 @@ use super::batch::Batch;
 use super::error::ConsensusError;
 use super::flusher::Flusher;
 use super::raft_types::{Entry, LogId, StoredMembership};
+use super::room::DiskRoom;
 use super::snapshot::ReceivedSnapshot;
 use super::state_store::{Position, StateStore};
 use crate::log;
@@ -54,6 +55,7 @@ pub struct Applier {
     applied: watch::Sender<Option<LogId>>,
     dirty: Dirty,
     flusher: Flusher,
+    disk: DiskRoom,
 }
 
 /// Log index of a batch, the batch, and what became of its commands.
@@ -67,9 +69,10 @@ impl Applier {
         on_effects: OnEffects,
         policy: CheckpointPolicy,
         flusher: Flusher,
+        disk: DiskRoom,
     ) -> Self {
         let applied = watch::Sender::new(position.last);
-        Self { store, position, on_effects, policy, applied, dirty: Dirty::default(), flusher }
+        Self { store, position, on_effects, policy, applied, dirty: Dirty::default(), flusher, disk }
     }
 
     /// How far the log is applied, as it goes on.
@@ -125,6 +128,8 @@ impl Applier {
     fn make_room(&self) -> Result<(), ConsensusError> {
         match self.store.rows().fill() {
             Fill::Room => Ok(()),
+            // Clients are refused meanwhile, so little more is going to gather.
+            Fill::Full if !self.disk.is_there() => Ok(()),
             Fill::Full if self.flusher.begin(&self.store) => Ok(()),
             // The thread is behind, or has ended.
             Fill::Full | Fill::Overfull => self.store.flush(),
@@ -144,6 +149,11 @@ impl Applier {
     /// Whether changes are so old that a checkpoint is due.
     pub fn is_checkpoint_due_by_time(&self) -> bool {
         self.dirty.since.is_some_and(|since| since.elapsed() >= self.policy.interval)
+    }
+
+    /// Whether the disk has the room that a checkpoint may take. Without it, checkpoints have to wait.
+    pub fn has_room(&self) -> bool {
+        self.disk.is_there()
     }
 
     /// Makes the state durable. The log must be on disk as far as it was applied.

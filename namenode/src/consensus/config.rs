@@ -31,6 +31,9 @@ pub struct ConsensusConfig {
     pub checkpoint_bytes: u64,
     /// A checkpoint is made when changes are older than this. Default 30 s, at least 10 ms.
     pub checkpoint_interval: Duration,
+    /// Checkpoints wait while the disk has less room than this, in bytes: the store might fail in the middle, and the log
+    /// has everything. Default 16 MiB: two layers.
+    pub checkpoint_room_bytes: u64,
     /// Entries kept in the log behind a checkpoint, so that a follower that was away for a moment needs
     /// no snapshot. Default 10,000; unused when there are no other nodes.
     pub keep_entries: u64,
@@ -54,6 +57,7 @@ impl ConsensusConfig {
             checkpoint_commands: 100_000,
             checkpoint_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            checkpoint_room_bytes: 16 << 20,
             keep_entries: 10_000,
             heartbeat: Duration::from_millis(250),
             election: Duration::from_secs(1),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::ConsensusError;
 
@@ -14,7 +14,7 @@ pub const ASIDE_ENDING: &str = "tmp";
 /// directory is synced so that the name survives too. On return the new content is durable. Gives back
 /// the open file.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<File, ConsensusError> {
-    let aside = path.with_extension(ASIDE_ENDING);
+    let aside = aside(path);
     let mut file = File::options()
         .read(true)
         .write(true)
@@ -27,6 +27,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<File, ConsensusError> {
     fs::rename(&aside, path).map_err(|error| ConsensusError::io(path, "rename", error))?;
     sync_parent(path)?;
     Ok(file)
+}
+
+/// Where [`replace`] writes what is to be the content of `path`. Errors about this file say that nothing has changed.
+pub fn aside(path: &Path) -> PathBuf {
+    path.with_extension(ASIDE_ENDING)
 }
 
 /// Makes the names in the directory of `path` durable.

@@ -53,6 +53,31 @@ pub enum ConsensusError {
         /// First entry that the state lacks.
         state_ends: u64,
     },
+    /// There is a state but no log: what was acknowledged last may be missing.
+    #[error("{}: the log is missing, but the state has the entries before {state_ends}", dir.display())]
+    LogMissing {
+        /// Where it should be.
+        dir: PathBuf,
+        /// First entry that the state lacks.
+        state_ends: u64,
+    },
+    /// The log of a node that is alone ends before the state: its end is lost, and what was acknowledged after the state
+    /// was saved may be missing.
+    #[error("{}: ends before entry {log_ends}, but the state has the entries before {state_ends}", path.display())]
+    LogEnds {
+        /// Last segment of the log.
+        path: PathBuf,
+        /// First entry that the log lacks.
+        log_ends: u64,
+        /// First entry that the state lacks.
+        state_ends: u64,
+    },
+    /// There is no namenode's directory.
+    #[error("{}: not a namenode's directory", dir.display())]
+    NoDirectory {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// openraft appended an entry that does not follow the last one.
     #[error("entry {index} does not follow the last entry of the log")]
     OutOfOrder {
@@ -74,6 +99,12 @@ pub enum ConsensusError {
     WrongSnapshot {
         /// Name of the snapshot.
         snapshot_id: String,
+    },
+    /// redb found that the store does not hold together.
+    #[error("{}: the store does not hold together", path.display())]
+    Unsound {
+        /// The store's file.
+        path: PathBuf,
     },
     /// The redb store failed.
     #[error("{}: store: {source}", path.display())]
@@ -202,6 +233,13 @@ impl ConsensusError {
         Self::Io { path: path.into(), action, source }
     }
 
+    /// Whether this says that there is no room to write `path`.
+    pub(super) fn is_no_room(&self, path: &std::path::Path) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { path: at, source, .. }
+            if at == path && matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// A redb error of the store at `path`.
     pub(super) fn store(path: impl Into<PathBuf>, source: impl Into<redb::Error>) -> Self {
         Self::Store { path: path.into(), source: Box::new(source.into()) }
@@ -229,6 +267,9 @@ pub enum ProposeError {
         /// The bound.
         max: usize,
     },
+    /// The disk of the log has no room for the command. Nothing changed, and the command may be sent again.
+    #[error("no room for the log")]
+    NoRoom,
     /// Consensus stopped, by request or because the log or the store failed.
     #[error("consensus is stopped")]
     Stopped,

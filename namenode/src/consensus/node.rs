@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use openraft::BasicNode;
 use prost::Message;
-use tokio::sync::{oneshot, watch};
+use redb::ReadTransaction;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::acks::Acks;
 use super::alone::{Alone, Parts};
@@ -23,7 +24,9 @@ use super::member::Member;
 use super::network::MESSAGE_BYTES_MAX;
 use super::raft_service::RaftService;
 use super::raft_types::{self, LogId, Membership, Vote};
+use super::room::{self, DiskRoom};
 use super::segmented_log::{Recovered, SegmentedLog};
+use super::snapshot;
 use super::state_store::{Position, StateStore};
 use super::threads::spawn;
 use super::vote_file::{self, VoteFile};
@@ -79,6 +82,7 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
     durable_file::make_dir(&config.dir)?;
     vote_file::check_directory(&config.dir)?;
     let lock = Arc::new(DirLock::take(&config.dir)?);
+    room::release_reserve(&config.dir);
     let (votes, vote) = VoteFile::open(&config.dir, config.node_id)?;
     let (store, position) = StateStore::open(&config.dir, config.cache_bytes, config.layer_bytes)?;
     let (log, recovered) = SegmentedLog::open(
@@ -87,6 +91,7 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
         CACHE_BYTES_MAX,
         position.next_index(),
     )?;
+    room::keep_reserve(&config.dir);
     let is_new = recovered.last.is_none() && position.last.is_none();
     Ok(Opened { lock, votes, vote, store, position, log, recovered, is_new })
 }
@@ -126,7 +131,9 @@ fn prepare(
         interval: config.checkpoint_interval,
     };
     let flusher = Flusher::start(health)?;
-    let applier = Applier::new(opened.store.clone(), opened.position.clone(), on_effects, policy, flusher);
+    let disk = DiskRoom::new(&config.dir, config.checkpoint_room_bytes);
+    let (store, position) = (opened.store.clone(), opened.position.clone());
+    let applier = Applier::new(store, position, on_effects, policy, flusher, disk);
     let watches = Watches { store: opened.store.clone(), synced: acks.watch(), applied: applier.watch() };
     let membership =
         opened.recovered.membership.as_ref().unwrap_or_else(|| opened.position.membership.membership());
@@ -134,7 +141,8 @@ fn prepare(
     if first.is_none() && !raft_types::is_alone(membership, config.node_id) {
         return Ok((Err(Ready { opened, applier, acks }), watches));
     }
-    let Opened { lock, votes, vote, log, .. } = opened;
+    let Opened { lock, votes, vote, log, position, .. } = opened;
+    log.check_reaches(position.next_index())?;
     let alone = Alone::open(Parts {
         node_id: config.node_id,
         log,
@@ -245,6 +253,27 @@ impl Consensus {
     /// All entries before this index are on disk here.
     pub fn synced(&self) -> u64 {
         *self.inner.synced.borrow()
+    }
+
+    /// The state as redb's own transaction, and how far the log is applied in it; what that says is on disk in the log.
+    /// Blocks on the disk.
+    pub fn begin_backup(&self) -> Result<(ReadTransaction, Position), ConsensusError> {
+        self.inner.store.begin_backup()
+    }
+
+    /// Starts a thread that streams the rows of a state; see [`Consensus::begin_backup`].
+    pub fn stream_rows(
+        &self,
+        txn: ReadTransaction,
+    ) -> Result<mpsc::Receiver<log::RaftSnapshotPart>, ConsensusError> {
+        snapshot::send(txn, self.inner.store.path().to_owned(), self.inner.health.clone())
+    }
+
+    /// Keeps room for a start on a full disk again, if there is enough now. Blocks on the disk.
+    pub fn keep_reserve(&self) {
+        if let Some(dir) = self.inner.store.path().parent() {
+            room::keep_reserve(dir);
+        }
     }
 
     /// The namespace, for [`crate::namesystem::Snapshot::open`]. It may be another one after a snapshot

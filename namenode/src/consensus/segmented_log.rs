@@ -12,13 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openraft::EntryPayload;
-
-use super::catalog::{self, Catalog, Segment};
+use super::catalog::{Catalog, Segment};
 use super::durable_file;
-use super::error::{ConsensusError, Damage};
+use super::error::ConsensusError;
+use super::found_log::{Found, list, read_files, remove_asides};
 use super::raft_types::{self, Entry, LogId, Membership};
 use super::record::{self, Kind};
+use super::room::RoomAhead;
 use super::segment::{self, EntryId};
 
 /// What [`SegmentedLog::open`] found.
@@ -54,6 +54,7 @@ pub struct SegmentedLog {
     staged: Vec<u8>,
     /// Offsets in `staged` of its entries.
     staged_entries: Vec<usize>,
+    room: RoomAhead,
 }
 
 /// A sync of what was written before it began.
@@ -84,72 +85,18 @@ impl SegmentedLog {
         state_next: u64,
     ) -> Result<(Self, Recovered), ConsensusError> {
         durable_file::make_dir(&dir)?;
-        let mut firsts = list(&dir)?;
-        if firsts.is_empty() {
-            let file = durable_file::replace(&dir.join(segment::file_name(0)), &header_bytes(None))?;
-            drop(file);
-            firsts.push(0);
+        remove_asides(&dir)?;
+        if list(&dir)?.is_empty() {
+            if state_next > 0 {
+                return Err(ConsensusError::LogMissing { dir, state_ends: state_next });
+            }
+            drop(durable_file::replace(&dir.join(segment::file_name(0)), &header_bytes(None))?);
         }
-        let mut segments: Vec<Segment> = Vec::new();
-        let mut stale: Vec<Segment> = Vec::new();
-        let mut tail: Vec<Entry> = Vec::new();
-        let mut last = None;
-        let mut membership = None;
-        let mut torn_bytes = 0;
-        for (position, first) in firsts.iter().enumerate() {
-            let path = dir.join(segment::file_name(*first));
-            let bytes = fs::read(&path).map_err(|error| ConsensusError::io(&path, "read", error))?;
-            let damaged = |offset: usize, reason| ConsensusError::Damaged {
-                path: path.clone(),
-                offset: offset as u64,
-                reason,
-            };
-            let header = segment::Header::decode(&bytes, *first).map_err(|reason| damaged(0, reason))?;
-            if segments.last().is_some_and(|before| before.next != *first) {
-                // The rest of a log that a snapshot replaced; the new log begins here.
-                stale.append(&mut segments);
-                tail.clear();
-            }
-            let scan =
-                segment::scan(&bytes, &header).map_err(|refused| damaged(refused.offset, refused.reason))?;
-            if let Some(reason) = scan.tail {
-                if position + 1 < firsts.len() {
-                    return Err(damaged(scan.end, reason));
-                }
-                torn_bytes = (bytes.len() - scan.end) as u64;
-            }
-            let mut segment = Segment {
-                path: path.clone(),
-                previous: header.previous,
-                first: *first,
-                next: *first,
-                offsets: Vec::new(),
-                bytes: scan.end as u64,
-            };
-            last = header.previous;
-            for found in &scan.entries {
-                segment.note(found.offset as u64);
-                last = Some(found.id);
-            }
-            if let Some(found) = scan.entries.iter().rfind(|found| found.kind == Kind::Membership) {
-                let entry = record::decode(&bytes[found.offset..]).and_then(|record| catalog::entry(&record));
-                if let EntryPayload::Membership(set) =
-                    entry.map_err(|reason| damaged(found.offset, reason))?.payload
-                {
-                    membership = Some(set);
-                }
-            }
-            append_tail(&bytes, &scan, tail_bytes, &mut tail)
-                .map_err(|(offset, reason)| damaged(offset, reason))?;
-            segments.push(segment);
-        }
+        let Found { segments, stale, torn_bytes, last, membership, tail } =
+            read_files(&dir, tail_bytes, state_next)?;
         let (Some(begin), Some(end)) = (segments.first(), segments.last()) else {
-            return Err(ConsensusError::io(dir, "list", std::io::ErrorKind::NotFound.into()));
+            return Err(ConsensusError::LogMissing { dir, state_ends: state_next });
         };
-        if begin.first > state_next {
-            let path = begin.path.clone();
-            return Err(ConsensusError::Gap { path, log_begins: begin.first, state_ends: state_next });
-        }
         for segment in stale {
             durable_file::remove(&segment.path)?;
         }
@@ -168,6 +115,7 @@ impl SegmentedLog {
         // What a killed process had written is in the page cache only.
         file.sync_all().map_err(|error| ConsensusError::io(&path, "sync", error))?;
         let (bytes, next) = (end.bytes, end.next);
+        let room = RoomAhead::default();
         let log = Self {
             dir,
             segment_bytes,
@@ -180,6 +128,7 @@ impl SegmentedLog {
             dirty: false,
             staged: Vec::new(),
             staged_entries: Vec::new(),
+            room,
         };
         Ok((log, Recovered { previous, last: last.map(raft_types::log_id), tail, membership }))
     }
@@ -192,6 +141,20 @@ impl SegmentedLog {
     /// The last entry staged or written.
     pub fn last(&self) -> Option<LogId> {
         self.last.map(raft_types::log_id)
+    }
+
+    /// Refuses a log that ends before entry `state_next`, the first one that the state lacks: a node that is alone saves
+    /// its state only when the log is on disk.
+    pub fn check_reaches(&self, state_next: u64) -> Result<(), ConsensusError> {
+        let log_ends = self.next();
+        if log_ends < state_next {
+            return Err(ConsensusError::LogEnds {
+                path: self.path.clone(),
+                log_ends,
+                state_ends: state_next,
+            });
+        }
+        Ok(())
     }
 
     /// Entries below this index are on disk.
@@ -231,6 +194,12 @@ impl SegmentedLog {
         Ok(())
     }
 
+    /// Sees to it that `bytes` can be written, sync marks too. False, and nothing has changed, if the disk has no room.
+    pub fn has_room(&mut self, bytes: usize) -> Result<bool, ConsensusError> {
+        let room = self.room.ensure(&self.file, self.bytes, bytes as u64);
+        room.map_err(|error| ConsensusError::io(&self.path, "reserve room in", error))
+    }
+
     /// Makes all that was written durable; begins a new segment if the last one is full.
     pub fn sync(&mut self) -> Result<(), ConsensusError> {
         if self.dirty {
@@ -239,7 +208,11 @@ impl SegmentedLog {
         }
         self.synced = self.next();
         if self.bytes >= self.segment_bytes {
-            self.begin_segment()?;
+            match self.begin_segment() {
+                // This one grows on until there is room for the next.
+                Err(error) if error.is_no_room(&durable_file::aside(&self.next_path())) => {}
+                begun => return begun,
+            }
         }
         Ok(())
     }
@@ -316,6 +289,7 @@ impl SegmentedLog {
         self.file.set_len(segment.bytes).map_err(|error| ConsensusError::io(&self.path, "cut", error))?;
         self.file.sync_all().map_err(|error| ConsensusError::io(&self.path, "sync", error))?;
         self.bytes = segment.bytes;
+        self.room = RoomAhead::default();
         self.dirty = false;
         self.catalog.replace_last(segment);
         self.synced = self.next();
@@ -334,6 +308,13 @@ impl SegmentedLog {
         durable_file::sync_parent(&self.path)
     }
 
+    /// Makes the log in `dir` that goes on after `previous`.
+    pub fn create(dir: &Path, previous: EntryId) -> Result<(), ConsensusError> {
+        durable_file::make_dir(dir)?;
+        let path = dir.join(segment::file_name(previous.index + 1));
+        durable_file::replace(&path, &header_bytes(Some(previous))).map(drop)
+    }
+
     /// Begins an empty log after `previous`. The new segment is durable before the old ones are deleted:
     /// a crash between leaves both, and [`Self::open`] takes the new one.
     fn restart(&mut self, previous: Option<EntryId>) -> Result<(), ConsensusError> {
@@ -348,9 +329,10 @@ impl SegmentedLog {
 
     /// Begins a segment after the last entry.
     fn begin_segment(&mut self) -> Result<(), ConsensusError> {
-        let first = self.next();
-        self.path = self.dir.join(segment::file_name(first));
-        self.file = Arc::new(durable_file::replace(&self.path, &header_bytes(self.last))?);
+        let (first, path) = (self.next(), self.next_path());
+        let file = Arc::new(durable_file::replace(&path, &header_bytes(self.last))?);
+        self.room.give_back(&self.file, self.bytes);
+        (self.file, self.path) = (file, path);
         self.bytes = segment::HEADER_BYTES as u64;
         self.synced = first;
         self.dirty = false;
@@ -365,6 +347,11 @@ impl SegmentedLog {
         Ok(())
     }
 
+    /// File of the segment that begins with the next entry.
+    fn next_path(&self) -> PathBuf {
+        self.dir.join(segment::file_name(self.next()))
+    }
+
     /// Index of the next entry.
     fn next(&self) -> u64 {
         self.last.map_or(0, |id| id.index + 1)
@@ -373,42 +360,4 @@ impl SegmentedLog {
 
 fn header_bytes(previous: Option<EntryId>) -> [u8; segment::HEADER_BYTES] {
     segment::Header { previous }.encode()
-}
-
-/// First indexes of the segments in `dir`, sorted. Deletes files that were being written aside.
-fn list(dir: &Path) -> Result<Vec<u64>, ConsensusError> {
-    let unreadable = |error| ConsensusError::io(dir, "list", error);
-    let mut firsts = Vec::new();
-    for item in fs::read_dir(dir).map_err(unreadable)? {
-        let path = item.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|ending| ending == durable_file::ASIDE_ENDING) {
-            durable_file::remove(&path)?;
-        } else if let Some(first) =
-            path.file_name().and_then(|name| name.to_str()).and_then(segment::parse_file_name)
-        {
-            firsts.push(first);
-        }
-    }
-    firsts.sort_unstable();
-    Ok(firsts)
-}
-
-/// Adds the entries of a segment to `tail`, which holds the last entries up to a size.
-fn append_tail(
-    bytes: &[u8],
-    scan: &segment::Scan,
-    tail_bytes: usize,
-    tail: &mut Vec<Entry>,
-) -> Result<(), (usize, Damage)> {
-    let begin = scan.end.saturating_sub(tail_bytes);
-    let kept = scan.entries.partition_point(|found| found.offset < begin);
-    if kept > 0 {
-        tail.clear();
-    }
-    for found in &scan.entries[kept..] {
-        let damaged = |reason| (found.offset, reason);
-        let record = record::decode(&bytes[found.offset..]).map_err(damaged)?;
-        tail.push(catalog::entry(&record).map_err(damaged)?);
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! Everything, the namespace and the position in the log, changes in one transaction, so the store always holds the
 //! state after exactly the entries it says. Transactions end in memory and reach redb many at a time
 //! ([`crate::namesystem::Store`]); a durable transaction of redb (a checkpoint) is made now and then, and after a
-//! crash the log is applied again from there.
+//! crash the log is applied again from there. Each page is verified when it is read (`checked_file`).
 //!
 //! Two records in the `meta` table belong to consensus, each beginning with a version byte:
 //!
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
+use super::checked_file::{CheckedFile, sums_path};
 use super::durable_file;
 use super::error::{ConsensusError, Damage};
 use super::raft_types::{self, LogId, StoredMembership};
@@ -31,7 +32,8 @@ use super::segment::EntryId;
 use crate::log;
 use crate::namesystem::{Store, StoreError, Table, Tables};
 
-const FILE_NAME: &str = "state.redb";
+/// Name of the store's file.
+pub const FILE_NAME: &str = "state.redb";
 const RECEIVED_FILE_NAME: &str = "received.redb";
 const APPLIED_KEY: &str = "raft.applied";
 const MEMBERSHIP_KEY: &str = "raft.membership";
@@ -50,6 +52,12 @@ pub struct Position {
 }
 
 impl Position {
+    /// Term, leader and index of the last applied entry; zeros before the first one.
+    pub fn last_entry(&self) -> (u64, u64, u64) {
+        let id = self.last.map(|last| raft_types::entry_id(&last));
+        id.map_or((0, 0, 0), |id| (id.term, id.node_id, id.index))
+    }
+
     /// First entry that was not applied.
     pub fn next_index(&self) -> u64 {
         self.last.map_or(0, |id| id.index + 1)
@@ -121,7 +129,7 @@ impl StateStore {
         layer_bytes: usize,
     ) -> Result<(Self, Position), ConsensusError> {
         let path = dir.join(FILE_NAME);
-        durable_file::remove(&dir.join(RECEIVED_FILE_NAME))?;
+        tidy(&path, &dir.join(RECEIVED_FILE_NAME))?;
         let is_new = !path.exists();
         let database = open_released(&path, cache_bytes)?;
         if is_new {
@@ -153,6 +161,32 @@ impl StateStore {
         self.rows().begin_read().map_err(|source| self.failed(source))
     }
 
+    /// A consistent view of the state, and how far the log is applied in it.
+    pub fn begin_backup(&self) -> Result<(ReadTransaction, Position), ConsensusError> {
+        let txn = self.begin_read()?;
+        let position = read_position(&self.path, &txn)?;
+        Ok((txn, position))
+    }
+
+    /// The store's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has redb verify all of the store in `dir`; it mends nothing that the next start would not.
+    pub fn verify(dir: &Path, cache_bytes: usize) -> Result<(), ConsensusError> {
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(());
+        }
+        let mut database = open_released(&path, cache_bytes)?;
+        match database.check_integrity() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ConsensusError::Unsound { path }),
+            Err(error) => Err(ConsensusError::store(path, error)),
+        }
+    }
+
     /// Makes everything that was applied durable.
     pub fn checkpoint(&self) -> Result<(), ConsensusError> {
         self.rows().checkpoint().map_err(|source| self.failed(source))
@@ -165,9 +199,7 @@ impl StateStore {
 
     /// Replaces the state by a received one; durable on return. Readers keep what they hold.
     pub fn install(&self, received: &Path) -> Result<Position, ConsensusError> {
-        std::fs::rename(received, &self.path)
-            .map_err(|error| ConsensusError::io(&self.path, "rename", error))?;
-        durable_file::sync_parent(&self.path)?;
+        take_place(received, &self.path)?;
         let database = open_database(&self.path, self.cache_bytes)?;
         let (rows, position) = open_rows(&self.path, database, self.layer_bytes)?;
         let old = {
@@ -177,6 +209,30 @@ impl StateStore {
         drop(old);
         Ok(position)
     }
+}
+
+/// Gives a complete store another one's name, together with its sums. See [`tidy`] for a crash in between.
+fn take_place(store: &Path, path: &Path) -> Result<(), ConsensusError> {
+    let rename = |from: &Path, to: &Path| {
+        std::fs::rename(from, to).map_err(|error| ConsensusError::io(to, "rename", error))?;
+        durable_file::sync_parent(to)
+    };
+    rename(store, path)?;
+    rename(&sums_path(store), &sums_path(path))
+}
+
+/// Ends what a crash interrupted: a store that has taken the place of another one gets its sums; one that was not
+/// complete is removed.
+fn tidy(path: &Path, received: &Path) -> Result<(), ConsensusError> {
+    let sums = sums_path(received);
+    if sums.exists() && !received.exists() {
+        std::fs::rename(&sums, sums_path(path))
+            .map_err(|error| ConsensusError::io(sums_path(path), "rename", error))?;
+        return durable_file::sync_parent(path);
+    }
+    // The sums go first: without the store, they would be taken for those of its successor.
+    durable_file::remove(&sums)?;
+    durable_file::remove(received)
 }
 
 /// The rows of a database, and how far the log is applied in them.
@@ -205,6 +261,7 @@ const RECEIVED_CACHE_BYTES: usize = 16 << 20;
 impl ReceivedStore {
     /// Begins an empty store at `path`.
     pub fn create(path: PathBuf) -> Result<Self, ConsensusError> {
+        durable_file::remove(&sums_path(&path))?;
         durable_file::remove(&path)?;
         let database = open_database(&path, RECEIVED_CACHE_BYTES)?;
         Ok(Self { path, database })
@@ -240,7 +297,7 @@ impl ReceivedStore {
 fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
     Database::builder()
         .set_cache_size(cache_bytes)
-        .create(path)
+        .create_with_backend(CheckedFile::open(path)?)
         .map_err(|error| ConsensusError::store(path, error))
 }
 
@@ -255,7 +312,8 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 fn open_released(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
     let deadline = Instant::now() + RELEASE_PATIENCE;
     loop {
-        match Database::builder().set_cache_size(cache_bytes).create(path) {
+        let file = CheckedFile::open(path)?;
+        match Database::builder().set_cache_size(cache_bytes).create_with_backend(file) {
             Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
                 thread::sleep(RELEASE_PAUSE);
             }

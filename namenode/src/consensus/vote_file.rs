@@ -57,6 +57,18 @@ pub struct VoteFile {
     node_id: u64,
 }
 
+/// Which node the directory `dir` belongs to, and its vote.
+pub fn read(dir: &Path) -> Result<(u64, Vote), ConsensusError> {
+    let path = dir.join(FILE_NAME);
+    match fs::read(&path) {
+        Ok(bytes) => decode(&bytes).map_err(|reason| ConsensusError::Damaged { path, offset: 0, reason }),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(ConsensusError::NoDirectory { dir: dir.to_owned() })
+        }
+        Err(error) => Err(ConsensusError::io(path, "read", error)),
+    }
+}
+
 impl VoteFile {
     /// Opens the vote file of `dir` and reads the vote. A new file is made for `node_id`; the file of
     /// another node is refused, since two nodes with one id would vote twice.

@@ -88,6 +88,13 @@ impl Counters {
         number
     }
 
+    /// Has so many ids and stamps of each kind never given.
+    pub(super) fn pass_over(&mut self, count: u64) {
+        self.next_inode = self.next_inode.saturating_add(count);
+        self.next_block = self.next_block.saturating_add(count);
+        self.last_stamp = self.last_stamp.saturating_add(count);
+    }
+
     /// Whether this inode id was given.
     pub(super) const fn gave_inode(&self, id: InodeId) -> bool {
         id.get() < self.next_inode

@@ -93,6 +93,9 @@ pub enum InvalidReason {
     /// A directory was to be moved into itself or below.
     #[error("cannot move a directory into itself")]
     IntoItself,
+    /// What was to be moved to the trash has the trash in it.
+    #[error("it contains the trash; -skipTrash removes it for good")]
+    ContainsTrash,
     /// The path names its own base, which has no name to change.
     #[error("the root has no name to remove or change")]
     BaseItself,

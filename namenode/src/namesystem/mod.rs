@@ -36,6 +36,7 @@ mod path_of;
 mod permission;
 mod query;
 mod resolve;
+mod restored;
 mod retry_cache;
 mod row_range;
 mod rows;
@@ -45,6 +46,8 @@ mod stored_block;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trash;
+mod trash_work;
 mod xattrs;
 
 pub use apply::{Applied, apply};
@@ -58,3 +61,4 @@ pub use snapshot::Snapshot;
 pub use store::{Fill, Store};
 pub use stored_block::{BlockState, StoredBlock};
 pub use tables::{Definition, Table, Tables};
+pub use trash_work::TrashWork;

@@ -17,7 +17,8 @@
 //! | storages      | storage id                   | version 1 (1), number (4)                         |
 //! | storage_names | number (4)                   | version 1 (1), storage id                         |
 //! | datanodes     | datanode uuid                | version 1 (1), `DatanodeRecord`                   |
-//! | meta          | text                         | `counters`: [`super::counters`]; `identity`: version 1 (1), `InitializeOp`; `repair_bandwidth`: version 1 (1), `SetRepairBandwidthOp`; others: their owner's |
+//! | trash         | checkpoint inode (8)         | [`super::trash`]                                  |
+//! | meta          | text                         | `counters`: [`super::counters`]; `trash`: [`super::trash`]; `restored`: [`super::restored`]; `identity`: version 1 (1), `InitializeOp`; `repair_bandwidth`: version 1 (1), `SetRepairBandwidthOp`; others: their owner's |
 //!
 //! Integers in values are little-endian.
 
@@ -62,13 +63,15 @@ pub enum Table {
     StorageNames,
     /// Datanodes by uuid.
     Datanodes,
+    /// Checkpoints of users' trash.
+    Trash,
     /// Counters, identity, and what consensus keeps here.
     Meta,
 }
 
 impl Table {
     /// All tables. A copy of all of them is a copy of the namespace.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Inodes,
         Table::Entries,
         Table::Blocks,
@@ -81,6 +84,7 @@ impl Table {
         Table::Storages,
         Table::StorageNames,
         Table::Datanodes,
+        Table::Trash,
         Table::Meta,
     ];
 
@@ -99,6 +103,7 @@ impl Table {
             Self::Storages => "storages",
             Self::StorageNames => "storage_names",
             Self::Datanodes => "datanodes",
+            Self::Trash => "trash",
             Self::Meta => "meta",
         }
     }
@@ -145,7 +150,7 @@ impl<'store> Tables<'store> {
         Ok(self.get(Table::Meta, key.as_bytes())?.map(|v| v.value().to_vec()))
     }
 
-    /// Sets a key of the meta table that belongs to the caller. `counters` and `identity` are taken.
+    /// Sets a key of the meta table that belongs to the caller. `counters`, `trash` and `identity` are taken.
     pub fn meta_put(&mut self, key: &str, value: &[u8]) {
         self.insert(Table::Meta, key.as_bytes(), value);
     }

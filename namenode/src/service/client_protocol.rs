@@ -226,6 +226,44 @@ impl ClientProtocol for ClientService {
         })
     }
 
+    async fn move_to_trash(&self, request: Request<MoveToTrashRequest>) -> Answer<MoveToTrashResponse> {
+        let MoveToTrashRequest { context, node, recursive } = request.into_inner();
+        if self.context.config.trash_keep_ms == 0 {
+            let outcome = TrashOutcome::Off.into();
+            return answer(Ok(MoveToTrashResponse { outcome, ..MoveToTrashResponse::default() }));
+        }
+        let op = Op::MoveToTrash(log::MoveToTrashOp { node, recursive });
+        answer(match self.context.change(context, op).await {
+            Ok(log::Reply { reply: Some(Reply::Trashed(trashed)) }) => {
+                let inside = trashed.path.is_empty();
+                let outcome = if inside { TrashOutcome::Inside } else { TrashOutcome::Moved };
+                Ok(MoveToTrashResponse { outcome: outcome.into(), trash_path: trashed.path })
+            }
+            Ok(_) => Err(wrong_reply("move to trash")),
+            Err(e) => Err(e),
+        })
+    }
+
+    async fn expunge(&self, request: Request<ExpungeRequest>) -> Answer<ExpungeResponse> {
+        let ExpungeRequest { context, immediate } = request.into_inner();
+        let user = context.as_ref().map(|c| c.user.clone().into_bytes()).unwrap_or_default();
+        let op = log::EmptyTrashOp {
+            users: vec![user.into()],
+            checkpoint: true,
+            keep_ms: if immediate { 0 } else { self.context.config.trash_keep_ms },
+            ..log::EmptyTrashOp::default()
+        };
+        answer(match self.context.change(context, Op::EmptyTrash(op)).await {
+            Ok(log::Reply { reply: Some(Reply::TrashEmptied(emptied)) }) => {
+                self.context.soft.reclaim.notify_one();
+                let made = emptied.made.into_iter().next().unwrap_or_default();
+                Ok(ExpungeResponse { made, deleted: emptied.deleted, more: emptied.more })
+            }
+            Ok(_) => Err(wrong_reply("expunge")),
+            Err(e) => Err(e),
+        })
+    }
+
     async fn set_permission(&self, request: Request<SetPermissionRequest>) -> Answer<Empty> {
         let SetPermissionRequest { context, node, mode } = request.into_inner();
         self.change_empty(context, Op::SetPermission(log::SetPermissionOp { node, mode })).await
@@ -284,7 +322,10 @@ impl ClientProtocol for ClientService {
             let (inodes, blocks) = self.context.snapshot()?.counts().map_err(|e| rpc_error(&e))?;
             let stats = self.context.soft.blocks().stats(self.context.soft.now_ms());
             let safe_mode = self.context.safe_mode.load(Ordering::Relaxed);
-            Ok(ClusterStats { inodes, blocks, safe_mode, ..stats })
+            let disk_full = self.context.disk_full.load(Ordering::Relaxed);
+            let kept = self.context.soft.blocks().kept_blocks();
+            let (restored, kept_blocks) = (kept.is_some(), kept.unwrap_or(0));
+            Ok(ClusterStats { inodes, blocks, safe_mode, disk_full, restored, kept_blocks, ..stats })
         };
         answer(result.await)
     }
@@ -297,6 +338,31 @@ impl ClientProtocol for ClientService {
             self.context.caller(request.get_ref().context.as_ref()).await?;
             let datanodes = self.context.soft.blocks().datanode_report(self.context.soft.now_ms());
             Ok(DatanodeReportResponse { datanodes })
+        };
+        answer(result.await)
+    }
+
+    async fn restored(&self, request: Request<RestoredRequest>) -> Answer<RestoredResponse> {
+        let RestoredRequest { context, finish } = request.into_inner();
+        let result = async {
+            if finish {
+                let caller = self.context.caller(context.as_ref()).await?;
+                if !caller.superuser {
+                    return Err(RpcError::new(ErrorKind::NotPermitted, "restored", "superuser only"));
+                }
+                self.context.change(context, Op::ForgetRestore(log::ForgetRestoreOp {})).await?;
+                self.context.soft.blocks().keep_unknown(false);
+                tracing::info!(
+                    user = caller.user,
+                    "replicas that the namespace does not know may be deleted"
+                );
+            }
+            let backup = self.context.snapshot()?.restored_from().map_err(|e| rpc_error(&e.into()))?;
+            Ok(RestoredResponse {
+                restored: backup.is_some(),
+                backup_ns: backup.unwrap_or(0),
+                kept_blocks: self.context.soft.blocks().kept_blocks().unwrap_or(0),
+            })
         };
         answer(result.await)
     }
@@ -317,7 +383,10 @@ impl ClientProtocol for ClientService {
                 self.context.safe_mode.store(on, Ordering::Relaxed);
                 tracing::info!(on, user = caller.user, "safe mode set");
             }
-            Ok(SafeModeResponse { safe_mode: self.context.safe_mode.load(Ordering::Relaxed) })
+            Ok(SafeModeResponse {
+                safe_mode: self.context.safe_mode.load(Ordering::Relaxed),
+                disk_full: self.context.disk_full.load(Ordering::Relaxed),
+            })
         };
         answer(result.await)
     }

@@ -18,7 +18,7 @@ use crate::groups::GroupMapping;
 use crate::log::{self, Caller, Command, Reply, command::Op, reply};
 use crate::namesystem::{Effect, NamesystemError, Snapshot};
 use crate::service::sessions::Sessions;
-use crate::service::status::{rpc_error, rpc_error_of_proposal, wrong_reply};
+use crate::service::status::{NO_ROOM, rpc_error, rpc_error_of_proposal, wrong_reply};
 
 /// Groups that a call may name; a host's limit is 65,536, but nobody has so many, and each change logs them.
 const GROUPS_MAX: usize = 1_024;
@@ -155,8 +155,7 @@ impl Context {
             return Err(RpcError::new(ErrorKind::SafeMode, "", "an administrator has to leave it"));
         }
         if self.disk_full.load(Ordering::Relaxed) {
-            let reason = "the namenode's disk is full; nothing is changed until it has room";
-            return Err(RpcError::new(ErrorKind::NoSpace, "", reason));
+            return Err(RpcError::new(ErrorKind::NoSpace, "", NO_ROOM));
         }
         let caller = self.caller(context.as_ref()).await?;
         let context = context.unwrap_or_default();

@@ -3,6 +3,7 @@
 
 mod acl_numbers;
 mod administration;
+mod backup_protocol;
 mod client_protocol;
 mod context;
 mod datanode_protocol;
@@ -17,6 +18,7 @@ mod sessions;
 mod status;
 mod write_path;
 
+pub use backup_protocol::BackupService;
 pub use client_protocol::ClientService;
 pub use context::{Context, SoftState, seed, wall_clock_ns};
 pub use datanode_protocol::DatanodeService;

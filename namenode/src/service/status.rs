@@ -5,6 +5,9 @@ use dfs_proto::{ErrorKind, RpcError};
 use crate::consensus::ProposeError;
 use crate::namesystem::NamesystemError;
 
+/// What clients are told while the disk is full.
+pub const NO_ROOM: &str = "the namenode's disk is full; nothing is changed until it has room";
+
 /// A refusal of the namespace.
 pub fn rpc_error(error: &NamesystemError) -> RpcError {
     RpcError::new(error.kind(), error.subject(), error.reason())
@@ -18,6 +21,7 @@ pub fn rpc_error_of_proposal(error: &ProposeError) -> RpcError {
             RpcError::new(ErrorKind::NotLeader, "", leader.clone().unwrap_or_default())
         }
         ProposeError::TooLarge { .. } => RpcError::new(ErrorKind::TooLarge, "", error.to_string()),
+        ProposeError::NoRoom => RpcError::new(ErrorKind::NoSpace, "", NO_ROOM),
         ProposeError::Stopped => RpcError::new(ErrorKind::Unavailable, "", "the namenode is stopping"),
     }
 }

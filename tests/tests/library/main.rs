@@ -2,6 +2,7 @@
 
 mod append;
 mod bad_input;
+mod failing_disk;
 mod full_disk;
 mod hflush;
 mod identity;
@@ -16,11 +17,13 @@ mod pipeline;
 mod random_operations;
 mod replicas;
 mod restart;
+mod restore;
 mod scrub;
 mod seek;
 mod sessions;
 mod sizes;
 mod tidy;
+mod trash;
 
 use anyhow::{Result, bail};
 use dfs_client::DfsError;

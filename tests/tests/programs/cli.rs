@@ -138,8 +138,8 @@ fn verbs_do_what_hdfs_users_expect() -> Result<()> {
 
         ensure!(say(&["rm", "/d/copy"]).await?.contains("/d/copy"));
         say(&["rm", "-f", "/none"]).await?;
-        say(&["rm", "-r", "/d"]).await?;
-        assert_eq!(say(&["ls", "/"]).await?, "");
+        say(&["rm", "-r", "-skipTrash", "/d"]).await?;
+        assert_eq!(say(&["ls", "-C", "/"]).await?, "/user\n");
         Ok(())
     })
 }

@@ -4,6 +4,8 @@ mod bad_input;
 mod cli;
 mod crash;
 mod local_cluster;
+mod namenode_dir;
 mod transcript;
+mod trash;
 mod trees;
 mod write_faults;

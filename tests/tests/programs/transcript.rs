@@ -42,9 +42,12 @@ fn shape(line: &str, users: &[String]) -> String {
             || users.iter().any(|user| user == word)
             || word.starts_with('/') && word.contains("dfs")
     };
+    let homes = users
+        .iter()
+        .fold(line.to_owned(), |line, user| line.replace(&format!("/user/{user}/"), "/user/you/"));
     // Consecutive open words are one: a size is "512" or "1.5 K", a time one word or two.
     let mut words: Vec<&str> = Vec::new();
-    for word in line.split_ascii_whitespace() {
+    for word in homes.split_ascii_whitespace() {
         let word = match word {
             _ if open(word) => "#",
             _ if word.bytes().all(|byte| byte == b'.') => "...",

@@ -81,8 +81,10 @@ pub enum Verb {
     Mv(names::MvArgs),
     /// Copy files within the namespace
     Cp(copy::CpArgs),
-    /// Remove files and directories
+    /// Move files and directories to the trash, or remove them for good
     Rm(names::RmArgs),
+    /// Make a checkpoint of the trash and delete old ones
+    Expunge(names::ExpungeArgs),
     /// Create empty files, or set times
     Touch(attributes::TouchArgs),
     /// Create empty files

@@ -70,6 +70,7 @@ fn ask(verb: Verb, globals: &Globals) -> anyhow::Result<ExitCode> {
         Verb::Mv(a) => run.verb("mv", One, async |s, _| names::mv(s, &a).await),
         Verb::Cp(a) => run.verb("cp", PerCore, async |s, _| copy::cp(s, &a).await),
         Verb::Rm(a) => run.verb("rm", One, async |s, o| names::rm(s, o, &a).await),
+        Verb::Expunge(a) => run.verb("expunge", One, async |s, o| names::expunge(s, o, &a).await),
         Verb::Touch(a) => run.verb("touch", One, async |s, _| attributes::touch(s, &a).await),
         Verb::Touchz(a) => run.verb("touchz", One, async |s, _| attributes::touchz(s, &a).await),
         Verb::Stat(a) => run.verb("stat", One, async |s, o| stat::stat(s, o, &a).await),

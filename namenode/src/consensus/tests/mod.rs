@@ -1,6 +1,7 @@
 //! Tests of consensus as a whole.
 
 mod cluster;
+mod damage;
 mod log_files;
 mod single;
 

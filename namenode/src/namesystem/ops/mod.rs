@@ -9,10 +9,12 @@ mod complete;
 mod create;
 mod datanodes;
 mod delete;
+mod empty_trash;
 mod initialize;
 mod make_node;
 mod mkdir;
 mod move_node;
+mod move_to_trash;
 pub(super) mod names;
 mod orphans;
 mod pipeline;
@@ -85,6 +87,9 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::ReleaseOrphans(_)) => 42,
         Some(Op::SetDatanodeAdmin(_)) => 43,
         Some(Op::SetRepairBandwidth(_)) => 44,
+        Some(Op::MoveToTrash(_)) => 50,
+        Some(Op::EmptyTrash(_)) => 51,
+        Some(Op::ForgetRestore(_)) => 52,
     }
 }
 
@@ -131,6 +136,12 @@ pub(super) fn run(
         Op::ReleaseOrphans(op) => orphans::release(tables, context, op),
         Op::SetDatanodeAdmin(op) => datanodes::set_admin(tables, context, op),
         Op::SetRepairBandwidth(op) => datanodes::set_repair_bandwidth(tables, context, op),
+        Op::MoveToTrash(op) => move_to_trash::run(tables, context, op),
+        Op::EmptyTrash(op) => empty_trash::run(tables, context, op),
+        Op::ForgetRestore(log::ForgetRestoreOp {}) => {
+            tables.forget_restore();
+            Ok(Reply::Empty(Default::default()))
+        }
         Op::SetXattr(op) => xattrs::set(tables, context, op),
         Op::RemoveXattr(op) => xattrs::remove(tables, context, op),
     }

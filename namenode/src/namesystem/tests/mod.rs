@@ -15,5 +15,6 @@ mod posix_names;
 mod queries;
 mod retries;
 mod store;
+mod trash;
 mod writing;
 mod xattrs;

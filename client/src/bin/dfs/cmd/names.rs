@@ -1,7 +1,7 @@
-//! `dfs mkdir`, `rmdir`, `rm` and `mv`: making, removing and moving names.
+//! `dfs mkdir`, `rmdir`, `rm`, `expunge` and `mv`: making, removing and moving names.
 
 use clap::Args;
-use dfs_client::{ErrorKind, MkdirOptions, RenameOptions};
+use dfs_client::{ErrorKind, MkdirOptions, RenameOptions, Trashed};
 
 use crate::exit::UsageError;
 use crate::mode::{ALL_BITS, ModeChange};
@@ -78,9 +78,9 @@ pub struct RmArgs {
     /// Do not mind what does not exist
     #[arg(short = 'f')]
     force: bool,
-    /// Do not move to the trash (there is none: removal is final with and without this)
+    /// Remove for good instead of moving to the trash
     #[arg(long = "skipTrash", visible_alias = "skip-trash")]
-    _skip_trash: bool,
+    skip_trash: bool,
     /// Files and directories to remove
     #[arg(value_name = "PATH", value_parser = RemoteArg::parser(), required = true)]
     paths: Vec<RemoteArg>,
@@ -109,6 +109,29 @@ async fn rm_one(session: &Session, out: &mut Out, args: &RmArgs, path: &RemotePa
         session.fail_about("/", "The root directory cannot be removed");
         return Ok(());
     }
+    if !args.skip_trash {
+        match session.client.move_to_trash(&path.absolute, args.recursive).await {
+            Ok(Trashed::Moved(to)) => {
+                out.line(format_args!("Moved: '{}' to trash at: {to}", path.shown))?;
+                return Ok(());
+            }
+            Ok(Trashed::Inside | Trashed::Off) => {}
+            Err(error) if is_absent(&error) && args.force => return Ok(()),
+            Err(error) => {
+                session.fail(path, &error);
+                return Ok(());
+            }
+        }
+    }
+    remove_for_good(session, out, args, path).await
+}
+
+async fn remove_for_good(
+    session: &Session,
+    out: &mut Out,
+    args: &RmArgs,
+    path: &RemotePath,
+) -> anyhow::Result<()> {
     if !args.recursive {
         match session.client.stat(&path.absolute).await {
             Ok(status) if status.is_dir() => {
@@ -129,6 +152,26 @@ async fn rm_one(session: &Session, out: &mut Out, args: &RmArgs, path: &RemotePa
         Ok(false) => session.fail_about(&path.shown, ErrorKind::NotFound.text()),
         Err(error) if is_absent(&error) && args.force => {}
         Err(error) => session.fail(path, &error),
+    }
+    Ok(())
+}
+
+/// `dfs expunge`.
+#[derive(Debug, Args)]
+pub struct ExpungeArgs {
+    /// Delete everything in the trash, however young
+    #[arg(long)]
+    immediate: bool,
+}
+
+/// Makes a checkpoint of the user's trash and deletes old ones.
+pub async fn expunge(session: &Session, out: &mut Out, args: &ExpungeArgs) -> anyhow::Result<()> {
+    let expunged = session.client.expunge(args.immediate).await?;
+    if let Some(made) = &expunged.made {
+        out.line(format_args!("Created trash checkpoint: {made}"))?;
+    }
+    for deleted in &expunged.deleted {
+        out.line(format_args!("Deleted trash checkpoint: {deleted}"))?;
     }
     Ok(())
 }

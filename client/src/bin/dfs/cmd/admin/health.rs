@@ -61,6 +61,13 @@ impl Diagnosis {
         if stats.safe_mode {
             found.push((Health::Unhealthy, "safe mode is on: nothing can be changed".to_owned()));
         }
+        if stats.disk_full {
+            found.push((Health::Unhealthy, "the namenode's disk is full: nothing can be changed".to_owned()));
+        }
+        if stats.restored {
+            let kept = format!("restored from a backup: {} unknown blocks are kept", stats.kept_blocks);
+            found.push((Health::Degraded, kept));
+        }
         if stats.starting {
             found.push((
                 Health::Degraded,
@@ -113,6 +120,7 @@ mod tests {
             ClusterStats { missing_blocks: 1, ..dead.clone() },
             ClusterStats { corrupt_blocks: 1, ..well.clone() },
             ClusterStats { safe_mode: true, ..well.clone() },
+            ClusterStats { disk_full: true, ..well.clone() },
             ClusterStats::default(),
         ] {
             assert_eq!(Diagnosis::of(&bad).health, Health::Unhealthy, "{bad:?}");

@@ -4,6 +4,7 @@ use dfs_client::ClusterStats;
 use serde::Serialize;
 
 use super::node_row::{NodeRow, node_rows, seconds};
+use super::safemode::DISK_FULL;
 use crate::human;
 use crate::output::Out;
 use crate::session::Session;
@@ -26,6 +27,9 @@ struct ReportRow {
     stale_datanodes: u32,
     dead_datanodes: u32,
     safe_mode: bool,
+    disk_full: bool,
+    restored: bool,
+    kept_blocks: u64,
     datanodes: Vec<NodeRow>,
 }
 
@@ -46,6 +50,9 @@ impl ReportRow {
             stale_datanodes: stats.stale_datanodes,
             dead_datanodes: stats.dead_datanodes,
             safe_mode: stats.safe_mode,
+            disk_full: stats.disk_full,
+            restored: stats.restored,
+            kept_blocks: stats.kept_blocks,
             datanodes,
         }
     }
@@ -69,6 +76,15 @@ fn report_lines(row: &ReportRow) -> Vec<String> {
     let mut lines = Vec::new();
     if row.safe_mode {
         lines.push("Safe mode is ON".to_owned());
+    }
+    if row.disk_full {
+        lines.push(DISK_FULL.to_owned());
+    }
+    if row.restored {
+        let kept = row.kept_blocks;
+        lines.push(format!(
+            "Restored from a backup: replicas of {kept} unknown blocks are kept (see dfs admin restored)"
+        ));
     }
     let present = row.used + row.remaining;
     lines.extend([

@@ -8,6 +8,9 @@ use dfs_client::SafeModeAction;
 use crate::output::Out;
 use crate::session::Session;
 
+/// What people are told while the namenode is read-only by itself.
+pub const DISK_FULL: &str = "The namenode's disk is full: nothing is changed until it has room";
+
 /// How long `safemode wait` waits between looks.
 const SAFE_MODE_POLL: Duration = Duration::from_millis(500);
 
@@ -45,10 +48,14 @@ pub async fn run(session: &Session, out: &mut Out, args: &SafeModeArgs) -> anyho
         tokio::time::sleep(SAFE_MODE_POLL).await;
         on = session.client.safe_mode(action).await?;
     }
+    let disk_full = session.client.is_disk_full().await?;
     if args.json {
-        out.json(&serde_json::json!({ "safe_mode": on }))?;
-    } else {
-        out.line(format_args!("Safe mode is {}", if on { "ON" } else { "OFF" }))?;
+        out.json(&serde_json::json!({ "safe_mode": on, "disk_full": disk_full }))?;
+        return Ok(());
+    }
+    out.line(format_args!("Safe mode is {}", if on { "ON" } else { "OFF" }))?;
+    if disk_full {
+        out.line(format_args!("{DISK_FULL}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! Disks that can be filled: a file system in memory of a given size, and an ext4 on it whose blocks run out behind its
+//! back, so that syncing fails.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+/// A file system in memory. Dropping it unmounts it.
+#[derive(Debug)]
+pub struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// Mounts one; none, loudly, where that is not allowed.
+    pub fn mount(bytes: u64) -> Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let options = format!("size={bytes}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status()?;
+        if !mounted.success() {
+            ensure!(std::env::var_os("CI").is_none(), "cannot mount a tmpfs, which CI must be able to");
+            eprintln!("SKIPPED: cannot mount a tmpfs");
+            return Ok(None);
+        }
+        Ok(Some(Self(dir)))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room that is left.
+    pub fn fill(&self) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(self.path().join("filler"))?;
+        let mut piece = vec![0; 1 << 20];
+        while piece.len() >= 512 {
+            if file.write_all(&piece).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives it back.
+    pub fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.path().join("filler"))?)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the small disk stays mounted");
+    }
+}
+
+/// An ext4 that believes to have room: when the disk under it is filled, what is written does not arrive, and a sync fails
+/// with an I/O error as that of a broken disk does.
+#[derive(Debug)]
+pub struct FailingDisk {
+    mounted: PathBuf,
+    /// Unmounted after this.
+    below: SmallDisk,
+    _dir: TempDir,
+}
+
+impl FailingDisk {
+    /// Mounts one; none, loudly, where that is not allowed.
+    pub fn mount() -> Result<Option<Self>> {
+        let Some(below) = SmallDisk::mount(48 << 20)? else { return Ok(None) };
+        let dir = tempfile::tempdir()?;
+        let image = below.path().join("image");
+        File::create(&image)?.set_len(400 << 20)?;
+        let made =
+            Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image).status();
+        let mounted = made.is_ok_and(|made| made.success())
+            && Command::new("mount").args(["-o", "loop"]).arg(&image).arg(dir.path()).status()?.success();
+        if !mounted {
+            ensure!(std::env::var_os("CI").is_none(), "cannot mount an ext4, which CI must be able to");
+            eprintln!("SKIPPED: cannot mount an ext4");
+            return Ok(None);
+        }
+        Ok(Some(Self { mounted: dir.path().to_owned(), below, _dir: dir }))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mounted
+    }
+
+    /// From now on nothing new arrives on it.
+    pub fn fail(&self) -> Result<()> {
+        self.below.fill()
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the failing disk stays mounted");
+    }
+}
