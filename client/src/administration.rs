@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use dfs_proto::v1;
+use dfs_proto::{ErrorKind, RpcError, v1};
 
 use crate::dfs_client::DfsClient;
 use crate::error::DfsError;
-use crate::{AdminState, DatanodeReport};
+use crate::{AdminState, DatanodeReport, TransferFault};
 
 impl DfsClient {
     /// Orders what is to become of the datanode that `node` means (uuid, host name, address, address:port);
@@ -42,5 +42,29 @@ impl DfsClient {
         let request = v1::RepairBandwidthRequest { context: nn.context(), bytes_per_second };
         let answer = nn.call("", request, |mut s, r| async move { s.repair_bandwidth(r).await }).await?;
         Ok(Some(answer.bytes_per_second).filter(|bytes| *bytes > 0))
+    }
+
+    /// Looks at, starts, stops or sets balancing of the datanodes; who calls is filled in.
+    pub async fn balance(&self, request: v1::BalanceRequest) -> Result<v1::BalanceStatus, DfsError> {
+        let nn = &self.inner.namenode;
+        let request = v1::BalanceRequest { context: nn.context(), ..request };
+        nn.call("balancer", request, |mut s, r| async move { s.balance(r).await }).await
+    }
+
+    /// Asks a datanode how even its volumes are, or has it even them out. It is asked itself, at its control port.
+    pub async fn balance_disks(
+        &self,
+        datanode: v1::DatanodeInfo,
+        request: v1::BalanceDisksRequest,
+    ) -> Result<v1::BalanceDisksStatus, DfsError> {
+        let location = v1::ReplicaLocation { datanode: Some(datanode), storage_id: String::new() };
+        let answer = crate::datanode::balance_disks(&location, request, &self.inner.config).await;
+        answer.map_err(|fault| DfsError::Refused {
+            subject: format!("datanode {}", crate::datanode::name(&location)),
+            error: match fault {
+                TransferFault::Control(error) => error,
+                other => RpcError::new(ErrorKind::Unavailable, "", other.to_string()),
+            },
+        })
     }
 }

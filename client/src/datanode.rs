@@ -97,6 +97,17 @@ pub(crate) async fn visible_length(
     Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner().length)
 }
 
+/// Asks a datanode about its volumes' balance, or has it even them out.
+pub(crate) async fn balance_disks(
+    location: &ReplicaLocation,
+    request: v1::BalanceDisksRequest,
+    config: &ClientConfig,
+) -> Result<v1::BalanceDisksStatus, TransferFault> {
+    let asked = async { control(location, config).await?.balance_disks(request).await.map_err(refused) };
+    let answer = tokio::time::timeout(SYNC_TIMEOUT, asked).await;
+    Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner())
+}
+
 /// Has a datanode put its finalized replica of a block on disk.
 pub(crate) async fn sync_replica(
     location: &ReplicaLocation,

@@ -114,10 +114,11 @@ pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};
 pub use dfs_proto::ErrorKind;
 pub use dfs_proto::checksum::ChecksumKind;
 pub use dfs_proto::v1::{
-    AdminProgress, AdminState, Block, BlockCondition, BlockDescription, ClusterStats, ContentSummary,
-    DatanodeInfo, DatanodeReport, DatanodeState, KnownReplica, LocatedBlock, ReplicaDescription,
-    ReplicaLocation, ReplicaState, ReplicaWorth, RestoredResponse, SafeModeAction, ScrubProgress,
-    ServerDefaults, StorageReport,
+    AdminProgress, AdminState, BalanceAction, BalanceDisksAction, BalanceDisksRequest, BalanceDisksStatus,
+    BalanceRequest, BalanceState, BalanceStatus, Block, BlockCondition, BlockDescription, ClusterStats,
+    ContentSummary, DatanodeInfo, DatanodeReport, DatanodeState, KnownReplica, LocatedBlock,
+    ReplicaDescription, ReplicaLocation, ReplicaState, ReplicaWorth, RestoredResponse, SafeModeAction,
+    ScrubProgress, ServerDefaults, StorageReport,
 };
 pub use error::{DfsError, ReplicaFault, TransferFault};
 pub use file_checksum::FileChecksum;

@@ -59,6 +59,11 @@ pub struct DatanodeConfig {
     pub scrub_period: Duration,
     /// Greatest rate of this in bytes a second and volume, 64 KiB to 16 GiB. Default 64 MiB.
     pub scrub_rate_max: u64,
+    /// Difference between the used shares of the fullest and the emptiest volume, in percent, above which replicas are
+    /// moved between them; 0: never. Default 10; at most 100.
+    pub disk_balance_threshold: u32,
+    /// Bytes a second of that. Default 10 MiB; at least 64 KiB.
+    pub disk_balance_bandwidth: u64,
 }
 
 /// Bounds of durations: longest accepted.
@@ -111,6 +116,8 @@ impl Default for DatanodeConfig {
             local_reads: true,
             scrub_period: 14 * DAY,
             scrub_rate_max: 64 << 20,
+            disk_balance_threshold: 10,
+            disk_balance_bandwidth: 10 << 20,
         }
     }
 }
@@ -142,6 +149,16 @@ impl DatanodeConfig {
         }
         if !(1..=64).contains(&self.max_transfers) {
             return refuse("max_transfers", self.max_transfers.to_string(), "1 to 64");
+        }
+        if self.disk_balance_threshold > 100 {
+            return refuse("disk_balance_threshold", self.disk_balance_threshold.to_string(), "0 to 100 %");
+        }
+        if self.disk_balance_bandwidth < 64 << 10 {
+            return refuse(
+                "disk_balance_bandwidth",
+                self.disk_balance_bandwidth.to_string(),
+                "at least 65,536",
+            );
         }
         let durations = [
             ("connect_timeout", self.connect_timeout),

@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
 use dfs_proto::v1::{
-    Block, DescribeReplicaRequest, Empty, Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse,
-    ReplicaDescription, ReplicaExtentsRequest, ReplicaExtentsResponse, ReplicaVisibleLengthRequest,
-    ReplicaVisibleLengthResponse, ScrubProgress, ScrubRequest, SyncReplicaRequest, TriggerBlockReportRequest,
+    BalanceDisksAction, BalanceDisksRequest, BalanceDisksStatus, Block, DescribeReplicaRequest, Empty,
+    Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaDescription,
+    ReplicaExtentsRequest, ReplicaExtentsResponse, ReplicaVisibleLengthRequest, ReplicaVisibleLengthResponse,
+    ScrubProgress, ScrubRequest, SyncReplicaRequest, TriggerBlockReportRequest,
     UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
 };
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::dataset::Dataset;
+use crate::disk_balancer::DiskBalancer;
 use crate::error::DatanodeError;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, ReplicaState};
@@ -24,6 +26,8 @@ use crate::workers::Workers;
 
 /// Messages of scrubs that wait for the network: one a volume, and some.
 const PROGRESS_QUEUE: usize = 1_100;
+/// Least bandwidth that can be asked for: below, one large replica takes hours.
+const BANDWIDTH_MIN: u64 = 64 << 10;
 
 /// The service. It does not own the dataset: connections may outlive the datanode for as long as their peers
 /// keep them.
@@ -34,6 +38,7 @@ pub struct ControlService {
     disk_workers: Arc<Workers>,
     sync_workers: Arc<Workers>,
     scrubber: Weak<Scrubber>,
+    disk_balancer: Weak<DiskBalancer>,
 }
 
 impl ControlService {
@@ -44,9 +49,11 @@ impl ControlService {
         disk_workers: Arc<Workers>,
         sync_workers: Arc<Workers>,
         scrubber: &Arc<Scrubber>,
+        disk_balancer: &Arc<DiskBalancer>,
     ) -> Self {
         let (dataset, scrubber) = (Arc::downgrade(dataset), Arc::downgrade(scrubber));
-        Self { dataset, changes, disk_workers, sync_workers, scrubber }
+        let disk_balancer = Arc::downgrade(disk_balancer);
+        Self { dataset, changes, disk_workers, sync_workers, scrubber, disk_balancer }
     }
 
     async fn call<T: Send + 'static>(
@@ -174,6 +181,30 @@ impl DatanodeControl for ControlService {
         let workers = if request.verify { &self.sync_workers } else { &self.disk_workers };
         let described = self.call_on(workers, move |dataset| Ok(dataset.describe(id, request.verify)));
         Ok(Response::new(described.await?))
+    }
+
+    async fn balance_disks(
+        &self,
+        request: Request<BalanceDisksRequest>,
+    ) -> Result<Response<BalanceDisksStatus>, Status> {
+        let request = request.into_inner();
+        if request.bandwidth.is_some_and(|bandwidth| bandwidth < BANDWIDTH_MIN) {
+            return Err(DatanodeError::Field("bandwidth").to_status());
+        }
+        let balancer = self.disk_balancer.upgrade().ok_or_else(|| DatanodeError::Stopping.to_status())?;
+        match request.action() {
+            BalanceDisksAction::Get => {}
+            BalanceDisksAction::Start => balancer.order(request.bandwidth),
+            BalanceDisksAction::Stop => balancer.cancel(),
+        }
+        let progress = self.call(move |_| Ok(balancer.progress())).await?;
+        Ok(Response::new(BalanceDisksStatus {
+            running: progress.running,
+            replicas_moved: progress.replicas_moved,
+            bytes_moved: progress.bytes_moved,
+            failures: progress.failures,
+            difference: progress.difference,
+        }))
     }
 
     async fn trigger_block_report(

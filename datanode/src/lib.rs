@@ -22,6 +22,7 @@
 pub mod config;
 pub mod control;
 pub mod dataset;
+pub mod disk_balancer;
 pub mod error;
 mod guard;
 mod http;
@@ -33,6 +34,7 @@ pub mod replica;
 pub mod scrub;
 pub mod server;
 mod sync;
+pub mod throttle;
 pub mod transfer;
 pub mod volume_keeper;
 mod workers;

@@ -59,6 +59,12 @@ struct Options {
     /// Readers on this machine read over the network too, instead of from the replica files.
     #[arg(long)]
     no_local_reads: bool,
+    /// Percent that two volumes' used shares may differ before replicas are moved between them; 0 for never.
+    #[arg(long, default_value_t = DatanodeConfig::default().disk_balance_threshold, value_name = "PERCENT")]
+    disk_balance_threshold: u32,
+    /// Bytes a second for that.
+    #[arg(long, default_value_t = DatanodeConfig::default().disk_balance_bandwidth, value_name = "BYTES")]
+    disk_balance_bandwidth: u64,
 }
 
 impl Options {
@@ -77,6 +83,8 @@ impl Options {
             max_xceivers: self.max_xceivers,
             max_transfers: self.max_transfers,
             local_reads: !self.no_local_reads,
+            disk_balance_threshold: self.disk_balance_threshold,
+            disk_balance_bandwidth: self.disk_balance_bandwidth,
             ..DatanodeConfig::default()
         }
     }

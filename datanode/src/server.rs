@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use crate::config::DatanodeConfig;
 use crate::control::ControlService;
 use crate::dataset::Dataset;
+use crate::disk_balancer::DiskBalancer;
 use crate::error::DatanodeError;
 use crate::guard::{GuardedListener, Limit};
 use crate::http;
@@ -26,6 +27,7 @@ use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, rep
 use crate::scrub::Scrubber;
 use crate::scrub::verifications::Verifications;
 use crate::sync::lock;
+use crate::throttle::Throttle;
 use crate::transfer::Shared;
 use crate::transfer::buffers::ScratchPool;
 use crate::transfer::local::LocalServer;
@@ -44,6 +46,10 @@ const SYNC_WORKERS: usize = 2;
 const SYNC_QUEUE: usize = 1024;
 /// Copies waiting at most; the namenode orders few at a time and again what is lost.
 const COPY_QUEUE: usize = 256;
+/// Copies for balancing at once: one disk is read while another waits, and repair has threads of its own.
+const MOVE_WORKERS: usize = 4;
+/// Bytes a second for balancing until the namenode says otherwise.
+const BALANCE_BANDWIDTH: u64 = 10 << 20;
 /// Deletions waiting at most; what does not fit is ordered again after the next report.
 const DELETE_QUEUE: usize = 65_536;
 /// How long a port may stay taken by a predecessor that was killed.
@@ -76,6 +82,7 @@ pub struct Datanode {
     verifications: Arc<Verifications>,
     scrubber: Arc<Scrubber>,
     keeper: VolumeKeeper,
+    disk_balancer: Arc<DiskBalancer>,
     tasks: Vec<JoinHandle<()>>,
     recoveries: Arc<Mutex<JoinSet<()>>>,
     ipc_addr: SocketAddr,
@@ -114,6 +121,7 @@ impl Datanode {
         let disk_workers = Arc::new(Workers::start("disk", DISK_WORKERS, DISK_QUEUE)?);
         let sync_workers = Arc::new(Workers::start("sync", SYNC_WORKERS, SYNC_QUEUE)?);
         let copy_workers = Arc::new(Workers::start("copy", config.max_transfers, COPY_QUEUE)?);
+        let move_workers = Arc::new(Workers::start("move", MOVE_WORKERS, COPY_QUEUE)?);
         let delete_workers = Arc::new(Workers::start("delete", 1, DELETE_QUEUE)?);
         let peers = PeerPool::new(config.connect_timeout, config.stream_timeout, config.keepalive_timeout);
         let shared = Arc::new(Shared {
@@ -124,6 +132,7 @@ impl Datanode {
             metrics: Metrics::default(),
             xceivers: AtomicUsize::new(0),
             transfers: AtomicUsize::new(0),
+            balance_pace: Throttle::new(BALANCE_BANDWIDTH),
         });
         let transfer = Arc::new(TransferServer::start(xfer, Arc::clone(&shared))?);
         let local = if shared.config.local_reads { start_local(&shared) } else { None };
@@ -136,18 +145,25 @@ impl Datanode {
             changes: Arc::clone(&changes),
             disk_workers: Arc::clone(&disk_workers),
             copy_workers: Arc::clone(&copy_workers),
+            move_workers: Arc::clone(&move_workers),
             delete_workers: Arc::clone(&delete_workers),
             info,
         })?;
         let registration = link.registration();
         let recoveries = Arc::clone(&link.recoveries);
         let (refused, refusal) = watch::channel(None);
+        let disk_balancer = Arc::new(DiskBalancer::start(
+            Arc::clone(&dataset),
+            shared.config.disk_balance_threshold * 100,
+            shared.config.disk_balance_bandwidth,
+        )?);
         let control = ControlService::new(
             &dataset,
             changes,
             Arc::clone(&disk_workers),
             Arc::clone(&sync_workers),
             &scrubber,
+            &disk_balancer,
         );
         let pages = http::router(&shared, registration.clone());
         let tasks = vec![
@@ -159,7 +175,7 @@ impl Datanode {
                 refused.send_replace(Some(Arc::new(error)));
             }),
         ];
-        let workers = vec![disk_workers, sync_workers, copy_workers, delete_workers];
+        let workers = vec![disk_workers, sync_workers, copy_workers, move_workers, delete_workers];
         Ok(Self {
             shared,
             transfer,
@@ -168,6 +184,7 @@ impl Datanode {
             verifications,
             scrubber,
             keeper,
+            disk_balancer,
             tasks,
             recoveries,
             ipc_addr,
@@ -242,6 +259,8 @@ impl Datanode {
         self.keeper.stop();
         self.scrubber.stop();
         self.verifications.stop();
+        self.shared.balance_pace.close();
+        self.disk_balancer.stop();
         self.workers.iter().for_each(|w| w.stop());
         let mut dataset = Arc::clone(&self.shared.dataset);
         drop(self);
@@ -264,6 +283,8 @@ impl Drop for Datanode {
         self.tasks.iter().for_each(JoinHandle::abort);
         lock(&self.recoveries).abort_all();
         self.transfer.close();
+        self.shared.balance_pace.close();
+        self.disk_balancer.close();
         self.local.iter().for_each(LocalServer::close);
         self.workers.iter().for_each(|w| w.close());
         self.keeper.close();

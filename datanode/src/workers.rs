@@ -1,6 +1,7 @@
 //! Named threads for blocking work that async code or another thread orders: deletions, copies, disk work
 //! of gRPC calls. A full queue refuses; it never blocks the caller.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -17,6 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Workers {
     queue: Mutex<Option<SyncSender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Workers {
@@ -24,14 +26,15 @@ impl Workers {
     pub fn start(name: &str, count: usize, depth: usize) -> Result<Self, DatanodeError> {
         let (queue, jobs) = sync_channel(depth);
         let jobs = Arc::new(Mutex::new(jobs));
+        let closed = Arc::new(AtomicBool::new(false));
         let threads = (0..count)
             .map(|i| {
-                let jobs = Arc::clone(&jobs);
-                thread::Builder::new().name(format!("{name}-{i}")).spawn(move || run(&jobs))
+                let (jobs, closed) = (Arc::clone(&jobs), Arc::clone(&closed));
+                thread::Builder::new().name(format!("{name}-{i}")).spawn(move || run(&jobs, &closed))
             })
             .collect::<Result<_, _>>()
             .map_err(DatanodeError::Thread)?;
-        Ok(Self { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
+        Ok(Self { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads), closed })
     }
 
     /// Orders a job. Returns whether it was taken.
@@ -55,8 +58,10 @@ impl Workers {
         answer.await.unwrap_or(Err(DatanodeError::Stopping))
     }
 
-    /// Takes no more jobs and lets the threads end once the queue is empty.
+    /// Takes no more jobs and lets the threads end after the job they are at. Jobs that wait are dropped: a datanode that
+    /// stops shall not first copy or delete for minutes, and who ordered them orders them again.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         lock(&self.queue).take();
     }
 
@@ -71,11 +76,12 @@ impl Workers {
     }
 }
 
-fn run(jobs: &Mutex<Receiver<Job>>) {
+fn run(jobs: &Mutex<Receiver<Job>>, closed: &AtomicBool) {
     loop {
         let next = lock(jobs).recv();
         match next {
-            Ok(job) => job(),
+            Ok(job) if !closed.load(Ordering::Relaxed) => job(),
+            Ok(dropped) => drop(dropped),
             Err(_) => return,
         }
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dfs_proto::checksum::DEFAULT_BYTES_PER_CHECKSUM;
 use dfs_proto::ports;
 
+use crate::block_management::BANDWIDTH_MIN;
 use crate::error::NamenodeError;
 
 /// Smallest block size that can be configured as the least allowed one: one checksum chunk.
@@ -60,6 +61,12 @@ pub struct NamenodeConfig {
     pub trash_keep_ms: u64,
     /// Time between checkpoints of users' trash, in ms. Default 1 h; at least 100.
     pub trash_checkpoint_ms: u64,
+    /// How far the used share of a datanode's capacity may be from the cluster's before blocks are moved, in
+    /// hundredths of a percent. Default 1,000 (10 %); 1 to 10,000.
+    pub balance_threshold: u32,
+    /// Bytes a second that a datanode sends, and that one receives, while blocks are moved in the background. Default
+    /// 10 MiB; at least 256 KiB, or 0: none are.
+    pub background_balance_bandwidth: u64,
     /// Bytes of memory for the store's pages. Default 96 MiB; at least 8 MiB.
     pub cache_bytes: usize,
 }
@@ -89,6 +96,8 @@ impl NamenodeConfig {
             reserved_bytes: 100 << 20,
             trash_keep_ms: 24 * 3600 * 1000,
             trash_checkpoint_ms: 3600 * 1000,
+            balance_threshold: 1_000,
+            background_balance_bandwidth: 10 << 20,
             cache_bytes: 96 << 20,
         }
     }
@@ -123,6 +132,12 @@ impl NamenodeConfig {
         check(self.hard_lease_ms >= self.soft_lease_ms, "hard lease limit", "at least the soft limit")?;
         check(self.session_timeout_ms >= 100, "session timeout", "at least 100 ms")?;
         check(self.trash_checkpoint_ms >= 100, "trash checkpoint interval", "at least 100 ms")?;
+        check((1..=10_000).contains(&self.balance_threshold), "balance threshold", "0.01 to 100 %")?;
+        check(
+            self.background_balance_bandwidth == 0 || self.background_balance_bandwidth >= BANDWIDTH_MIN,
+            "background balance bandwidth",
+            "0 or at least 262,144 bytes a second",
+        )?;
         check(self.cache_bytes >= 8 << 20, "cache", "at least 8 MiB")
     }
 }

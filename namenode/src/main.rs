@@ -86,6 +86,12 @@ struct ServeArgs {
     /// Minutes between checkpoints of users' trash.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     trash_checkpoint_minutes: u64,
+    /// Percent that a datanode's used share may be from the cluster's before blocks are moved.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    balance_threshold: u32,
+    /// Bytes a second and datanode for moving blocks in the background; 0: none are moved.
+    #[arg(long, default_value_t = 10 << 20)]
+    background_balance_bandwidth: u64,
     /// Bytes of memory for the store's pages.
     #[arg(long, default_value_t = 96 << 20)]
     cache_bytes: usize,
@@ -135,6 +141,8 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         reserved_bytes: args.reserved_bytes,
         trash_keep_ms: args.trash_minutes.saturating_mul(MINUTE_MS),
         trash_checkpoint_ms: args.trash_checkpoint_minutes.saturating_mul(MINUTE_MS),
+        balance_threshold: args.balance_threshold * 100,
+        background_balance_bandwidth: args.background_balance_bandwidth,
         cache_bytes: args.cache_bytes,
         ..NamenodeConfig::new(args.dir.unwrap_or_default())
     };

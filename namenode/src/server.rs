@@ -70,6 +70,8 @@ impl Namenode {
         let block_management = BlockManagementConfig {
             stale_after_ms: config.stale_after_ms,
             dead_after_ms: config.dead_after_ms,
+            balance_threshold: config.balance_threshold,
+            background_balance_bandwidth: config.background_balance_bandwidth,
             seed: seed(),
             ..BlockManagementConfig::default()
         };

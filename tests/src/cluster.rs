@@ -14,6 +14,7 @@ use dfs_datanode::{Datanode, DatanodeConfig};
 use dfs_namenode::{Namenode, NamenodeConfig};
 use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
 use dfs_proto::v1::{CallContext, LocatedBlock, NodeRef, OpenRequest};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
@@ -45,9 +46,16 @@ pub struct Builder {
     groups: Vec<(String, String)>,
     local_reads: bool,
     scrub_period: Duration,
+    volume_bytes: Option<u64>,
 }
 
 impl Builder {
+    /// Each volume is a file system of its own of this size, in memory. Takes root; see [`can_mount_volumes`].
+    pub const fn volume_bytes(mut self, bytes: u64) -> Self {
+        self.volume_bytes = Some(bytes);
+        self
+    }
+
     /// Time in which datanodes reread all their replicas (the default: 14 days).
     pub const fn scrub_period(mut self, period: Duration) -> Self {
         self.scrub_period = period;
@@ -120,11 +128,12 @@ impl Builder {
             http_addr: namenode.http_addr(),
             namenode: Some(namenode),
             datanodes: Vec::new(),
+            mounted: Vec::new(),
             settings: self,
             dir,
         };
         for index in 0..cluster.settings.datanodes {
-            cluster.add_datanode(index);
+            cluster.add_datanode(index)?;
         }
         for index in 0..cluster.datanodes.len() {
             cluster.start_datanode(index).await?;
@@ -169,7 +178,28 @@ pub struct MiniCluster {
     rpc_addr: SocketAddr,
     http_addr: SocketAddr,
     settings: Builder,
+    /// File systems of the volumes, if they have their own.
+    mounted: Vec<PathBuf>,
     dir: TempDir,
+}
+
+/// Whether file systems in memory can be mounted here. In CI they must; elsewhere the test says loudly that it did nothing.
+pub fn can_mount_volumes() -> Result<bool> {
+    let dir = tempfile::tempdir()?;
+    match mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m")) {
+        Ok(()) => {
+            umount2(dir.path(), MntFlags::MNT_DETACH)?;
+            Ok(true)
+        }
+        Err(error) => {
+            ensure!(
+                std::env::var_os("CI").is_none(),
+                "cannot mount a tmpfs, which CI must be able to: {error}"
+            );
+            eprintln!("SKIPPED: cannot mount a tmpfs: {error}");
+            Ok(false)
+        }
+    }
 }
 
 impl MiniCluster {
@@ -189,6 +219,7 @@ impl MiniCluster {
             groups: Vec::new(),
             local_reads: false,
             scrub_period: DatanodeConfig::default().scrub_period,
+            volume_bytes: None,
         }
     }
 
@@ -311,20 +342,31 @@ impl MiniCluster {
         self.datanodes.len()
     }
 
-    fn add_datanode(&mut self, index: usize) {
+    fn add_datanode(&mut self, index: usize) -> Result<()> {
         let home = self.dir.path().join(format!("datanode{index}"));
+        if let Some(bytes) = self.settings.volume_bytes {
+            for volume in 0..self.settings.volumes {
+                let dir = home.join(format!("volume{volume}"));
+                std::fs::create_dir_all(&dir)?;
+                let size = format!("size={bytes}");
+                mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+                    .with_context(|| format!("a tmpfs at {}", dir.display()))?;
+                self.mounted.push(dir);
+            }
+        }
         self.datanodes.push(DatanodeSlot {
             volumes: (0..self.settings.volumes).map(|volume| home.join(format!("volume{volume}"))).collect(),
             rack: self.settings.racks[index % self.settings.racks.len()].clone(),
             uuid: String::new(),
             running: None,
         });
+        Ok(())
     }
 
     /// Adds and starts one more datanode and answers its index.
     pub async fn grow(&mut self) -> Result<usize> {
         let index = self.datanodes.len();
-        self.add_datanode(index);
+        self.add_datanode(index)?;
         self.start_datanode(index).await?;
         Ok(index)
     }
@@ -489,6 +531,7 @@ impl Drop for MiniCluster {
         let datanodes: Vec<Datanode> =
             self.datanodes.iter_mut().filter_map(|slot| slot.running.take()).collect();
         let Ok(runtime) = Handle::try_current() else { return };
+        let mounted = std::mem::take(&mut self.mounted);
         let stop = async {
             for datanode in datanodes {
                 datanode.shutdown().await;
@@ -501,6 +544,10 @@ impl Drop for MiniCluster {
         let _ = tokio::task::block_in_place(|| {
             runtime.block_on(async { tokio::time::timeout(STOP_PATIENCE, stop).await })
         });
+        for dir in mounted {
+            // What still has files open on it keeps its memory until it ends.
+            let _ = umount2(&dir, MntFlags::MNT_DETACH);
+        }
     }
 }
 

@@ -212,6 +212,11 @@ impl Cluster {
         self.block_on(self.local.kill_9(which))
     }
 
+    /// Sends `signal`, which ends them, to the servers that `which` chooses, and waits until they are gone.
+    pub fn end(&self, signal: Signal, which: impl Fn(&str) -> bool) -> Result<()> {
+        self.block_on(self.local.end(signal, which))
+    }
+
     /// Starts the servers that do not run. The process that does it was made before the test had files open: a new one would
     /// close its copies of them, which waits for the very servers that it is to start.
     pub fn start_again(&self) -> Result<()> {

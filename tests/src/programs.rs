@@ -279,13 +279,18 @@ impl LocalCluster {
 
     /// `kill -9` of the servers that `which` chooses, all at once; returns when they are gone.
     pub async fn kill_9(&self, which: impl Fn(&str) -> bool) -> Result<()> {
+        self.end(Signal::SIGKILL, which).await
+    }
+
+    /// Sends `signal`, which ends them, to the servers that `which` chooses, all at once; returns when they are gone.
+    pub async fn end(&self, signal: Signal, which: impl Fn(&str) -> bool) -> Result<()> {
         let victims: Vec<i32> =
             self.processes()?.into_iter().filter(|(name, _)| which(name)).map(|(_, pid)| pid).collect();
         ensure!(!victims.is_empty(), "nothing to kill");
         for pid in &victims {
-            kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
+            kill(Pid::from_raw(*pid), signal)?;
         }
-        wait_until("the killed processes are gone", PATIENCE, async || {
+        wait_until("the processes are gone", PATIENCE, async || {
             Ok(!victims.iter().any(|pid| self.is_ours(*pid)))
         })
         .await

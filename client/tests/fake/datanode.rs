@@ -390,6 +390,13 @@ impl DatanodeControl for Control {
         Err(tonic::Status::unimplemented(""))
     }
 
+    async fn balance_disks(
+        &self,
+        _: Request<v1::BalanceDisksRequest>,
+    ) -> Result<Response<v1::BalanceDisksStatus>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
     async fn trigger_block_report(
         &self,
         _: Request<v1::TriggerBlockReportRequest>,

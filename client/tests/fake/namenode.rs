@@ -387,6 +387,10 @@ impl ClientProtocol for Namenode {
         Err(Status::unimplemented(""))
     }
 
+    async fn balance(&self, _: Request<v1::BalanceRequest>) -> Result<Response<v1::BalanceStatus>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn set_datanode_admin(
         &self,
         _: Request<v1::SetDatanodeAdminRequest>,

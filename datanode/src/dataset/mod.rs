@@ -25,6 +25,7 @@ pub mod pipeline;
 pub mod reader;
 pub mod recovery;
 mod redo;
+pub mod relocation;
 pub mod replacing;
 pub mod replica_map;
 mod scan;
@@ -47,6 +48,7 @@ use uuid::Uuid;
 
 use self::damaged::{Damaged, DamagedReplicas};
 use self::open_replica::{OpenReplica, OpenState};
+use self::relocation::MoveGate;
 use self::replica_map::{Entry, ReplicaMap};
 use self::verify::{Verdict, Verifier};
 use self::version_file::VersionFile;
@@ -92,6 +94,7 @@ pub struct Dataset {
     /// Varies the choice among volumes.
     choices: AtomicU64,
     damaged: DamagedReplicas,
+    move_gate: MoveGate,
 }
 
 impl Dataset {
@@ -117,6 +120,7 @@ impl Dataset {
             changes,
             choices: AtomicU64::new(0),
             damaged: DamagedReplicas::default(),
+            move_gate: MoveGate::default(),
         })
     }
 
@@ -191,6 +195,11 @@ impl Dataset {
     /// Volumes as the namenode is told of them.
     pub fn storage_reports(&self) -> Vec<StorageReport> {
         self.volumes().iter().map(|v| v.report()).collect()
+    }
+
+    /// Up to `max` replicas after `after`, ascending, as the map has them.
+    pub fn entries(&self, after: Option<BlockId>, max: usize) -> Vec<(BlockId, Entry)> {
+        self.map.slice(after, max)
     }
 
     /// Number of replicas.

@@ -20,6 +20,7 @@ use super::layout::{self, BlockFile};
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, data_path, meta_path};
 use super::redo;
+use super::relocation;
 use super::replica_map::{Closed, Entry, ReplicaMap};
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
@@ -67,6 +68,11 @@ pub(super) fn merge(found: Vec<(Arc<Volume>, Vec<(BlockId, Entry)>)>) -> Result<
                 map.insert(id, (here, entry));
                 continue;
             };
+            let (one, two) = ((&*volumes[here], &entry), (&*volumes[other.0], &other.1));
+            if let Some(first) = relocation::merge_twins(id, one, two)? {
+                map.insert(id, if first { (here, entry) } else { other });
+                continue;
+            }
             let this = (here, entry);
             let (kept, dropped) = if rank(&this.1) > rank(&other.1) { (this, other) } else { (other, this) };
             set_aside_replica(&volumes[dropped.0], id, &dropped.1)?;

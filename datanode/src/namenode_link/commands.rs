@@ -90,16 +90,18 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
     let shared = Arc::clone(&link.shared);
     let copies = Arc::clone(&link.copies);
     let number = copies.add(block.id);
-    let taken = link.copy_workers.submit(move || {
+    let workers = if order.balancing { &link.move_workers } else { &link.copy_workers };
+    let taken = workers.submit(move || {
         if !copies.begin(block.id, number) {
             return;
         }
+        let pace = order.balancing.then_some(&shared.balance_pace);
         for target in &order.targets {
             let Some(datanode) = &target.datanode else {
                 continue;
             };
             let storage = Some(target.storage_id.clone()).filter(|s| !s.is_empty());
-            match copy::copy_replica(&shared, block, &datanode.into(), storage, "") {
+            match copy::copy_replica(&shared, block, &datanode.into(), storage, "", pace) {
                 Ok(()) => tracing::debug!(%block, target = datanode.uuid, "replica copied"),
                 Err(error) => {
                     tracing::warn!(%block, target = datanode.uuid, %error, "replica cannot be copied");

@@ -162,6 +162,9 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
                     let soon = Duration::from_millis(answer.next_heartbeat_ms.into()).max(SHORTEST_INTERVAL);
                     next = next.min(Instant::now() + soon);
                 }
+                if let Some(bandwidth) = answer.balance_bandwidth {
+                    link.shared.balance_pace.set_rate(bandwidth);
+                }
                 for command in answer.commands {
                     super::commands::execute(link, command);
                 }

@@ -61,6 +61,8 @@ pub struct NamenodeLink {
     pub disk_workers: Arc<Workers>,
     /// Copies to other datanodes.
     pub copy_workers: Arc<Workers>,
+    /// Copies to other datanodes for balancing.
+    pub move_workers: Arc<Workers>,
     /// Deletions.
     pub delete_workers: Arc<Workers>,
     /// Replicas that the namenode wants verified.
@@ -85,6 +87,8 @@ pub struct LinkParts {
     pub disk_workers: Arc<Workers>,
     /// Copies to other datanodes.
     pub copy_workers: Arc<Workers>,
+    /// Copies to other datanodes for balancing.
+    pub move_workers: Arc<Workers>,
     /// Deletions.
     pub delete_workers: Arc<Workers>,
     /// Replicas that the namenode wants verified.
@@ -103,6 +107,7 @@ impl NamenodeLink {
             changes: parts.changes,
             disk_workers: parts.disk_workers,
             copy_workers: parts.copy_workers,
+            move_workers: parts.move_workers,
             delete_workers: parts.delete_workers,
             verifications: parts.verifications,
             recoveries: Arc::default(),

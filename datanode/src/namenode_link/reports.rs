@@ -27,6 +27,9 @@ const MAX_CHANGES_A_CALL: usize = 10_000;
 /// Longest time for one storage's full report; millions of replicas take seconds.
 const FULL_REPORT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Time between two looks whether a replica is still being moved: it takes two syncs.
+const MOVE_POLL: Duration = Duration::from_millis(1);
+
 /// Sends reports for as long as it is polled.
 pub async fn run(link: NamenodeLink) {
     let mut registration = link.registration();
@@ -71,12 +74,23 @@ async fn send_due(link: &NamenodeLink) -> Result<(), DatanodeError> {
     send_bad(link).await?;
     send_changes(link).await?;
     if link.changes.take_full_report()
-        && let Err(error) = send_full(link).await
+        && let Err(error) = send_full_at_rest(link).await
     {
         link.changes.want_full_report();
         return Err(error);
     }
     Ok(())
+}
+
+/// A full report while no replica moves between volumes, and after the namenode has heard of all that did.
+async fn send_full_at_rest(link: &NamenodeLink) -> Result<(), DatanodeError> {
+    let gate = link.shared.dataset.move_gate();
+    let _pause = gate.pause();
+    while !gate.is_still() {
+        sleep(MOVE_POLL).await;
+    }
+    send_changes(link).await?;
+    send_full(link).await
 }
 
 async fn send_changes(link: &NamenodeLink) -> Result<(), DatanodeError> {

@@ -17,6 +17,7 @@ use super::{Shared, failure};
 use crate::dataset::reader::ReadHandle;
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
+use crate::throttle::Throttle;
 
 /// Serves op 86; the connection can go on.
 pub fn transfer_block(
@@ -30,7 +31,7 @@ pub fn transfer_block(
         }
         for (i, target) in op.targets.iter().enumerate() {
             let storage = op.target_storage_ids.get(i).cloned();
-            copy_replica(shared, block, target, storage, &op.header.client_name)?;
+            copy_replica(shared, block, target, storage, &op.header.client_name, None)?;
         }
         Ok(())
     });
@@ -46,16 +47,17 @@ pub fn transfer_block(
 }
 
 /// Sends a replica with at least the stamp of `asked`. With a client's name, a replica being written is copied up
-/// to its visible length; without, only closed replicas are. The target has the replica on return.
+/// to its visible length; without, only closed replicas are. `pace` slows the copy down. The target has the replica on return.
 pub fn copy_replica(
     shared: &Shared,
     asked: BlockRef,
     target: &DatanodeInfoProto,
     storage_id: Option<String>,
     client_name: &str,
+    pace: Option<&Throttle>,
 ) -> Result<(), DatanodeError> {
     shared.transfers.fetch_add(1, Ordering::Relaxed);
-    let outcome = copy(shared, asked, target, storage_id, client_name);
+    let outcome = copy(shared, asked, target, storage_id, client_name, pace);
     shared.transfers.fetch_sub(1, Ordering::Relaxed);
     outcome
 }
@@ -66,6 +68,7 @@ fn copy(
     target: &DatanodeInfoProto,
     storage_id: Option<String>,
     client_name: &str,
+    pace: Option<&Throttle>,
 ) -> Result<(), DatanodeError> {
     let visible = shared.dataset.visible_length(asked)?;
     let mut handle = shared.dataset.open_read(asked, visible)?;
@@ -97,7 +100,7 @@ fn copy(
     let prologue = encode_op(Op::WriteBlock, &request);
     let mut connection = shared.peers.connect(addr)?;
     let mut scratch = shared.scratch.take(checksum.bytes_per_checksum());
-    let sent = send_prefix(shared, &connection, &mut handle, length, &prologue, &mut scratch);
+    let sent = send_prefix(shared, &connection, &mut handle, length, &prologue, &mut scratch, pace);
     shared.scratch.give(scratch);
     // A target that refuses says why before it hangs up; its answer counts, not our broken pipe.
     connection.set_timeout(shared.config.stream_timeout).map_err(at(addr))?;
@@ -133,9 +136,10 @@ fn send_prefix(
     length: u64,
     prologue: &[u8],
     scratch: &mut super::buffers::Scratch,
+    pace: Option<&Throttle>,
 ) -> Result<(), DatanodeError> {
     let mut prefix = if handle.may_be_overwritten() { None } else { handle.prefix(length)? };
-    let range = Range { start: 0, end: length, with_checksums: true };
+    let range = Range { start: 0, end: length, with_checksums: true, pace };
     let source = prefix.as_mut().unwrap_or(handle);
     send_range(connection.socket(), &shared.dataset, source, &range, prologue, scratch)
 }

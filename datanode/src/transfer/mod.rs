@@ -30,6 +30,7 @@ use crate::dataset::Dataset;
 use crate::error::DatanodeError;
 use crate::metrics::Metrics;
 use crate::replica::BlockRef;
+use crate::throttle::Throttle;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Shared {
     pub xceivers: AtomicUsize,
     /// Copies in progress.
     pub transfers: AtomicUsize,
+    /// Bandwidth of the copies that balance datanodes.
+    pub balance_pace: Throttle,
 }
 
 impl Shared {

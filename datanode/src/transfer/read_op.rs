@@ -61,7 +61,7 @@ pub fn read_block(
     let mut prologue = Vec::with_capacity(64);
     encode_delimited(&ready, &mut prologue);
     let mut scratch = shared.scratch.take(handle.checksum().bytes_per_checksum());
-    let range = Range { start, end, with_checksums };
+    let range = Range { start, end, with_checksums, pace: None };
     let sent = send_range(client.socket(), &shared.dataset, &mut handle, &range, &prologue, &mut scratch);
     shared.scratch.give(scratch);
     if let Err(error) = sent {

@@ -19,6 +19,7 @@ use super::net::send_all;
 use crate::dataset::Dataset;
 use crate::dataset::reader::ReadHandle;
 use crate::error::DatanodeError;
+use crate::throttle::Throttle;
 
 /// Data bytes of a packet sent with `sendfile`. A packet costs two system calls here and one at the reader, so that larger
 /// ones save nothing more. Nothing here or at our readers holds a packet: data goes from the page cache to the
@@ -36,13 +37,15 @@ const MORE_FOLLOWS: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
 
 /// What to send.
 #[derive(Debug)]
-pub struct Range {
+pub struct Range<'a> {
     /// First byte, on a chunk boundary.
     pub start: u64,
     /// End, on a chunk boundary or the replica's length.
     pub end: u64,
     /// Whether packets carry checksums.
     pub with_checksums: bool,
+    /// What each packet has to wait for; nothing if a client asks.
+    pub pace: Option<&'a Throttle>,
 }
 
 /// Sends `prologue`, the packets of the range, and the packet that ends the block.
@@ -50,7 +53,7 @@ pub fn send_range(
     socket: &TcpStream,
     dataset: &Dataset,
     handle: &mut ReadHandle,
-    range: &Range,
+    range: &Range<'_>,
     prologue: &[u8],
     scratch: &mut Scratch,
 ) -> Result<(), DatanodeError> {
@@ -82,7 +85,7 @@ fn header(offset: u64, seqno: i64, data_len: u64, last: bool) -> PacketHeader {
 fn send_large(
     socket: &TcpStream,
     handle: &ReadHandle,
-    range: &Range,
+    range: &Range<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), DatanodeError> {
     if range.end - range.start >= SEQUENTIAL_BYTES {
@@ -94,6 +97,9 @@ fn send_large(
     let (mut offset, mut seqno) = (range.start, 0);
     while offset < range.end {
         let end = (offset + step).min(range.end);
+        if let Some(pace) = range.pace {
+            pace.pay(end - offset)?;
+        }
         let sums_len = checksum.checksums_len((end - offset) as usize);
         header(offset, seqno, end - offset, false).encode(sums_len, &mut scratch.head);
         handle.note_use();
@@ -130,7 +136,7 @@ fn send_buffered(
     socket: &TcpStream,
     dataset: &Dataset,
     handle: &mut ReadHandle,
-    range: &Range,
+    range: &Range<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), DatanodeError> {
     let checksum = handle.checksum();
@@ -143,6 +149,9 @@ fn send_buffered(
         let length = (end - offset) as usize;
         let data = &mut scratch.piece.bytes()[..length];
         if length > 0 {
+            if let Some(pace) = range.pace {
+                pace.pay(end - offset)?;
+            }
             sums.clear();
             dataset.read_consistent(handle, data, offset, &mut sums)?;
             let sums_len = if range.with_checksums { sums.len() } else { 0 };

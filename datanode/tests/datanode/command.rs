@@ -51,7 +51,11 @@ async fn replicas_are_copied_to_other_datanodes() {
         let request = request.expect("registered");
         ReplicaLocation { datanode: request.info.clone(), storage_id: request.storages[0].storage_id.clone() }
     };
-    let order = TransferCommand { block: Some(named(block)), targets: vec![location(1), location(2)] };
+    let order = TransferCommand {
+        block: Some(named(block)),
+        targets: vec![location(1), location(2)],
+        ..Default::default()
+    };
     cluster.namenode.order(cluster.nodes[0].uuid(), Command::Transfer(order.clone()));
     for node in &cluster.nodes[1..] {
         eventually("copied", || cluster.namenode.heard(node.uuid(), ReplicaEvent::Received, block)).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::{BlockId, GenerationStamp, InodeId};
 
+use super::balancer::Balancer;
 use super::block_map::BlockMap;
 use super::config::BlockManagementConfig;
 use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
@@ -43,6 +44,7 @@ pub struct BlockManager {
     pub(super) suspects: Suspects,
     pub(super) outdated_hints: BTreeSet<BlockId>,
     pub(super) sweep: Sweep,
+    pub(super) balancer: Balancer,
     pub(super) startup: Startup,
     pub(super) last_tick: Option<u64>,
     /// Last block of the previous slice of the background check.
@@ -84,6 +86,7 @@ impl BlockManager {
             suspects: Suspects::default(),
             outdated_hints: BTreeSet::new(),
             sweep: Sweep::default(),
+            balancer: Balancer::default(),
             startup: Startup::default(),
             last_tick: None,
             check_cursor: None,

@@ -108,6 +108,7 @@ impl BlockManager {
         self.take_finalize_command(now, node, &mut commands);
         self.take_withdraw_command(node, &mut commands);
         self.take_transfer_commands(now, node, &mut commands);
+        self.take_move_commands(now, node, &mut commands);
         let blocks = self.take_verifications(node);
         if !blocks.is_empty() {
             commands.push(command(Command::Verify(v1::VerifyCommand { blocks })));
@@ -155,6 +156,7 @@ impl BlockManager {
         self.run_sweep(now);
         self.retry_excess(now);
         self.plan_repair(now);
+        self.run_balancer(now);
         self.datanodes.refresh();
         self.scan_drains(now);
     }
@@ -385,7 +387,11 @@ impl BlockManager {
                 self.repair_bandwidth,
             );
             let targets = order.targets.iter().map(|target| self.datanodes.location(*target)).collect();
-            commands.push(command(Command::Transfer(v1::TransferCommand { block: Some(block), targets })));
+            commands.push(command(Command::Transfer(v1::TransferCommand {
+                block: Some(block),
+                targets,
+                balancing: false,
+            })));
         }
     }
 }

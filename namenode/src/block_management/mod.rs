@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`block_map`](self) entries and [`replica_set`](self), then `block_manager` (the state and
 //! its primitive changes), `liveness` (registration, heartbeats, tick), `effects`, `report`, `redundancy`
-//! (what a block needs), `administration` (what a replica is worth), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`.
+//! (what a block needs), `administration` (what a replica is worth), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`, `balancer`.
 //!
 //! Invariants, checked by `BlockManager::check_invariants` in tests:
 //! 1. A block has at most one replica on a datanode, and a replica only on a storage that is known.
@@ -28,6 +28,7 @@
 //! [`StoredBlock::hints`]: crate::namesystem::StoredBlock::hints
 
 mod administration;
+mod balancer;
 mod block_manager;
 mod block_map;
 mod config;
@@ -42,6 +43,8 @@ mod lease_manager;
 mod liveness;
 mod locate;
 mod low_redundancy;
+mod move_safety;
+mod moves;
 mod pacing;
 mod pending;
 mod placement;
@@ -58,10 +61,12 @@ mod stats;
 mod suspects;
 mod sweep;
 mod topology;
+mod utilization;
 
 #[cfg(test)]
 mod tests;
 
+pub use balancer::BANDWIDTH_MIN;
 pub use block_manager::BlockManager;
 pub use config::{BlockManagementConfig, ConfigError};
 pub use lease_manager::{LeaseConfig, LeaseManager};

@@ -210,7 +210,7 @@ impl BlockManager {
 
     /// After a restart an earlier leader's deletions may still be on their way to the datanodes, and
     /// their replicas among those counted; trimming waits for the end of the grace.
-    fn may_trim(&self, now: u64) -> bool {
+    pub(super) fn may_trim(&self, now: u64) -> bool {
         let began = self.startup.began.unwrap_or(now);
         !self.startup.restarted || now.saturating_sub(began) >= self.config.startup_grace_ms
     }

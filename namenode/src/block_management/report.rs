@@ -331,6 +331,9 @@ impl BlockManager {
         } else if known != Some(mark) {
             self.attach(now, id, storage, mark);
         }
+        if mark == Mark::Good {
+            self.copy_arrived(now, id, node);
+        }
         if mark == Mark::Good && (arrived || self.differs_from_hints(storage, stored)) {
             self.hint_outdated(id);
         }

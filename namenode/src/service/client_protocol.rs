@@ -367,6 +367,10 @@ impl ClientProtocol for ClientService {
         answer(result.await)
     }
 
+    async fn balance(&self, request: Request<BalanceRequest>) -> Answer<BalanceStatus> {
+        answer(super::balance::balance(&self.context, request.into_inner()).await)
+    }
+
     async fn safe_mode(&self, request: Request<SafeModeRequest>) -> Answer<SafeModeResponse> {
         let request = request.into_inner();
         let set = match request.action() {

@@ -192,7 +192,8 @@ impl DatanodeProtocol for DatanodeService {
         let commands = blocks.heartbeat(now, request.get_ref());
         let next_heartbeat_ms = blocks.next_heartbeat_ms();
         let repair_bandwidth = blocks.repair_bandwidth();
-        answer(Ok(HeartbeatResponse { commands, next_heartbeat_ms, repair_bandwidth }))
+        let balance_bandwidth = blocks.balance_bandwidth();
+        answer(Ok(HeartbeatResponse { commands, next_heartbeat_ms, repair_bandwidth, balance_bandwidth }))
     }
 
     async fn block_report(

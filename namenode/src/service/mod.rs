@@ -4,6 +4,7 @@
 mod acl_numbers;
 mod administration;
 mod backup_protocol;
+mod balance;
 mod client_protocol;
 mod context;
 mod datanode_protocol;

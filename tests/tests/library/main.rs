@@ -2,6 +2,7 @@
 
 mod append;
 mod bad_input;
+mod balancing;
 mod failing_disk;
 mod full_disk;
 mod hflush;
@@ -18,6 +19,7 @@ mod random_operations;
 mod replicas;
 mod restart;
 mod restore;
+mod rolling_restart;
 mod scrub;
 mod seek;
 mod sessions;

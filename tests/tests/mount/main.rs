@@ -16,5 +16,6 @@ mod options;
 mod outages;
 mod pjdfstest;
 mod programs;
+mod rolling_restart;
 mod sys;
 mod twin;

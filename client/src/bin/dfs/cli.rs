@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::cmd::{admin, attributes, checksum, content, copy, find, fsck, ls, names, stat, usage, write};
+use crate::cmd::{
+    admin, attributes, balancer, checksum, content, copy, find, fsck, ls, names, stat, usage, write,
+};
 use crate::{bench, cluster, mount};
 
 /// A distributed block file system: files, cluster and benchmarks.
@@ -120,6 +122,8 @@ pub enum Verb {
     Fsck(fsck::FsckArgs),
     /// Show the state of the cluster
     Admin(admin::AdminArgs),
+    /// Move blocks from full datanodes to empty ones
+    Balancer(balancer::BalancerArgs),
 }
 
 /// `dfs completion`.

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command, Verb};
-use cmd::{admin, attributes, checksum, content, copy, find, fsck, ls, names, stat, usage, write};
+use cmd::{admin, attributes, balancer, checksum, content, copy, find, fsck, ls, names, stat, usage, write};
 use globals::Globals;
 use session::Threads::{One, PerCore};
 
@@ -88,5 +88,6 @@ fn ask(verb: Verb, globals: &Globals) -> anyhow::Result<ExitCode> {
         Verb::Test(a) => run.verb("test", One, async |s, _| stat::test(s, &a).await),
         Verb::Fsck(a) => run.verb("fsck", One, async |s, o| fsck::run(s, o, &a).await),
         Verb::Admin(a) => run.verb("admin", One, async |s, o| admin::run(s, o, &a).await),
+        Verb::Balancer(a) => run.verb("balancer", One, async |s, o| balancer::run(s, o, &a).await),
     }
 }

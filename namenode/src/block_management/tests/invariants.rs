@@ -5,10 +5,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::BlockId;
 
 use crate::block_management::BlockManager;
+use crate::block_management::balancer::Phase;
+use crate::block_management::datanode_manager::CopyLoad;
 use crate::block_management::replica_set::Mark;
 use crate::namesystem::BlockState;
 
 impl BlockManager {
+    /// Moves and the accounts of datanodes agree.
+    fn check_balancer(&self) {
+        let (mut sending, mut receiving) = (BTreeMap::new(), BTreeMap::new());
+        for (id, moved) in &self.balancer.moves {
+            let (from, to) = (moved.from, moved.to);
+            assert_ne!(from, to, "{id} moved to where it is");
+            let queued = self.balancer.outbox.get(&from).is_some_and(|queue| queue.contains(id));
+            if moved.phase == Phase::Planned {
+                assert!(queued, "{id} will never be ordered");
+            }
+            if moved.phase != Phase::Leaving {
+                for (side, node) in [(&mut sending, from), (&mut receiving, to)] {
+                    let load: &mut CopyLoad = side.entry(node).or_default();
+                    load.add(moved.bytes);
+                }
+            }
+        }
+        let accounts = &self.balancer.accounts;
+        for (side, expected) in [(&accounts.sending, sending), (&accounts.receiving, receiving)] {
+            for (node, account) in side {
+                assert_eq!(account.load, expected.get(node).copied().unwrap_or_default(), "{node:?}");
+            }
+            assert!(expected.keys().all(|node| side.contains_key(node)));
+        }
+    }
+
     pub(super) fn check_invariants(&self) {
         let mut replicas = BTreeMap::new();
         let mut writing = BTreeMap::new();
@@ -33,6 +61,7 @@ impl BlockManager {
             let queues: Vec<usize> = entry.level.iter().map(|level| *level as usize).collect();
             assert_eq!(self.queues.level_of(entry.id), queues, "{} is in other queues", entry.id);
         }
+        self.check_balancer();
         let (mut outgoing, mut incoming) = (BTreeMap::new(), BTreeMap::new());
         for (id, order) in self.pending.iter() {
             assert!(!order.targets.is_empty(), "{id}: an order without a target");

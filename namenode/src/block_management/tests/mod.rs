@@ -1,6 +1,7 @@
 //! Tests of block management: tables of events and the commands they lead to, and a simulated cluster.
 
 mod administration;
+mod balancing;
 mod corruption;
 mod deletion;
 mod flapping;

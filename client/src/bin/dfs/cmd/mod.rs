@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod attributes;
+pub mod balancer;
+mod balancer_disks;
 pub mod checksum;
 pub mod content;
 pub mod copy;
