@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dfs_proto::v1::{self, LocatedBlock, NodeRef, ReplicaLocation};
 
 use crate::dfs_client::Inner;
+use crate::read_times::ReadKind;
 use crate::replica_reads::{Choice, patience};
 use crate::{DfsError, FileStatus, TransferFault, datanode};
 
@@ -41,6 +43,13 @@ struct State {
     corrupt: HashSet<(u64, String)>,
     /// Blocks (id) whose local files could not be read.
     network_only: HashSet<u64>,
+}
+
+impl State {
+    fn is_usable(&self, id: u64, uuid: &str) -> bool {
+        let replica = (id, uuid.to_owned());
+        !self.dead.contains(uuid) && !self.missing.contains(&replica) && !self.corrupt.contains(&replica)
+    }
 }
 
 /// What a file has at an offset.
@@ -122,19 +131,35 @@ impl BlockMap {
     pub(crate) fn choose(&self, block: &LocatedBlock, in_use: &str) -> Option<(ReplicaLocation, bool)> {
         let id = block.block.as_ref().map_or(0, |b| b.id);
         let state = self.lock();
-        let usable = |location: &&ReplicaLocation| {
-            let uuid = datanode::uuid(location);
-            let replica = (id, uuid.to_owned());
-            !state.dead.contains(uuid)
-                && !state.missing.contains(&replica)
-                && !state.corrupt.contains(&replica)
-        };
+        let usable = |location: &&ReplicaLocation| state.is_usable(id, datanode::uuid(location));
         let (slow, fast) = self.slow_last(block.locations.iter().filter(usable));
         let hurried = fast.len() > 1;
         let kept =
             fast.iter().find(|l| datanode::uuid(l) == in_use && datanode::is_as_near(l, fast[0])).copied();
         let nearest = || fast.iter().chain(&slow).next().copied();
         kept.or_else(nearest).map(|location| (location.clone(), hurried))
+    }
+
+    /// The nearest replica of another datanode than `except` that is not known to be bad and was not slow lately.
+    pub(crate) fn choose_other(&self, block: &LocatedBlock, except: &str) -> Option<ReplicaLocation> {
+        let id = block.block.as_ref().map_or(0, |b| b.id);
+        let state = self.lock();
+        let usable = |location: &&ReplicaLocation| {
+            let uuid = datanode::uuid(location);
+            uuid != except && state.is_usable(id, uuid) && !self.client.slow.contains(uuid)
+        };
+        block.locations.iter().find(usable).cloned()
+    }
+
+    /// Remembers how long a read took.
+    pub(crate) fn note_read(&self, choice: &Choice, kind: ReadKind, took: Duration) {
+        self.client.note_read(datanode::uuid(&choice.location), kind, took);
+    }
+
+    /// Another datanode was faster by far.
+    pub(crate) fn note_lost(&self, choice: &Choice) {
+        tracing::debug!(path = %self.path, datanode = %datanode::name(&choice.location), "late, another one was asked");
+        self.client.note_lost(datanode::uuid(&choice.location));
     }
 
     /// Locations by whether their datanodes were slow lately.

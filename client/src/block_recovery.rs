@@ -43,7 +43,7 @@ impl Streamer {
         self.queue.requeue();
         let Some(mut block) = self.block.take() else { return Ok(()) };
         tracing::debug!(path = %self.target.path, block = %block.block, ?bad, %fault, "pipeline failed");
-        if !block.is_reopened() && !block.flushed && block.block.length == 0 {
+        if block.can_begin_anew() {
             return self.restart_block(block, &bad, fault).await;
         }
         block.failures += 1;
@@ -77,10 +77,11 @@ impl Streamer {
     ) -> Result<(), DfsError> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         let closing = matches!(self.queue.unsent.make_contiguous(), [only] if only.last);
+        let everybody = block.member_names();
         for _ in 0..MAX_ROUNDS {
-            let name = block.remove_members(&bad, &mut self.exclusions);
+            block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
-                return Err(self.target.pipeline_failed(&block, name, fault));
+                return Err(self.target.pipeline_failed(&block, everybody, fault));
             }
             if !closing && self.needs_member(&block) {
                 self.target.add_members(&mut block, &mut self.exclusions).await?;

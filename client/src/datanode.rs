@@ -108,6 +108,21 @@ pub(crate) async fn balance_disks(
     Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner())
 }
 
+/// Asks a datanode how far the packets of a block have come; none if nobody writes it there.
+pub(crate) async fn progress(
+    location: &ReplicaLocation,
+    block: Block,
+    config: &ClientConfig,
+    patience: Duration,
+) -> Result<Option<v1::PipelineProgress>, TransferFault> {
+    let asked = async {
+        let request = v1::ReplicaVisibleLengthRequest { block: Some(block) };
+        control(location, config).await?.get_replica_visible_length(request).await.map_err(refused)
+    };
+    let answer = tokio::time::timeout(patience, asked).await;
+    Ok(answer.map_err(|_| TransferFault::Timeout)??.into_inner().progress)
+}
+
 /// Has a datanode put its finalized replica of a block on disk.
 pub(crate) async fn sync_replica(
     location: &ReplicaLocation,

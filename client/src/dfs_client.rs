@@ -1,6 +1,7 @@
 //! The client: namespace calls, and the way to readers and writers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::v1::{
@@ -18,6 +19,7 @@ use crate::local_replicas::LocalReplicas;
 use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
 use crate::peer_cache::PeerCache;
+use crate::read_times::{ReadKind, ReadTimes};
 use crate::retry::RetryPolicy;
 use crate::slow_nodes::SlowNodes;
 use crate::status::{FileStatus, ListPage, LocatedStatus, to_ns};
@@ -48,6 +50,7 @@ pub(crate) struct Inner {
     pub local: LocalReplicas,
     /// Datanodes to ask last.
     pub slow: SlowNodes,
+    pub times: ReadTimes,
     /// Packet buffers of all writers.
     pub buffers: Arc<BufferPool>,
     /// Buffers of all readers.
@@ -99,9 +102,20 @@ impl DfsClient {
         let read_buffers = BufferPool::new(READ_PIECE_BYTES);
         let peers = PeerCache::default();
         let (leases, slow) = (LeaseRenewer::default(), SlowNodes::default());
-        let local = LocalReplicas::default();
-        let inner =
-            Inner { config, namenode, defaults, holder, peers, local, slow, buffers, read_buffers, leases };
+        let (local, times) = (LocalReplicas::default(), ReadTimes::default());
+        let inner = Inner {
+            config,
+            namenode,
+            defaults,
+            holder,
+            peers,
+            local,
+            slow,
+            times,
+            buffers,
+            read_buffers,
+            leases,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -391,6 +405,19 @@ impl DfsClient {
 }
 
 impl Inner {
+    /// Remembers how long a read took at a datanode; one that is slower than others is asked after them.
+    pub(crate) fn note_read(&self, uuid: &str, kind: ReadKind, took: Duration) {
+        if self.times.note(uuid, kind, took) {
+            self.slow.note_slower(uuid);
+        }
+    }
+
+    /// A datanode was late, and another one that was asked for the same bytes then was first.
+    pub(crate) fn note_lost(&self, uuid: &str) {
+        self.times.forget(uuid);
+        self.slow.note_slower(uuid);
+    }
+
     /// One answer of located blocks; `path` is for errors.
     pub(crate) async fn located_blocks(
         &self,

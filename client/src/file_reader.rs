@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use crate::block_map::{BlockMap, Extent};
 use crate::block_reader::READ_PIECE_BYTES;
 use crate::dfs_client::Inner;
+use crate::hedged_reads::Part;
 use crate::replica_reads::{Attempts, OpenReplica};
 use crate::{DfsError, FileStatus, datanode};
 
@@ -36,9 +37,9 @@ static ZEROS: [u8; READ_PIECE_BYTES] = [0; READ_PIECE_BYTES];
 ///
 /// Reads sequentially as [`AsyncRead`] and [`AsyncSeek`] or, without a copy, by [`Self::chunk`]; reads anywhere, and
 /// from several tasks at once, by [`Self::read_at`]. All data is verified against its checksums. When a datanode fails
-/// or a replica is corrupt, the next replica is used; corrupt replicas are reported. A datanode that falls silent for a
-/// second while another one has the block is left alone for a minute; only the last one is waited for as long as
-/// [`datanode_timeout`](crate::ClientBuilder::datanode_timeout) says.
+/// or a replica is corrupt, the next replica is used; corrupt replicas are reported. When a datanode takes much longer than usual,
+/// another one is asked for the same bytes, and the one that was late is left alone for a while; only the last one is waited for as long
+/// as [`datanode_timeout`](crate::ClientBuilder::datanode_timeout) says.
 ///
 /// Memory: 256 KiB and what the caller holds, and the kernel's socket buffer.
 pub struct FileReader {
@@ -135,7 +136,7 @@ impl FileReader {
         let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buf.len());
         let buf = &mut buf[..wanted];
         let mut attempts = Attempts::default();
-        let mut done = 0;
+        let (mut done, mut open) = (0, None);
         while done < wanted {
             let at = offset + done as u64;
             if let Extent::Hole { end } = self.map.extent_at(at).await? {
@@ -144,23 +145,19 @@ impl FileReader {
                 done += part;
                 continue;
             }
-            let mut open = self.map.open_replica(at, (wanted - done) as u64, "", &mut attempts).await?;
-            let block_end =
-                open.choice.block.offset + open.choice.block.block.as_ref().map_or(0, |b| b.length);
-            let part = usize::try_from(block_end - at).unwrap_or(usize::MAX).min(wanted - done);
-            let pool = &self.map.client().read_buffers;
-            match open.reader.fill(&mut buf[done..done + part], pool).await {
-                Ok(()) => {
-                    self.map.finish(open).await;
+            let (choice, reader) = match open.take() {
+                Some(OpenReplica { reader, choice }) => (choice, Some(reader)),
+                None => (self.map.choose_replica(at, "", &mut attempts).await?, None),
+            };
+            let wanted_part = Part { at, wanted: (wanted - done) as u64, choice, reader };
+            let read = self.map.read_part(wanted_part, &mut buf[done..]).await;
+            done += read.bytes;
+            match read.outcome {
+                Ok(rest) => {
                     attempts = Attempts::default();
-                    done += part;
+                    open = rest;
                 }
-                Err(fault) => {
-                    // What came before the fault was verified: it need not be read again.
-                    let good = open.reader.position() - (at - open.choice.block.offset);
-                    done += usize::try_from(good).unwrap_or(part).min(part);
-                    self.map.give_up_read(&open, fault, &mut attempts);
-                }
+                Err((choice, broken)) => self.map.give_up_read(&choice, broken, &mut attempts),
             }
         }
         Ok(wanted)
@@ -210,8 +207,8 @@ impl Sequence {
         let mut attempts = Attempts::default();
         while self.next < self.len {
             // Taken out while it is used: if this call is cancelled in the middle of a packet, it is closed.
-            let mut open = match self.open.take() {
-                Some(open) => open,
+            let (choice, reader) = match self.open.take() {
+                Some(OpenReplica { reader, choice }) => (choice, Some(reader)),
                 None => {
                     if let Extent::Hole { end } = self.map.extent_at(self.next).await? {
                         let part = end.min(self.len) - self.next;
@@ -219,25 +216,24 @@ impl Sequence {
                         self.next += zeros as u64;
                         return Ok(Some(Bytes::from_static(&ZEROS[..zeros])));
                     }
-                    let wanted = self.window.min(self.len - self.next);
-                    let open = self.map.open_replica(self.next, wanted, &self.in_use, &mut attempts).await?;
-                    datanode::uuid(&open.choice.location).clone_into(&mut self.in_use);
-                    open
+                    (self.map.choose_replica(self.next, &self.in_use, &mut attempts).await?, None)
                 }
             };
-            match open.reader.next_bytes(&self.map.client().read_buffers).await {
-                Ok(Some(mut bytes)) => {
-                    let from = open.choice.block.offset + open.reader.position() - bytes.len() as u64;
-                    let skip = usize::try_from(self.next - from).unwrap_or(usize::MAX);
+            let part = Part { at: self.next, wanted: self.window.min(self.len - self.next), choice, reader };
+            match self.map.read_piece(part).await {
+                Ok((open, bytes)) => {
+                    datanode::uuid(&open.choice.location).clone_into(&mut self.in_use);
+                    let end = open.choice.block.offset + open.reader.position();
                     self.put_back(open).await;
+                    let Some(mut bytes) = bytes else { continue };
+                    let skip = usize::try_from(self.next - (end - bytes.len() as u64)).unwrap_or(usize::MAX);
                     if skip < bytes.len() {
                         bytes.advance(skip);
                         self.next += bytes.len() as u64;
                         return Ok(Some(bytes));
                     }
                 }
-                Ok(None) => self.put_back(open).await,
-                Err(fault) => self.map.give_up_read(&open, fault, &mut attempts),
+                Err((choice, broken)) => self.map.give_up_read(&choice, broken, &mut attempts),
             }
         }
         Ok(None)

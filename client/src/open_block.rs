@@ -9,6 +9,7 @@ use dfs_proto::v1::{self, Block, CommittedBlock, LocatedBlock, ReplicaLocation};
 
 use crate::dfs_client::Inner;
 use crate::pipeline::Pipeline;
+use crate::pipeline_watch::Watch;
 use crate::{DfsError, FileStatus, ReplicaFault, TransferFault};
 
 /// How long a new block is asked for while no datanode can take it: two heartbeats and some.
@@ -39,6 +40,8 @@ pub(crate) struct OpenBlock {
     pub members: Vec<ReplicaLocation>,
     /// Absent before the first packet and while a failure is being handled.
     pub pipeline: Option<Pipeline>,
+    /// Watches how it gets on.
+    pub watch: Watch,
     /// Bytes handed to a pipeline so far.
     pub sent: u64,
     /// A flush was acknowledged: readers may rely on what is there.
@@ -64,6 +67,7 @@ impl OpenBlock {
             append_stamp: None,
             members: located.locations,
             pipeline: None,
+            watch: Watch::default(),
             sent: 0,
             flushed: false,
             established: false,
@@ -85,6 +89,11 @@ impl OpenBlock {
     /// Reopened by an append: it cannot be given up and begun anew.
     pub(crate) fn is_reopened(&self) -> bool {
         self.append_stamp.is_some()
+    }
+
+    /// Nobody relies on what is there of it: it can be given back and begun anew elsewhere.
+    pub(crate) fn can_begin_anew(&self) -> bool {
+        !self.is_reopened() && !self.flushed && self.block.length == 0
     }
 
     /// The block under another stamp.

@@ -65,8 +65,6 @@ pub(crate) struct Pipeline {
     outgoing: VecDeque<Bytes>,
     /// When bytes last went out or an ack came in.
     pub moved: Instant,
-    /// When all members were last found alive.
-    pub probed: Instant,
 }
 
 impl Pipeline {
@@ -97,14 +95,12 @@ impl Pipeline {
         let mut fresh = false;
         loop {
             let lease = setup.client.peers.get(address, fresh, connect_timeout, patience).await?;
-            let now = Instant::now();
             let mut pipeline = Self {
                 connection: lease.connection,
                 others: Vec::new(),
                 early: VecDeque::new(),
                 outgoing: VecDeque::new(),
-                moved: now,
-                probed: now,
+                moved: Instant::now(),
             };
             pipeline.outgoing.push_back(encode_op(Op::WriteBlock, &setup.request(head, rest)).into());
             pipeline.outgoing.extend(eager.iter().cloned());

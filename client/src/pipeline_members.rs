@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::transfer::{PipelineAckProto, Status};
 use dfs_proto::v1::{self, ReplicaLocation};
+use tokio::time::timeout;
 
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::pipeline::{Pipeline, PipelineSetup, transfer};
-use crate::pipeline_watch::{open_watched, silent_members};
+use crate::pipeline_watch::{Findings, SUSPECT_AFTER, Watch, inquire, open_watched, silent_members};
 use crate::{DfsError, TransferFault, datanode};
 
 /// Members without which a block is not written while other datanodes live.
@@ -24,6 +25,12 @@ const MEMBER_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two such looks.
 const MEMBER_DELAY: Duration = Duration::from_millis(100);
 
+/// Longest copy of nothing to a new member.
+const COPY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes a second at which a copy goes at the least: slower ones are not worth waiting for while others can be had.
+const COPY_RATE: u64 = 16 << 20;
+
 /// The member at fault, and what it said, if an acknowledgement tells of a failure: the furthest away that failed,
 /// since those before it only pass the news on.
 pub(crate) fn bad_member(ack: &PipelineAckProto) -> Option<(usize, TransferFault)> {
@@ -32,6 +39,12 @@ pub(crate) fn bad_member(ack: &PipelineAckProto) -> Option<(usize, TransferFault
 }
 
 impl OpenBlock {
+    /// Names of all members.
+    pub(crate) fn member_names(&self) -> String {
+        let names: Vec<String> = self.members.iter().map(datanode::name).collect();
+        names.join(", ")
+    }
+
     /// Remembers the members at `bad` as failed; returns the name of one.
     pub(crate) fn blame(&self, bad: &[usize], exclusions: &mut Exclusions) -> String {
         let mut name = String::new();
@@ -64,15 +77,40 @@ impl OpenBlock {
 
 impl WriteTarget {
     /// Members at fault when the connection failed or fell silent and no acknowledgement told: those that do not answer,
-    /// otherwise the one we talk to.
+    /// otherwise the one that bytes wait for, otherwise the one we talk to.
     pub(crate) async fn suspects(&self, block: &OpenBlock, fault: &TransferFault) -> Vec<usize> {
         if matches!(fault, TransferFault::Timeout) {
-            let silent = silent_members(&self.client, block.block, &block.members).await;
-            if !silent.is_empty() {
-                return silent;
+            let found = inquire(&self.client, block.block, &block.members, block.watch.queued()).await;
+            if !found.silent.is_empty() {
+                return found.silent;
+            }
+            if let Some(stuck) = found.stuck {
+                return vec![stuck];
             }
         }
         vec![0]
+    }
+
+    /// The members that are to leave for what an inquiry found: the silent ones, or one that crawls if it can be done without.
+    pub(crate) async fn guilty(&self, block: &OpenBlock, found: Findings) -> Vec<usize> {
+        if !found.silent.is_empty() {
+            return found.silent;
+        }
+        let Some(stuck) = found.stuck else { return Vec::new() };
+        let Some(member) = block.members.get(stuck) else { return Vec::new() };
+        let left = block.members.len() - 1;
+        let enough = left >= SAFE_MEMBERS.min(self.replication).max(1);
+        let dispensable = enough
+            || block.can_begin_anew()
+            || (left > 0 && self.live_datanodes().await > block.members.len());
+        let uuid = datanode::uuid(member);
+        // The link to the first member is ours as well: if another one's was as slow, it is ours that is slow.
+        if !dispensable || (stuck == 0 && self.client.slow.is_our_link(uuid)) {
+            return Vec::new();
+        }
+        tracing::warn!(path = %self.path, block = %block.block, datanode = %datanode::name(member), "pipeline member crawls");
+        self.client.slow.note_slower(uuid);
+        vec![stuck]
     }
 
     /// Sets up the pipeline of the members that are left, under a new stamp, which is recorded. The error is who failed.
@@ -121,6 +159,7 @@ impl WriteTarget {
         }
         block.block = new;
         block.established = true;
+        block.watch = Watch::default();
         block.pipeline = Some(pipeline);
         Ok(())
     }
@@ -177,18 +216,46 @@ impl WriteTarget {
     async fn copy_replica(&self, block: &OpenBlock, target: &ReplicaLocation) -> Copied {
         let mut outcome = Copied::SourcesFailed;
         for source in &block.members {
-            match transfer(&self.client, block.block, source, target).await {
+            match self.transfer_watched(block, source, target).await {
                 Ok(()) => return Copied::Yes,
-                Err(fault) => {
+                Err((fault, target_failed)) => {
                     tracing::debug!(block = %block.block, source = %datanode::name(source),
                         target = %datanode::name(target), %fault, "replica not copied");
-                    if matches!(fault, TransferFault::Refused { .. }) {
+                    if target_failed {
                         outcome = Copied::TargetFailed;
+                    }
+                    if matches!(fault, TransferFault::Timeout) && target_failed {
+                        break;
                     }
                 }
             }
         }
         outcome
+    }
+
+    /// Has one member copied to, and finds out who is to blame if that takes too long. The error is what happened, and whether it
+    /// was the target's doing.
+    async fn transfer_watched(
+        &self,
+        block: &OpenBlock,
+        source: &ReplicaLocation,
+        target: &ReplicaLocation,
+    ) -> Result<(), (TransferFault, bool)> {
+        let gives_up = Instant::now() + COPY_PATIENCE + Duration::from_secs(block.block.length / COPY_RATE);
+        let both = [source.clone(), target.clone()];
+        let mut copying = std::pin::pin!(transfer(&self.client, block.block, source, target));
+        loop {
+            if let Ok(outcome) = timeout(SUSPECT_AFTER, &mut copying).await {
+                return outcome.map_err(|fault| {
+                    let told = matches!(fault, TransferFault::Refused { .. });
+                    (fault, told)
+                });
+            }
+            let silent = silent_members(&self.client, block.block, &both).await;
+            if !silent.is_empty() || Instant::now() >= gives_up {
+                return Err((TransferFault::Timeout, !silent.contains(&0)));
+            }
+        }
     }
 
     /// Datanodes that the namenode hears of; zero if it cannot be asked.

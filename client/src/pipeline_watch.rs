@@ -1,55 +1,250 @@
-//! Finds pipeline members that have fallen silent, early enough that a stopped datanode costs a few seconds.
+//! Finds the pipeline members that hold a writer up: those that have fallen silent, and those that crawl.
 //!
-//! Waiting longer would not tell who is to blame: the member we talk to is silent too when one behind it is. So
-//! after [`SUSPECT_AFTER`] without progress every member is asked a simple question on its control port; who does not answer
-//! is out. If all answer, the pipeline is merely slow and gets its full time.
+//! The member we talk to is silent too when one behind it is, and a full pipeline stands still everywhere. So when the oldest packet
+//! is not acknowledged for [`SUSPECT_AFTER`], or little was acknowledged in [`CRAWL_WINDOW`] of waiting, every member is
+//! asked on its control port how far the packets have come. Who does not answer is out. If all answer, they are asked a few times more:
+//! the member that waits for bytes which the one before it has had all the while is the one that holds the others up. Of several it
+//! is the last, since those before it wait for it with full buffers. A member that is busy with what it has received
+//! is not blamed: disks may be slow for a moment, and its neighbours' patience is the limit.
+//!
+//! The pipeline goes on meanwhile. Invariant: at most one inquiry a pipeline at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::ErrorKind;
-use dfs_proto::v1::{Block, ReplicaLocation};
-use tokio::task::JoinSet;
+use dfs_proto::v1::{Block, PipelineProgress, ReplicaLocation};
+use futures::future::join_all;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::dfs_client::Inner;
 use crate::pipeline::{Pipeline, PipelineSetup, SetupFailure};
 use crate::{TransferFault, datanode};
 
-/// Silence after which members are asked whether they live.
-pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// Time without an acknowledgement after which members are asked whether they live: a healthy pipeline needs milliseconds,
+/// a busy disk's sync a few hundred.
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
 
-/// Time in which a member must answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time in which a member must answer: one lost packet of a new connection, sent again after a second, is forgiven.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Waiting after which the rate of acknowledgements is looked at.
+const CRAWL_WINDOW: Duration = Duration::from_secs(3);
+
+/// Bytes a second below which a pipeline that is waited for crawls. Small flushed records are as slow on a busy disk, so members
+/// are only asked then, and not blamed unless bytes wait between two of them.
+const CRAWL_RATE: u64 = 128 << 10;
+
+/// Looks at living members.
+const LOOKS: usize = 5;
+
+/// Time between two of them: in this time any network that is worth writing over has delivered a packet.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Pairs of looks between which a member got nothing of what waits for it, before it is blamed.
+const STUCK_PAIRS: usize = 2;
+
+/// What an inquiry found out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    /// Members that do not answer.
+    pub silent: Vec<usize>,
+    /// The member that bytes wait for.
+    pub stuck: Option<usize>,
+}
+
+/// What one member answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Silent,
+    /// It lives, and nobody writes to it: it has finished, or never began.
+    Idle,
+    Writes(PipelineProgress),
+}
+
+async fn look_at(client: &Inner, block: Block, member: &ReplicaLocation) -> Look {
+    match datanode::progress(member, block, &client.config, PROBE_TIMEOUT).await {
+        Ok(Some(progress)) => Look::Writes(progress),
+        Ok(None) => Look::Idle,
+        // A refusal is an answer: the member lives.
+        Err(TransferFault::Control(error)) if error.kind != ErrorKind::Unavailable => Look::Idle,
+        Err(_) => Look::Silent,
+    }
+}
+
+async fn look(client: &Inner, block: Block, members: &[ReplicaLocation]) -> Vec<Look> {
+    join_all(members.iter().map(|member| look_at(client, block, member))).await
+}
+
+fn silent(looks: &[Look]) -> Vec<usize> {
+    looks.iter().enumerate().filter(|(_, look)| **look == Look::Silent).map(|(index, _)| index).collect()
+}
 
 /// Indexes of the members that do not answer.
-pub(crate) async fn silent_members(
-    client: &Arc<Inner>,
+pub(crate) async fn silent_members(client: &Inner, block: Block, members: &[ReplicaLocation]) -> Vec<usize> {
+    silent(&look(client, block, members).await)
+}
+
+/// Who holds up a pipeline into which `queued` units were put.
+pub(crate) async fn inquire(
+    client: &Inner,
     block: Block,
     members: &[ReplicaLocation],
-) -> Vec<usize> {
-    let mut probes = JoinSet::new();
-    for (index, member) in members.iter().cloned().enumerate() {
-        let client = Arc::clone(client);
-        probes.spawn(async move {
-            let asked = datanode::visible_length(&member, block, &client.config, PROBE_TIMEOUT);
-            // A refusal is an answer: the member lives.
-            let lives = match asked.await {
-                Ok(_) => true,
-                Err(TransferFault::Control(error)) => error.kind != ErrorKind::Unavailable,
-                Err(_) => false,
-            };
-            (index, lives)
-        });
+    queued: u64,
+) -> Findings {
+    let mut series = Vec::with_capacity(LOOKS);
+    for number in 0..LOOKS {
+        if number > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let looks = look(client, block, members).await;
+        let silent = silent(&looks);
+        if !silent.is_empty() {
+            return Findings { silent, stuck: None };
+        }
+        series.push(looks);
     }
-    let mut silent = Vec::new();
-    while let Some(probe) = probes.join_next().await {
-        if let Ok((index, false)) = probe {
-            silent.push(index);
+    Findings { silent: Vec::new(), stuck: stuck(&series, queued) }
+}
+
+/// The last member that got nothing, between two looks often enough, while the one before it had more.
+fn stuck(series: &[Vec<Look>], queued: u64) -> Option<usize> {
+    let members = series.first().map_or(0, Vec::len);
+    (0..members).rev().find(|member| {
+        let waits = series.windows(2).filter(|pair| {
+            let (Some(before), Some(after)) =
+                (starving(&pair[0], *member, queued), starving(&pair[1], *member, queued))
+            else {
+                return false;
+            };
+            before == after
+        });
+        waits.count() >= STUCK_PAIRS
+    })
+}
+
+/// Units that a member has received, if it waits for some that the one before it has.
+fn starving(looks: &[Look], member: usize, queued: u64) -> Option<u64> {
+    let Look::Writes(progress) = looks[member] else { return None };
+    let before = match member.checked_sub(1).map(|before| looks[before]) {
+        Some(Look::Writes(before)) => before.received,
+        // All that there is.
+        Some(Look::Idle | Look::Silent) | None => queued,
+    };
+    (progress.received < before && progress.stored == progress.received).then_some(progress.received)
+}
+
+/// Watches how the packets of one pipeline are acknowledged.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    queued: u64,
+    acknowledged: u64,
+    /// When the oldest packet on its way became that.
+    oldest_since: Instant,
+    /// Time of waiting, and units acknowledged in it, since it was last judged.
+    waited: Duration,
+    got: u64,
+    crawls: bool,
+    /// End of the last inquiry.
+    inquired: Instant,
+    inquiry: Option<JoinHandle<Findings>>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self::new(Instant::now())
+    }
+}
+
+impl Watch {
+    const fn new(now: Instant) -> Self {
+        Self {
+            queued: 0,
+            acknowledged: 0,
+            oldest_since: now,
+            waited: Duration::ZERO,
+            got: 0,
+            crawls: false,
+            inquired: now,
+            inquiry: None,
         }
     }
-    silent
+}
+
+/// Units of a packet with `data` bytes.
+const fn units(data: usize) -> u64 {
+    data as u64 + 1
+}
+
+impl Watch {
+    /// A packet with `data` bytes goes out.
+    pub(crate) fn sent(&mut self, data: usize) {
+        self.sent_at(data, Instant::now());
+    }
+
+    fn sent_at(&mut self, data: usize, now: Instant) {
+        if self.queued == self.acknowledged {
+            self.oldest_since = now;
+        }
+        self.queued += units(data);
+    }
+
+    /// The oldest packet was acknowledged; it has `data` bytes.
+    pub(crate) fn acked(&mut self, data: usize) {
+        self.acked_at(data, Instant::now());
+    }
+
+    fn acked_at(&mut self, data: usize, now: Instant) {
+        self.acknowledged += units(data);
+        self.got += units(data);
+        self.waited += now.saturating_duration_since(self.oldest_since);
+        self.oldest_since = now;
+        if self.waited >= CRAWL_WINDOW {
+            self.crawls = u128::from(self.got) * 1000 < u128::from(CRAWL_RATE) * self.waited.as_millis();
+            (self.waited, self.got) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// Units put into the pipeline.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// When members are to be asked, if nothing happens before.
+    pub(crate) fn suspicious_at(&self) -> Instant {
+        if self.crawls { self.inquired } else { self.oldest_since.max(self.inquired) + SUSPECT_AFTER }
+    }
+
+    /// Whether an inquiry is going on.
+    pub(crate) fn inquires(&self) -> bool {
+        self.inquiry.is_some()
+    }
+
+    /// Starts one.
+    pub(crate) fn start(&mut self, client: &Arc<Inner>, block: Block, members: &[ReplicaLocation]) {
+        let (client, members, queued) = (Arc::clone(client), members.to_vec(), self.queued);
+        self.crawls = false;
+        self.inquiry = Some(tokio::spawn(async move { inquire(&client, block, &members, queued).await }));
+    }
+
+    /// What the inquiry has found out; waits for ever if there is none. Cancelling it loses nothing.
+    pub(crate) async fn findings(&mut self) -> Findings {
+        let Some(inquiry) = &mut self.inquiry else { return std::future::pending().await };
+        let found = inquiry.await.unwrap_or_default();
+        self.inquiry = None;
+        self.inquired = Instant::now();
+        found
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(inquiry) = &self.inquiry {
+            inquiry.abort();
+        }
+    }
 }
 
 /// Sets up a pipeline, and finds out who is to blame if that takes too long.
@@ -63,9 +258,73 @@ pub(crate) async fn open_watched(
         if let Ok(outcome) = timeout(SUSPECT_AFTER, &mut opening).await {
             return outcome;
         }
-        let silent = silent_members(client, setup.block, setup.members).await;
+        let asked = silent_members(client, setup.block, setup.members);
+        let silent = tokio::select! {
+            outcome = &mut opening => return outcome,
+            silent = asked => silent,
+        };
         if !silent.is_empty() {
             return Err(SetupFailure { bad: silent, fault: TransferFault::Timeout });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes(received: u64, stored: u64) -> Look {
+        Look::Writes(PipelineProgress { received, stored })
+    }
+
+    #[test]
+    fn the_last_member_that_bytes_wait_for_is_stuck() {
+        let same = |looks: [Look; 3]| vec![looks.to_vec(); LOOKS];
+        // Everything stands; members before the stuck one are full, and busy with passing on.
+        let behind_second = same([writes(900, 700), writes(500, 400), writes(100, 100)]);
+        assert_eq!(stuck(&behind_second, 1000), Some(2));
+        assert_eq!(stuck(&same([writes(900, 700), writes(500, 500), writes(500, 500)]), 1000), Some(1));
+        assert_eq!(stuck(&same([writes(100, 100), writes(100, 100), writes(100, 100)]), 1000), Some(0));
+        // All have everything: somebody syncs.
+        assert_eq!(stuck(&same([writes(1000, 900), writes(1000, 1000), writes(1000, 900)]), 1000), None);
+        // The last one's disk is slow, and all others wait for it.
+        assert_eq!(stuck(&same([writes(900, 700), writes(800, 400), writes(100, 50)]), 1000), None);
+        // The member before it is done with the block.
+        assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000), Some(1));
+    }
+
+    #[test]
+    fn a_member_that_gets_on_is_not_stuck() {
+        let series: Vec<Vec<Look>> =
+            (0..LOOKS as u64).map(|n| vec![writes(50 + n, 50 + n), writes(10 + n, 10 + n)]).collect();
+        assert_eq!(stuck(&series, 1000), None);
+        let mut series = vec![vec![writes(50, 50), writes(10, 10)]; LOOKS];
+        series[1] = vec![writes(50, 50), writes(11, 11)];
+        series[3] = vec![writes(50, 50), writes(12, 12)];
+        assert_eq!(stuck(&series, 50), None, "one pause only");
+        assert_eq!(stuck(&[], 50), None);
+    }
+
+    #[test]
+    fn a_pipeline_is_suspicious_when_a_packet_is_late_and_when_little_comes_in_all_the_waiting() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        watch.sent_at(100, start + CRAWL_WINDOW);
+        assert_eq!(watch.suspicious_at(), start + CRAWL_WINDOW + SUSPECT_AFTER);
+        watch.acked_at(100, start + CRAWL_WINDOW + Duration::from_millis(1));
+        assert!(!watch.crawls, "idle time does not count");
+        let mut now = start + CRAWL_WINDOW * 2;
+        for _ in 0..4 {
+            watch.sent_at(4096, now);
+            now += Duration::from_secs(1);
+            watch.acked_at(4096, now);
+        }
+        assert!(watch.crawls && watch.suspicious_at() <= now);
+        let mut watch = Watch::new(start);
+        for n in 0..4 {
+            watch.sent_at(1 << 20, start + Duration::from_secs(n));
+            watch.acked_at(1 << 20, start + Duration::from_secs(n + 1));
+        }
+        assert!(!watch.crawls);
     }
 }

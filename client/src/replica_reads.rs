@@ -1,7 +1,8 @@
 //! Reads from whichever replica serves: chooses, connects, goes on to the next on a failure.
 //!
-//! A datanode that falls silent is waited for in earnest only if no other can be asked: before that it gets
-//! [`HURRIED_PATIENCE`] and then counts as slow, so that it is asked after all others.
+//! A datanode that is later than usual is not waited for alone: another one is asked for the same bytes ([`hedge`](crate::hedge)). When
+//! that is not allowed, a silent one is waited for in earnest only if no other can be asked: before that it gets [`HURRIED_PATIENCE`] and
+//! then counts as slow, so that it is asked after all others.
 //!
 //! Invariants: every attempt that fails takes its replica out of the choice or, once, to its end, and the locations are asked
 //! for again at most [`MAX_REFRESHES`] times without progress, so that a read ends.
@@ -19,6 +20,7 @@ use crate::config::ClientConfig;
 use crate::connection::DataConnection;
 use crate::error::ReplicaFault;
 use crate::local_reader::LocalReader;
+use crate::read_times::ReadKind;
 use crate::{DfsError, TransferFault, datanode};
 
 /// Times that locations are asked for again when every known replica failed (HDFS's default).
@@ -115,24 +117,42 @@ impl ReplicaReader {
     }
 }
 
+/// What a read that did not succeed leaves behind: why, and the reader if it had begun.
+pub(crate) struct Broken {
+    pub fault: TransferFault,
+    pub reader: Option<ReplicaReader>,
+}
+
+impl From<TransferFault> for Broken {
+    fn from(fault: TransferFault) -> Self {
+        Self { fault, reader: None }
+    }
+}
+
+impl Choice {
+    /// The part of a range of the file that the block has.
+    pub(crate) fn range(&self, offset: u64, len: u64) -> BlockRange {
+        let in_block = offset - self.block.offset;
+        let block_len = self.block.block.as_ref().map_or(0, |b| b.length);
+        BlockRange { offset: in_block, len: len.min(block_len.saturating_sub(in_block)) }
+    }
+}
+
 impl BlockMap {
-    /// Starts reading up to `len` bytes at `offset` of the file from the nearest good replica, of equally near ones that of
-    /// datanode `in_use`; the range ends with the block at the latest.
-    pub(crate) async fn open_replica(
-        &self,
-        offset: u64,
-        len: u64,
-        in_use: &str,
-        attempts: &mut Attempts,
-    ) -> Result<OpenReplica, DfsError> {
-        loop {
-            let choice = self.choose_replica(offset, in_use, attempts).await?;
-            let in_block = offset - choice.block.offset;
-            let block_len = choice.block.block.as_ref().map_or(0, |b| b.length);
-            let range = BlockRange { offset: in_block, len: len.min(block_len - in_block) };
-            match self.open_at(&choice, range).await {
-                Ok(reader) => return Ok(OpenReplica { reader, choice }),
-                Err(fault) => self.give_up(&choice, fault, attempts),
+    /// How long a read of the choice is waited for before another replica is asked; none: there is no other.
+    pub(crate) fn patience(&self, choice: &Choice, kind: ReadKind) -> Option<Duration> {
+        choice.hurried.then(|| self.client().times.patience(datanode::uuid(&choice.location), kind))
+    }
+
+    /// Starts reading from the replica of another datanode that was not slow lately, if there is one and it goes well.
+    pub(crate) async fn open_other(&self, instead: &Choice, offset: u64, len: u64) -> Option<OpenReplica> {
+        let location = self.choose_other(&instead.block, datanode::uuid(&instead.location))?;
+        let choice = Choice { block: Arc::clone(&instead.block), location, hurried: true };
+        match self.open_at(&choice, choice.range(offset, len)).await {
+            Ok(reader) => Some(OpenReplica { reader, choice }),
+            Err(fault) => {
+                self.failed(&choice, &fault);
+                None
             }
         }
     }
@@ -161,12 +181,19 @@ impl BlockMap {
 
     /// Takes a replica whose read failed out of the choice, or to its end; one that was read from its files is read over the
     /// network next.
-    pub(crate) fn give_up_read(&self, open: &OpenReplica, fault: TransferFault, attempts: &mut Attempts) {
-        match &open.reader {
-            ReplicaReader::Network(_) => self.give_up(&open.choice, fault, attempts),
-            ReplicaReader::Local(_) => {
-                tracing::debug!(path = %self.path(), %fault, "local read failed, the network is next");
-                self.read_over_network(&open.choice.block);
+    pub(crate) fn give_up_read(&self, choice: &Choice, broken: Broken, attempts: &mut Attempts) {
+        self.note_broken(choice, &broken);
+        attempts.last =
+            Some(ReplicaFault { datanode: datanode::name(&choice.location), fault: broken.fault });
+    }
+
+    /// The same, when the bytes have come from elsewhere.
+    pub(crate) fn note_broken(&self, choice: &Choice, broken: &Broken) {
+        match &broken.reader {
+            None | Some(ReplicaReader::Network(_)) => self.failed(choice, &broken.fault),
+            Some(ReplicaReader::Local(_)) => {
+                tracing::debug!(path = %self.path(), fault = %broken.fault, "local read failed, the network is next");
+                self.read_over_network(&choice.block);
             }
         }
     }
@@ -184,7 +211,12 @@ impl BlockMap {
         }
     }
 
-    async fn open_at(&self, choice: &Choice, range: BlockRange) -> Result<ReplicaReader, TransferFault> {
+    /// Starts reading a range of the chosen replica.
+    pub(crate) async fn open_at(
+        &self,
+        choice: &Choice,
+        range: BlockRange,
+    ) -> Result<ReplicaReader, TransferFault> {
         let client = self.client();
         let config = &client.config;
         if let Some(local) = self.open_local(choice, range).await {

@@ -1,8 +1,9 @@
-//! Datanodes that were silent for too long, lately.
+//! Datanodes that were silent for too long, or slower than others, lately.
 //!
 //! Shared by all readers and writers of a client, so that one stopped datanode costs its timeout once and not once a
-//! file. It is a preference, not an exclusion: who has no other choice still asks a slow datanode. Invariant: at
-//! most [`MAX_SLOW_NODES`] are remembered, each for [`SLOW_FOR`].
+//! file. It is a preference, not an exclusion: who has no other choice still asks a slow datanode. One that was silent counts as slow for
+//! [`SLOW_FOR`]; one that was slower, for a moment at first, and twice as long each time when it is slow again soon after. Invariant: at
+//! most [`MAX_SLOW_NODES`] are remembered.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,51 +13,100 @@ use std::time::{Duration, Instant};
 /// only busy is soon used again.
 const SLOW_FOR: Duration = Duration::from_secs(60);
 
+/// The same for one that was slower than others once.
+const FIRST_SLOWER_FOR: Duration = Duration::from_secs(1);
+
 /// Datanodes remembered; the one noticed first is forgotten first. With more than this the cluster is the problem.
 const MAX_SLOW_NODES: usize = 256;
 
-/// The datanodes, by uuid, with the time at which they were noticed.
+/// What was noticed of a datanode.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    /// It counts as slow for this long, and is remembered for twice as long.
+    hold: Duration,
+    /// It did not answer at all.
+    silent: bool,
+}
+
+impl Mark {
+    fn holds(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < self.hold
+    }
+}
+
+/// The datanodes, by uuid.
 #[derive(Debug, Default)]
 pub(crate) struct SlowNodes {
-    since: Mutex<HashMap<String, Instant>>,
+    marks: Mutex<HashMap<String, Mark>>,
+    /// The last datanode to which our own link was slow, and when.
+    first_hop: Mutex<Option<(String, Instant)>>,
 }
 
 impl SlowNodes {
-    /// Remembers a datanode as slow from now on.
+    /// Remembers a datanode as silent.
     pub(crate) fn note(&self, uuid: &str) {
-        self.note_at(uuid, Instant::now());
+        self.note_at(uuid, Mark { at: Instant::now(), hold: SLOW_FOR, silent: true });
     }
 
-    fn note_at(&self, uuid: &str, now: Instant) {
-        let mut since = self.lock();
-        if since.len() >= MAX_SLOW_NODES && !since.contains_key(uuid) {
-            let oldest = since.iter().min_by_key(|(_, at)| **at).map(|(uuid, _)| uuid.clone());
+    /// Remembers a datanode as slower than others.
+    pub(crate) fn note_slower(&self, uuid: &str) {
+        self.note_slower_at(uuid, Instant::now());
+    }
+
+    fn note_slower_at(&self, uuid: &str, now: Instant) {
+        let before = self.lock().get(uuid).copied();
+        let hold = match before {
+            // It is left alone already: this is an older read's experience.
+            Some(before) if before.holds(now) => return,
+            Some(before) if now.saturating_duration_since(before.at) < before.hold * 2 => {
+                (before.hold * 2).min(SLOW_FOR)
+            }
+            Some(_) | None => FIRST_SLOWER_FOR,
+        };
+        self.note_at(uuid, Mark { at: now, hold, silent: false });
+    }
+
+    fn note_at(&self, uuid: &str, mark: Mark) {
+        let mut marks = self.lock();
+        if marks.len() >= MAX_SLOW_NODES && !marks.contains_key(uuid) {
+            let oldest = marks.iter().min_by_key(|(_, mark)| mark.at).map(|(uuid, _)| uuid.clone());
             if let Some(oldest) = oldest {
-                since.remove(&oldest);
+                marks.remove(&oldest);
             }
         }
-        since.insert(uuid.to_owned(), now);
+        marks.insert(uuid.to_owned(), mark);
     }
 
-    /// Whether a datanode was slow lately.
+    /// Asked when the link from here to a datanode crawls: true if another one's did lately, since then it is this machine's.
+    pub(crate) fn is_our_link(&self, uuid: &str) -> bool {
+        let now = Instant::now();
+        let mut first_hop = self.first_hop.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = first_hop.replace((uuid.to_owned(), now));
+        before.is_some_and(|(other, at)| other != uuid && now.saturating_duration_since(at) < SLOW_FOR)
+    }
+
+    /// Whether a datanode was silent or slow lately.
     pub(crate) fn contains(&self, uuid: &str) -> bool {
-        self.contains_at(uuid, Instant::now())
+        self.mark(uuid, Instant::now()).is_some()
     }
 
-    fn contains_at(&self, uuid: &str, now: Instant) -> bool {
-        let mut since = self.lock();
-        match since.get(uuid) {
-            None => false,
-            Some(at) if now.saturating_duration_since(*at) < SLOW_FOR => true,
-            Some(_) => {
-                since.remove(uuid);
-                false
-            }
+    /// Whether a datanode was silent lately.
+    pub(crate) fn is_silent(&self, uuid: &str) -> bool {
+        self.mark(uuid, Instant::now()).is_some_and(|mark| mark.silent)
+    }
+
+    fn mark(&self, uuid: &str, now: Instant) -> Option<Mark> {
+        let mut marks = self.lock();
+        let mark = *marks.get(uuid)?;
+        if now.saturating_duration_since(mark.at) >= mark.hold * 2 {
+            marks.remove(uuid);
         }
+        mark.holds(now).then_some(mark)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Mark>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,14 +117,34 @@ mod tests {
     #[test]
     fn slow_datanodes_are_forgotten_after_a_while_and_when_there_are_too_many() {
         let (slow, start) = (SlowNodes::default(), Instant::now());
-        slow.note_at("first", start);
-        assert!(slow.contains_at("first", start) && !slow.contains_at("other", start));
-        assert!(!slow.contains_at("first", start + SLOW_FOR));
-        slow.note_at("first", start);
+        let silent = |at| Mark { at, hold: SLOW_FOR, silent: true };
+        slow.note_at("first", silent(start));
+        assert!(
+            slow.mark("first", start).is_some_and(|mark| mark.silent) && slow.mark("other", start).is_none()
+        );
+        assert!(slow.mark("first", start + SLOW_FOR).is_none());
+        slow.note_at("first", silent(start));
         for n in 0..MAX_SLOW_NODES {
-            slow.note_at(&n.to_string(), start + Duration::from_millis(1));
+            slow.note_at(&n.to_string(), silent(start + Duration::from_millis(1)));
         }
         assert_eq!(slow.lock().len(), MAX_SLOW_NODES);
-        assert!(!slow.contains_at("first", start), "noticed first, forgotten first");
+        assert!(slow.mark("first", start).is_none(), "noticed first, forgotten first");
+    }
+
+    #[test]
+    fn a_datanode_that_is_slow_again_and_again_is_left_alone_for_longer() {
+        let (slow, mut now) = (SlowNodes::default(), Instant::now());
+        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+            slow.note_slower_at("a", now);
+            slow.note_slower_at("a", now);
+            let hold = Duration::from_secs(expected);
+            let mark = slow.mark("a", now + hold - Duration::from_millis(1)).expect("slow");
+            assert!(!mark.silent && mark.hold == hold, "{mark:?}");
+            assert!(slow.mark("a", now + hold).is_none());
+            now += hold;
+        }
+        now += SLOW_FOR * 2;
+        slow.note_slower_at("a", now);
+        assert!(slow.mark("a", now + FIRST_SLOWER_FOR).is_none(), "long ago");
     }
 }

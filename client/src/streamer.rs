@@ -23,7 +23,7 @@ use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
 use crate::pipeline_members::bad_member;
-use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
+use crate::pipeline_watch::Findings;
 use crate::unsynced_blocks::{FinishedBlock, UnsyncedBlocks};
 use crate::{DfsError, FileStatus, TransferFault};
 
@@ -98,6 +98,8 @@ enum Event {
     Fault(TransferFault),
     /// No progress for a while.
     Suspicion,
+    /// Who is to blame for that.
+    Found(Findings),
     /// Nothing to do for a while.
     Idle,
 }
@@ -194,7 +196,8 @@ impl Streamer {
                     Err((bad, fault)) => self.handle_failure(Some(vec![bad]), fault).await?,
                 },
                 Event::Fault(fault) => self.handle_failure(None, fault).await?,
-                Event::Suspicion => self.probe().await?,
+                Event::Suspicion => self.inquire(),
+                Event::Found(found) => self.judge(found).await?,
                 Event::Idle => {
                     if let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) {
                         pipeline.queue_heartbeat(heartbeat());
@@ -226,15 +229,15 @@ impl Streamer {
     async fn next_event(&mut self) -> Event {
         let has_room = self.has_room();
         let busy = !self.queue.unacked.is_empty();
-        let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) else {
+        let Some(OpenBlock { pipeline: Some(pipeline), watch, .. }) = &mut self.block else {
             return Event::Fault(TransferFault::Unexpected { field: "pipeline" });
         };
         let timeout = self.target.client.config.datanode_timeout;
         let lost = pipeline.moved + timeout;
-        let next = if busy {
-            lost.min(pipeline.moved.max(pipeline.probed) + SUSPECT_AFTER)
-        } else {
-            pipeline.moved + HEARTBEAT_INTERVAL
+        let next = match busy {
+            false => pipeline.moved + HEARTBEAT_INTERVAL,
+            true if watch.inquires() => lost,
+            true => lost.min(watch.suspicious_at()),
         };
         let deadline = tokio::time::Instant::from_std(next);
         tokio::select! {
@@ -243,6 +246,7 @@ impl Streamer {
                 Ok(ack) => Event::Ack(ack),
                 Err(fault) => Event::Fault(fault),
             },
+            found = watch.findings() => Event::Found(found),
             command = self.commands.recv(), if has_room => Event::Command(command),
             () = tokio::time::sleep_until(deadline) => {
                 match busy {
@@ -254,17 +258,22 @@ impl Streamer {
         }
     }
 
-    /// Asks the members whether they live.
-    async fn probe(&mut self) -> Result<(), DfsError> {
-        let Some(block) = &mut self.block else { return Ok(()) };
-        let silent = silent_members(&self.target.client, block.block, &block.members).await;
-        if !silent.is_empty() {
-            return self.handle_failure(Some(silent), TransferFault::Timeout).await;
+    /// Has the members asked how they get on.
+    fn inquire(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.watch.start(&self.target.client, block.block, &block.members);
         }
-        if let Some(pipeline) = &mut block.pipeline {
-            pipeline.probed = Instant::now();
+    }
+
+    /// Goes on without the members at fault, if there are any.
+    async fn judge(&mut self, found: Findings) -> Result<(), DfsError> {
+        let Some(block) = &self.block else { return Ok(()) };
+        let guilty = self.target.guilty(block, found).await;
+        if guilty.is_empty() {
+            Ok(())
+        } else {
+            self.handle_failure(Some(guilty), TransferFault::Timeout).await
         }
-        Ok(())
     }
 
     /// Hands packets to the pipeline as far as the rule about last packets allows.
@@ -279,6 +288,7 @@ impl Streamer {
                 return;
             }
             pipeline.queue(&packet);
+            block.watch.sent(packet.data.len());
             block.sent = block.sent.max(packet.end());
             self.queue.unacked.push_back(packet);
         }
@@ -296,6 +306,7 @@ impl Streamer {
         match self.queue.unacked.pop_front() {
             Some(packet) if packet.seqno == ack.seqno && ack.reply.len() >= block.members.len() => {
                 block.block.length = block.block.length.max(packet.end());
+                block.watch.acked(packet.data.len());
                 block.synced = packet.last && packet.sync;
                 block.failures = 0;
                 self.restarts = 0;

@@ -153,7 +153,7 @@ async fn sync_block(
     finished: Arc<FinishedBlock>,
 ) -> (Arc<FinishedBlock>, Result<Vec<ReplicaLocation>, DfsError>) {
     let block = finished.block;
-    let is_slow = |member: &&ReplicaLocation| client.slow.contains(datanode::uuid(member));
+    let is_slow = |member: &&ReplicaLocation| client.slow.is_silent(datanode::uuid(member));
     let (slow, mut asked): (Vec<_>, Vec<_>) = finished.members.iter().partition(is_slow);
     let mut unsynced: Vec<ReplicaLocation> = Vec::new();
     if asked.is_empty() {

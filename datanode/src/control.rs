@@ -7,7 +7,7 @@ use dfs_proto::GenerationStamp;
 use dfs_proto::v1::datanode_control_server::DatanodeControl;
 use dfs_proto::v1::{
     BalanceDisksAction, BalanceDisksRequest, BalanceDisksStatus, Block, DescribeReplicaRequest, Empty,
-    Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, ReplicaDescription,
+    Extent, InitReplicaRecoveryRequest, InitReplicaRecoveryResponse, PipelineProgress, ReplicaDescription,
     ReplicaExtentsRequest, ReplicaExtentsResponse, ReplicaVisibleLengthRequest, ReplicaVisibleLengthResponse,
     ScrubProgress, ScrubRequest, SyncReplicaRequest, TriggerBlockReportRequest,
     UpdateReplicaUnderRecoveryRequest, UpdateReplicaUnderRecoveryResponse,
@@ -87,8 +87,10 @@ impl DatanodeControl for ControlService {
         request: Request<ReplicaVisibleLengthRequest>,
     ) -> Result<Response<ReplicaVisibleLengthResponse>, Status> {
         let block = named(request.into_inner().block.as_ref())?;
-        let length = self.call(move |dataset| dataset.visible_length(block)).await?;
-        Ok(Response::new(ReplicaVisibleLengthResponse { length }))
+        let asked = self.call(move |dataset| dataset.visible_length_and_progress(block));
+        let (length, progress) = asked.await?;
+        let progress = progress.map(|(received, stored)| PipelineProgress { received, stored });
+        Ok(Response::new(ReplicaVisibleLengthResponse { length, progress }))
     }
 
     async fn init_replica_recovery(

@@ -157,6 +157,24 @@ impl Network {
         run(&command).map(drop)
     }
 
+    /// Nothing gets through between two machines, while others reach both.
+    pub fn part(&self, one: usize, other: usize) -> Result<()> {
+        self.route(one, "add", other)?;
+        self.route(other, "add", one)
+    }
+
+    /// Undoes [`Self::part`].
+    pub fn join(&self, one: usize, other: usize) -> Result<()> {
+        self.route(one, "del", other)?;
+        self.route(other, "del", one)
+    }
+
+    /// Adds or removes a route from a machine to another one that leads nowhere.
+    fn route(&self, from: usize, verb: &str, to: usize) -> Result<()> {
+        let to = format!("{}/32", self.address(to));
+        run(&["ip", "-n", &self.namespace(from), "route", verb, "blackhole", &to]).map(drop)
+    }
+
     fn namespace(&self, machine: usize) -> String {
         format!("dfs-{}-{machine}", self.id)
     }

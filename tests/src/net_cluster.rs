@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use dfs_client::fs::{FileSystem, FileSystemConfig};
 use dfs_client::{DfsClient, LocatedBlock, ReplicaLocation};
 use dfs_proto::v1::OpenRequest;
 use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
@@ -145,6 +146,15 @@ impl NetCluster {
     /// A new client.
     pub async fn client(&self) -> Result<DfsClient> {
         Ok(DfsClient::builder().namenode(self.namenode_address()).user(USER).connect().await?)
+    }
+
+    /// A session as a mount has it.
+    pub async fn session(&self) -> Result<FileSystem> {
+        let config = FileSystemConfig {
+            user: Some(USER.to_owned()),
+            ..FileSystemConfig::of_namenodes(&self.namenode_address())
+        };
+        Ok(FileSystem::connect(config).await?)
     }
 
     /// All blocks of a file as the namenode locates them.

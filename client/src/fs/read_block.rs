@@ -13,6 +13,8 @@ use dfs_proto::v1::{self, LocatedBlock, LocatedBlocks, ReplicaLocation};
 
 use super::open_file::FileCore;
 use crate::block_reader::{BlockRange, BlockReader};
+use crate::hedge::{Raced, race};
+use crate::read_times::ReadKind;
 use crate::replica_reads::patience;
 use crate::{DfsError, ReplicaFault, TransferFault, datanode};
 
@@ -71,13 +73,51 @@ impl FileCore {
                 self.relocate(index).await?;
                 continue;
             };
-            match self.read_replica(&row, &choice, range.clone()).await {
+            match self.read_hedged((index, &row), &choice, range.clone(), &failed).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(fault) => {
                     self.note_fault(index, &row, &choice, &fault);
                     failed.insert(datanode::uuid(&choice.location).to_owned());
                     last = Some(ReplicaFault { datanode: datanode::name(&choice.location), fault });
                 }
+            }
+        }
+    }
+
+    /// Reads from a replica, and when that is late from another one as well.
+    async fn read_hedged(
+        &self,
+        (index, row): (u64, &LocatedBlock),
+        choice: &Choice,
+        range: Range<u64>,
+        failed: &HashSet<String>,
+    ) -> Result<Bytes, TransferFault> {
+        let client = &self.fs.client;
+        let uuid = datanode::uuid(&choice.location);
+        let (kind, began) = (ReadKind::of((range.end - range.start) as usize), Instant::now());
+        let patience = choice.hurried.then(|| client.times.patience(uuid, kind));
+        let second = async {
+            let location = self.choose_other(row, failed, uuid)?;
+            let other = Choice { location, hurried: true };
+            let outcome = self.read_replica(row, &other, range.clone()).await;
+            outcome.map_err(|fault| self.note_fault(index, row, &other, &fault)).ok()
+        };
+        let first = self.read_replica(row, choice, range.clone());
+        match race(first, patience, || client.times.may_hedge(), second).await {
+            Raced::First(outcome) => {
+                if outcome.is_ok() {
+                    client.note_read(uuid, kind, began.elapsed());
+                }
+                outcome
+            }
+            Raced::Second(bytes, Some(fault)) => {
+                self.note_fault(index, row, choice, &fault);
+                Ok(bytes)
+            }
+            Raced::Second(bytes, None) => {
+                tracing::debug!(file = %self.subject, datanode = %datanode::name(&choice.location), "late, another one was asked");
+                client.note_lost(uuid);
+                Ok(bytes)
             }
         }
     }
@@ -161,6 +201,25 @@ impl FileCore {
         let hurried = fast.len() > 1;
         let location = fast.into_iter().chain(slow).next()?.clone();
         Some(Choice { location, hurried })
+    }
+
+    /// The nearest replica of another datanode than `except` that has not failed and was not slow lately.
+    pub(super) fn choose_other(
+        &self,
+        row: &LocatedBlock,
+        failed: &HashSet<String>,
+        except: &str,
+    ) -> Option<ReplicaLocation> {
+        let id = row.block.map_or(0, |block| block.id);
+        let state = self.state();
+        let usable = |location: &&ReplicaLocation| {
+            let uuid = datanode::uuid(location);
+            uuid != except
+                && !failed.contains(uuid)
+                && !state.table.is_corrupt(id, uuid)
+                && !self.fs.client.slow.contains(uuid)
+        };
+        row.locations.iter().find(usable).cloned()
     }
 
     fn all_corrupt(&self, row: &LocatedBlock) -> bool {

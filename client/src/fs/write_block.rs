@@ -22,7 +22,7 @@ use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
 use crate::pipeline_members::bad_member;
-use crate::pipeline_watch::{SUSPECT_AFTER, silent_members};
+use crate::pipeline_watch::Findings;
 use crate::unsynced_blocks::FinishedBlock;
 use crate::{DfsError, TransferFault};
 
@@ -94,6 +94,8 @@ enum Event {
     Fault(TransferFault),
     /// No progress for a while.
     Suspicion,
+    /// Who is to blame for that.
+    Found(Findings),
     /// Nothing to do for a while.
     Idle,
     /// Another block waits for a pipeline.
@@ -174,7 +176,8 @@ impl BlockWriter {
                     Err((bad, fault)) => self.handle_failure(Some(vec![bad]), fault).await?,
                 },
                 Event::Fault(fault) => self.handle_failure(None, fault).await?,
-                Event::Suspicion => self.probe().await?,
+                Event::Suspicion => self.inquire(),
+                Event::Found(found) => self.judge(found).await?,
                 Event::Pressed => self.finishing = Some(false),
                 Event::Idle if self.used.elapsed() >= IDLE_FINISH => self.finishing = Some(false),
                 Event::Idle => {
@@ -258,6 +261,7 @@ impl BlockWriter {
         let Some(pipeline) = &mut block.pipeline else { return };
         for queued in self.unsent.drain(..) {
             pipeline.queue(&queued.packet);
+            block.watch.sent(queued.packet.data.len());
             block.sent = block.sent.max(queued.packet.end());
             self.unacked.push_back(queued);
         }
@@ -267,16 +271,16 @@ impl BlockWriter {
     async fn next_event(&mut self) -> Event {
         let has_room = self.has_room();
         let busy = !self.unacked.is_empty();
-        let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) else {
+        let Some(OpenBlock { pipeline: Some(pipeline), watch, .. }) = &mut self.block else {
             // Nothing is queued either: this writer waits for its first packet.
             return Event::Command(self.commands.recv().await);
         };
         let timeout = self.target.client.config.datanode_timeout;
         let lost = pipeline.moved + timeout;
-        let next = if busy {
-            lost.min(pipeline.moved.max(pipeline.probed) + SUSPECT_AFTER)
-        } else {
-            (pipeline.moved + HEARTBEAT_INTERVAL).min(self.used + IDLE_FINISH)
+        let next = match busy {
+            false => (pipeline.moved + HEARTBEAT_INTERVAL).min(self.used + IDLE_FINISH),
+            true if watch.inquires() => lost,
+            true => lost.min(watch.suspicious_at()),
         };
         let deadline = tokio::time::Instant::from_std(next);
         let pressed_from = tokio::time::Instant::from_std(self.used + IDLE_FINISH_PRESSED);
@@ -287,6 +291,7 @@ impl BlockWriter {
                 Ok(ack) => Event::Ack(ack),
                 Err(fault) => Event::Fault(fault),
             },
+            found = watch.findings() => Event::Found(found),
             command = self.commands.recv(), if has_room => Event::Command(command),
             () = pressure.wait_until_pressed(pressed_from), if !busy => Event::Pressed,
             () = tokio::time::sleep_until(deadline) => match busy {
@@ -297,17 +302,22 @@ impl BlockWriter {
         }
     }
 
-    /// Asks the members whether they live.
-    async fn probe(&mut self) -> Result<(), DfsError> {
-        let Some(block) = &mut self.block else { return Ok(()) };
-        let silent = silent_members(&self.target.client, block.block, &block.members).await;
-        if !silent.is_empty() {
-            return self.handle_failure(Some(silent), TransferFault::Timeout).await;
+    /// Has the members asked how they get on.
+    fn inquire(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.watch.start(&self.target.client, block.block, &block.members);
         }
-        if let Some(pipeline) = &mut block.pipeline {
-            pipeline.probed = Instant::now();
+    }
+
+    /// Goes on without the members at fault, if there are any.
+    async fn judge(&mut self, found: Findings) -> Result<(), DfsError> {
+        let Some(block) = &self.block else { return Ok(()) };
+        let guilty = self.target.guilty(block, found).await;
+        if guilty.is_empty() {
+            Ok(())
+        } else {
+            self.handle_failure(Some(guilty), TransferFault::Timeout).await
         }
-        Ok(())
     }
 
     /// Takes an ack. True if it ends the block; the error is the member at fault and what it said.
@@ -325,6 +335,7 @@ impl BlockWriter {
         }
         let Some(Queued { id, packet }) = self.unacked.pop_front() else { return Ok(false) };
         block.block.length = block.block.length.max(packet.end());
+        block.watch.acked(packet.data.len());
         block.failures = 0;
         self.restarts = 0;
         self.restarting_since = None;

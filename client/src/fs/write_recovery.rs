@@ -102,10 +102,11 @@ impl BlockWriter {
         let gives_up = Instant::now() + self.file.fs.wait;
         let mut pause = FIRST_OUTAGE_DELAY;
         loop {
-            let name = block.remove_members(&bad, &mut self.exclusions);
+            block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
                 if Instant::now() + pause >= gives_up {
-                    return Err(self.target.pipeline_failed(&block, name, fault));
+                    let everybody: Vec<String> = roster.iter().map(datanode::name).collect();
+                    return Err(self.target.pipeline_failed(&block, everybody.join(", "), fault));
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_OUTAGE_DELAY);

@@ -338,9 +338,10 @@ impl DatanodeControl for Control {
         let block = request.into_inner().block.unwrap_or_default();
         let state = self.state.lock().expect("lock");
         match state.datanodes[self.index].replicas.get(&block.id) {
-            Some(replica) => {
-                Ok(Response::new(v1::ReplicaVisibleLengthResponse { length: replica.acked as u64 }))
-            }
+            Some(replica) => Ok(Response::new(v1::ReplicaVisibleLengthResponse {
+                length: replica.acked as u64,
+                progress: None,
+            })),
             None => Err(RpcError::new(ErrorKind::NotFound, block.to_string(), "").to_status()),
         }
     }

@@ -468,6 +468,15 @@ impl Dataset {
 
     /// Visible length of a replica with at least this stamp.
     pub fn visible_length(&self, block: BlockRef) -> Result<u64, DatanodeError> {
+        self.visible_length_and_progress(block).map(|(length, _)| length)
+    }
+
+    /// The same, and the units that its writer, if it has one, has received and written.
+    pub fn visible_length_and_progress(
+        &self,
+        block: BlockRef,
+    ) -> Result<(u64, Option<(u64, u64)>), DatanodeError> {
+        let mut progress = None;
         let (here, length) = match self.map.get(block.id) {
             None => return Err(DatanodeError::ReplicaNotFound { block }),
             Some(Entry::Closed(closed)) => (closed.stamp, closed.length),
@@ -476,13 +485,14 @@ impl Dataset {
                 if state.replica.state() == ReplicaState::Temporary {
                     return Err(DatanodeError::ReplicaNotFound { block });
                 }
+                progress = state.writer.as_ref().map(|writer| writer.progress());
                 (state.replica.block().stamp, state.replica.visible_length())
             }
         };
         if here < block.stamp {
             return Err(DatanodeError::StaleReplica { block, here });
         }
-        Ok(length)
+        Ok((length, progress))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,8 @@ impl Home {
 #[derive(Debug, Default)]
 pub struct WriterToken {
     stopped: AtomicBool,
+    received: AtomicU64,
+    stored: AtomicU64,
     sockets: Mutex<Vec<Arc<TcpStream>>>,
 }
 
@@ -75,6 +77,21 @@ impl WriterToken {
             // A socket that is closed already is as good as shut down.
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Units of packets (bytes of data, and one for each packet) were received.
+    pub fn note_received(&self, units: u64) {
+        self.received.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// All that was received is passed on and written.
+    pub fn note_stored(&self) {
+        self.stored.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Units received and units written: what an outsider finds out who of a pipeline holds it up by.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.stored.load(Ordering::Relaxed))
     }
 
     /// Whether the writer has been told to stop.

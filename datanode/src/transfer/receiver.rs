@@ -10,14 +10,16 @@
 mod random;
 mod relay;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dfs_proto::packet::{PACKET_LENGTHS_BYTES, PacketHeader, PacketLengths};
+use dfs_proto::packet::{HEARTBEAT_SEQNO, PACKET_LENGTHS_BYTES, PacketHeader, PacketLengths};
 use dfs_proto::transfer::{BlockOpResponseProto, Status};
 
 use super::acks::{AckWriter, Outstanding, OutstandingPackets};
 use super::buffers::Scratch;
 use super::net::{BUFFER_BYTES, Connection};
+use crate::dataset::open_replica::WriterToken;
 use crate::dataset::writer::{Place, ReplicaWriter};
 use crate::error::DatanodeError;
 use crate::metrics::Metrics;
@@ -59,6 +61,8 @@ pub struct BlockReceiver<'a> {
     upstream: &'a mut Connection,
     downstream: Option<Connection>,
     writer: Option<ReplicaWriter>,
+    /// Where the writer of the packets looks how far they have come.
+    progress: Arc<WriterToken>,
     mode: Mode,
     /// Packets may be at any offset.
     random: bool,
@@ -101,6 +105,7 @@ impl<'a> BlockReceiver<'a> {
         Self {
             upstream,
             downstream,
+            progress: Arc::clone(writer.token()),
             writer: Some(writer),
             mode,
             random,
@@ -149,7 +154,12 @@ impl<'a> BlockReceiver<'a> {
     /// Handles one packet; an error comes with the packet's number if that is known.
     fn receive_packet(&mut self) -> Result<PacketHeader, (Option<i64>, DatanodeError)> {
         let (header, checksums_len) = self.receive_head().map_err(|e| (None, e))?;
+        if header.seqno != HEARTBEAT_SEQNO {
+            // Before the body: who is busy with a packet has received it.
+            self.progress.note_received(1);
+        }
         self.receive_body(&header, checksums_len).map_err(|e| (Some(header.seqno), e))?;
+        self.progress.note_stored();
         Ok(header)
     }
 
@@ -220,6 +230,7 @@ impl<'a> BlockReceiver<'a> {
             let length = left.min(step);
             self.flush_before_waiting(length)?;
             self.upstream.read_exact(&mut self.scratch.piece.bytes()[..length])?;
+            self.progress.note_received(length as u64);
             self.forward(length, first)?;
             let piece = &self.scratch.piece.bytes()[..length];
             let sums_len = checksum.checksums_len(length);

@@ -241,6 +241,18 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Wait for the next member's answer to a request: making two files, even on a busy disk.
+const SETUP_WAIT: Duration = Duration::from_secs(3);
+
+/// The same for each member after it.
+const SETUP_WAIT_A_MEMBER: Duration = Duration::from_millis(500);
+
+/// How long the members after us may take to answer a request.
+fn setup_wait(shared: &Shared, op: &OpWriteBlockProto) -> Duration {
+    let others = u32::try_from(op.targets.len()).unwrap_or(1).saturating_sub(1);
+    SETUP_WAIT.min(shared.config.peer_timeout) + SETUP_WAIT_A_MEMBER * others
+}
+
 /// How long the members after us may stay silent together.
 fn peer_wait(shared: &Shared, op: &OpWriteBlockProto) -> Duration {
     shared.config.peer_timeout + WAIT_A_MEMBER * u32::try_from(op.targets.len()).unwrap_or(0)
@@ -293,7 +305,7 @@ impl Link {
         eager: &[u8],
     ) -> Result<(Connection, usize), (Option<String>, DatanodeError)> {
         let peer = self.connection.peer();
-        let wait = peer_wait(shared, op);
+        let wait = setup_wait(shared, op);
         let mut answer = self.read_answer(wait);
         if self.reused && answer.as_ref().is_err_and(DatanodeError::is_hang_up) {
             let eager = &eager[..self.ahead];

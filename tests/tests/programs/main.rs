@@ -5,6 +5,8 @@ mod cli;
 mod crash;
 mod local_cluster;
 mod namenode_dir;
+mod open_file_faults;
+mod read_faults;
 mod transcript;
 mod trash;
 mod trees;

@@ -22,7 +22,7 @@ const CELLS_VARIABLE: &str = "DFS_TEST_CELLS";
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A member that crawls holds a writer up for no longer in all.
-const LONGEST_CRAWL: Duration = Duration::from_secs(100);
+const LONGEST_CRAWL: Duration = Duration::from_secs(15);
 
 /// Until every block has all its replicas again.
 const REPLICATED_WITHIN: Duration = Duration::from_secs(60);

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
+use dfs_proto::v1::LocatedBlock;
 use tokio::time::timeout;
 
 use super::{IDLE_END, Piece, Stream};
@@ -11,6 +13,8 @@ use crate::block_reader::{BlockReader, READ_PIECE_BYTES};
 use crate::datanode;
 use crate::fs::open_file::FileCore;
 use crate::fs::read_table::length;
+use crate::hedge::{Raced, race};
+use crate::read_times::ReadKind;
 use crate::replica_reads::patience;
 
 /// What a hole is read from.
@@ -26,6 +30,9 @@ const MAX_RANGE: u64 = 4 << 30;
 struct Open {
     reader: BlockReader,
     uuid: String,
+    row: Arc<LocatedBlock>,
+    /// There is another replica that was not slow lately.
+    hurried: bool,
 }
 
 /// Fetches until the stream ends: by itself when its reader stays away, at the file's end, or when no replica can be read.
@@ -85,17 +92,34 @@ async fn fetch(
     let pool = &file.fs.client.read_buffers;
     let mut failed = HashSet::new();
     loop {
-        if let Some(current) = open {
-            match current.reader.next_bytes(pool).await {
-                Ok(Some(data)) => {
+        if let Some(mut current) = open.take() {
+            let client = &file.fs.client;
+            let patience = current.hurried.then(|| client.times.patience(&current.uuid, ReadKind::Piece));
+            let (began, uuid, row) = (Instant::now(), current.uuid.clone(), Arc::clone(&current.row));
+            let first = async {
+                let outcome = current.reader.next_bytes(pool).await;
+                outcome.map(|data| (current, data))
+            };
+            let second = second(file, &row, at, *range, &failed, &uuid);
+            match race(first, patience, || client.times.may_hedge(), second).await {
+                Raced::First(Ok((current, Some(data)))) => {
+                    client.note_read(&uuid, ReadKind::Piece, began.elapsed());
+                    *open = Some(current);
                     finish_if_done(file, open).await;
                     return Some(data);
                 }
-                Ok(None) => *open = None,
-                Err(fault) => {
-                    tracing::debug!(file = %file.subject, datanode = %current.uuid, %fault, "stream broke");
-                    failed.insert(std::mem::take(&mut current.uuid));
-                    *open = None;
+                Raced::First(Ok((_, None))) => {}
+                Raced::First(Err(fault)) => {
+                    tracing::debug!(file = %file.subject, datanode = %uuid, %fault, "stream broke");
+                    failed.insert(uuid);
+                }
+                Raced::Second((other, data), _) => {
+                    tracing::debug!(file = %file.subject, datanode = %uuid, "stream late, another one was asked");
+                    client.note_lost(&uuid);
+                    last_used.clone_from(&other.uuid);
+                    *open = Some(other);
+                    finish_if_done(file, open).await;
+                    return Some(data);
                 }
             }
             continue;
@@ -118,7 +142,7 @@ async fn fetch(
             Ok(reader) => {
                 *range = (*range * 2).min(MAX_RANGE);
                 last_used.clone_from(&uuid);
-                *open = Some(Open { reader, uuid });
+                *open = Some(Open { reader, uuid, row, hurried });
             }
             Err(fault) => {
                 tracing::debug!(file = %file.subject, datanode = %uuid, %fault, "no stream");
@@ -126,6 +150,25 @@ async fn fetch(
             }
         }
     }
+}
+
+/// The next piece from another datanode than `except`, which is late.
+async fn second(
+    file: &FileCore,
+    row: &Arc<LocatedBlock>,
+    at: u64,
+    range: u64,
+    failed: &HashSet<String>,
+    except: &str,
+) -> Option<(Open, Bytes)> {
+    let location = file.choose_other(row, failed, except)?;
+    let in_block = at - at / file.block_size * file.block_size;
+    let end = length(row).min(in_block + range);
+    let patience = patience(&file.fs.client.config, true);
+    let mut reader = file.open_reader(row, &location, patience, in_block..end).await.ok()?;
+    let data = reader.next_bytes(&file.fs.client.read_buffers).await.ok()??;
+    let uuid = datanode::uuid(&location).to_owned();
+    Some((Open { reader, uuid, row: Arc::clone(row), hurried: true }, data))
 }
 
 /// Ends an operation whose range was read whole and keeps its connection.

@@ -31,6 +31,7 @@ impl BlockReceiver<'_> {
             let length = left.min(step - (offset % chunk as u64) as usize);
             self.flush_before_waiting(length)?;
             self.upstream.read_exact(&mut self.scratch.piece.bytes()[..length])?;
+            self.progress.note_received(length as u64);
             self.forward(length, first)?;
             let piece = &self.scratch.piece.bytes()[..length];
             let chunks = chunks_touched(chunk as u64, offset, length as u64) as usize;
