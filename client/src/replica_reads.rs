@@ -148,7 +148,8 @@ impl BlockMap {
     pub(crate) async fn open_other(&self, instead: &Choice, offset: u64, len: u64) -> Option<OpenReplica> {
         let location = self.choose_other(&instead.block, datanode::uuid(&instead.location))?;
         let choice = Choice { block: Arc::clone(&instead.block), location, hurried: true };
-        match self.open_at(&choice, choice.range(offset, len)).await {
+        // Never from files on this machine: they may be what is late.
+        match self.open_remote(&choice, choice.range(offset, len)).await {
             Ok(reader) => Some(OpenReplica { reader, choice }),
             Err(fault) => {
                 self.failed(&choice, &fault);
@@ -217,11 +218,15 @@ impl BlockMap {
         choice: &Choice,
         range: BlockRange,
     ) -> Result<ReplicaReader, TransferFault> {
+        match self.open_local(choice, range).await {
+            Some(local) => Ok(ReplicaReader::Local(local)),
+            None => self.open_remote(choice, range).await,
+        }
+    }
+
+    async fn open_remote(&self, choice: &Choice, range: BlockRange) -> Result<ReplicaReader, TransferFault> {
         let client = self.client();
         let config = &client.config;
-        if let Some(local) = self.open_local(choice, range).await {
-            return Ok(ReplicaReader::Local(local));
-        }
         let patience = patience(config, choice.hurried);
         let connect_timeout = config.datanode_connect_timeout.min(patience);
         let address = datanode::address(&choice.location)?;

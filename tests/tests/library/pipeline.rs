@@ -111,6 +111,9 @@ fn all_members_dead_is_an_error_and_flushed_bytes_come_back_with_them() -> Resul
         let mut writer = client.create("/f", CreateOptions::default()).await?;
         writer.write_all(&pattern(3, 0, 200_000)).await?;
         writer.hflush().await?;
+        let members: Vec<String> = (0..3)
+            .map(|index| Ok(cluster.xfer_addr(index)?.to_string()))
+            .collect::<Result<_>>()?;
         for index in 0..3 {
             cluster.kill_datanode(index).await;
         }
@@ -119,7 +122,9 @@ fn all_members_dead_is_an_error_and_flushed_bytes_come_back_with_them() -> Resul
             writer.hflush().await
         };
         let error = outcome.await.expect_err("nobody is there to take the bytes");
-        ensure!(error.to_string().contains("/f") && !error.to_string().contains('\n'), "{error}");
+        let text = error.to_string();
+        ensure!(text.contains("/f") && text.contains("blk_") && !text.contains('\n'), "{text}");
+        ensure!(members.iter().any(|member| text.contains(member)), "{text} names none of {members:?}");
 
         for index in 0..3 {
             cluster.start_datanode(index).await?;
