@@ -111,9 +111,8 @@ fn all_members_dead_is_an_error_and_flushed_bytes_come_back_with_them() -> Resul
         let mut writer = client.create("/f", CreateOptions::default()).await?;
         writer.write_all(&pattern(3, 0, 200_000)).await?;
         writer.hflush().await?;
-        let members: Vec<String> = (0..3)
-            .map(|index| Ok(cluster.xfer_addr(index)?.to_string()))
-            .collect::<Result<_>>()?;
+        let members: Vec<String> =
+            (0..3).map(|index| Ok(cluster.xfer_addr(index)?.to_string())).collect::<Result<_>>()?;
         for index in 0..3 {
             cluster.kill_datanode(index).await;
         }
