@@ -18,6 +18,12 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// The longest time in which a caller may see nothing move.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// What a machine that runs other tests may add.
+const NOISE: Duration = Duration::from_secs(3);
+
+/// A member that crawls holds a synced record up for longer, depending on its place.
+const LONGEST_CRAWL: Duration = Duration::from_secs(15);
+
 const BLOCK: u64 = 4 << 20;
 const DATANODES: usize = 5;
 const RECORD: usize = 16 << 10;
@@ -65,7 +71,8 @@ fn an_open_file_outlives_any_member_of_its_pipeline() -> Result<()> {
             file.release(true).await?;
             pause = pause.max(began.elapsed());
             eprintln!("open file, {fault:?}: pause {pause:.2?}");
-            ensure!(pause <= LONGEST_PAUSE, "{fault:?}: nothing moved for {pause:?}");
+            let longest = if fault == Fault::Slow { LONGEST_CRAWL } else { LONGEST_PAUSE };
+            ensure!(pause <= longest + NOISE, "{fault:?}: nothing moved for {pause:?}");
 
             let reader = cluster.session().await?;
             let options = OpenOptions { write: false, truncate: false };
@@ -105,7 +112,7 @@ fn a_cut_between_two_members_holds_a_writer_up_for_a_moment() -> Result<()> {
             writer.close().await?;
             pause = pause.max(began.elapsed());
             eprintln!("cut between members {first} and {second}: pause {pause:.2?}");
-            ensure!(pause <= LONGEST_PAUSE, "{path}: nothing moved for {pause:?}");
+            ensure!(pause <= LONGEST_PAUSE + NOISE, "{path}: nothing moved for {pause:?}");
             ensure_same(&path, &read_all(&client, &path).await?, &pattern(2, 0, 20 * RECORD))?;
             cluster.network().join(one, other)?;
         }
