@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics::gauge;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 
@@ -32,6 +32,7 @@ pub fn recorder() -> PrometheusHandle {
 pub fn router(context: Arc<Context>, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/health", get(health))
+        .route("/health/cluster", get(cluster_health))
         .route("/status", get(status))
         .route(
             "/metrics",
@@ -51,6 +52,31 @@ async fn health(State(context): State<Arc<Context>>) -> (StatusCode, &'static st
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not the leader\n")
     }
+}
+
+/// Whether all data can be read: 200 or 503, and the figures either way. A namenode that has just started does not know
+/// yet, and says so with 503.
+async fn cluster_health(State(context): State<Arc<Context>>) -> (StatusCode, Json<Value>) {
+    let stats = context.soft.blocks().stats(context.soft.now_ms());
+    let reachable = stats.missing_blocks == 0 && stats.corrupt_blocks == 0 && stats.live_datanodes > 0;
+    let writable = !context.safe_mode.load(Ordering::Relaxed) && !context.disk_full.load(Ordering::Relaxed);
+    let well = context.consensus.is_leader() && !stats.starting && reachable && writable;
+    let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "leader": context.consensus.is_leader(),
+        "starting": stats.starting,
+        "takes_changes": writable,
+        "missing_blocks": stats.missing_blocks,
+        "corrupt_blocks": stats.corrupt_blocks,
+        "last_replica_blocks": stats.last_replica_blocks,
+        "under_replicated_blocks": stats.under_replicated_blocks,
+        "misplaced_blocks": stats.misplaced_blocks,
+        "live_datanodes": stats.live_datanodes,
+        "dead_datanodes": stats.dead_datanodes,
+        "expected_dead_datanodes": stats.expected_dead_datanodes,
+        "failed_volumes": stats.failed_volumes,
+    });
+    (code, Json(body))
 }
 
 async fn status(State(context): State<Arc<Context>>) -> Json<Value> {
@@ -92,6 +118,20 @@ fn set_gauges(context: &Context) {
     gauge!("dfs_missing_blocks").set(stats.missing_blocks as f64);
     gauge!("dfs_pending_replication_blocks").set(stats.pending_replication_blocks as f64);
     gauge!("dfs_pending_deletion_blocks").set(stats.pending_deletion_blocks as f64);
+    gauge!("dfs_last_replica_blocks").set(stats.last_replica_blocks as f64);
+    gauge!("dfs_misplaced_blocks").set(stats.misplaced_blocks as f64);
+    gauge!("dfs_excess_blocks").set(stats.excess_blocks as f64);
+    gauge!("dfs_repair_queue_blocks").set(stats.repair_queue_blocks as f64);
+    gauge!("dfs_repair_bandwidth_bytes").set(stats.repair_bandwidth as f64);
+    gauge!("dfs_failed_volumes").set(f64::from(stats.failed_volumes));
+    counter!("dfs_copied_blocks_total").absolute(stats.copied_blocks);
+    counter!("dfs_copied_bytes_total").absolute(stats.copied_bytes);
+    gauge!("dfs_datanodes_administered", "state" => "decommissioning")
+        .set(f64::from(stats.decommissioning_datanodes));
+    gauge!("dfs_datanodes_administered", "state" => "decommissioned")
+        .set(f64::from(stats.decommissioned_datanodes));
+    gauge!("dfs_datanodes_administered", "state" => "maintenance")
+        .set(f64::from(stats.maintenance_datanodes));
     gauge!("dfs_datanodes", "state" => "live").set(f64::from(stats.live_datanodes));
     gauge!("dfs_datanodes", "state" => "stale").set(f64::from(stats.stale_datanodes));
     gauge!("dfs_datanodes", "state" => "dead").set(f64::from(stats.dead_datanodes));

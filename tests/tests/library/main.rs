@@ -1,5 +1,6 @@
 //! Tests through the client library against a mini cluster: one module a subject.
 
+mod administration;
 mod append;
 mod bad_input;
 mod balancing;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use dfs_client::{CreateOptions, DfsError, ErrorKind};
 
+use crate::cmd::fsck_report::live_replicas;
 use crate::mode::ModeChange;
 use crate::namespace::{self, Node, Walk};
 use crate::output::Out;
@@ -183,7 +184,7 @@ pub async fn setrep(session: &Session, out: &mut Out, args: &SetrepArgs) -> anyh
         loop {
             out.flush()?;
             match session.client.locate(&path.absolute, 0, *size).await {
-                Ok(blocks) if blocks.iter().all(|b| b.locations.len() == usize::from(args.replication)) => {
+                Ok(blocks) if blocks.iter().all(|b| live_replicas(b) == usize::from(args.replication)) => {
                     out.line(format_args!(" done"))?;
                     break;
                 }

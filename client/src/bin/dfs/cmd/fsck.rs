@@ -1,16 +1,16 @@
 //! `dfs fsck`: are all blocks of all files there?
 //!
 //! Walks the namespace and judges by what the namenode knows of each block's replicas; the states are
-//! [`Health`]'s. Blocks that are being written are counted but not judged. Exit code 1 when a block is
-//! missing or corrupt.
+//! [`Health`]'s. Blocks that are being written are counted but not judged. Exit code 0: every block can be read (some may
+//! have too few replicas; `dfs admin health` tells); 1: a block is missing or corrupt, or something could not be looked at.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use clap::Args;
-use dfs_client::{DfsError, FileKind, LocatedBlock, LocatedStatus};
+use dfs_client::{AdminState, DatanodeState, DfsError, FileKind, LocatedBlock, LocatedStatus};
 
-use crate::cmd::fsck_report::{Health, MAX_PROBLEMS, Problem, Totals, live_replicas};
+use crate::cmd::fsck_report::{Health, MAX_PROBLEMS, Problem, Topology, Totals, live_replicas, replicas_in};
 use crate::exit::OutputError;
 use crate::namespace;
 use crate::output::Out;
@@ -59,6 +59,11 @@ async fn check(session: &Session, out: &mut Out, args: &FsckArgs, root: RemotePa
     let nodes = session.client.datanodes().await?;
     let racks: BTreeSet<&str> =
         nodes.iter().filter_map(|node| Some(node.info.as_ref()?.rack.as_str())).collect();
+    let placeable = |node: &&dfs_client::DatanodeInfo| {
+        matches!(node.state(), DatanodeState::Live | DatanodeState::Stale)
+            && node.admin_state() == AdminState::Normal
+    };
+    let topology = Topology::of(nodes.iter().filter_map(|node| node.info.as_ref()).filter(placeable));
     let mut totals = Totals {
         path: root.absolute.clone(),
         default_replication: session.client.server_defaults().replication,
@@ -73,7 +78,7 @@ async fn check(session: &Session, out: &mut Out, args: &FsckArgs, root: RemotePa
             return Ok(());
         }
     };
-    let mut fsck = Fsck { session, args, totals: &mut totals };
+    let mut fsck = Fsck { session, args, topology, totals: &mut totals };
     if status.is_dir() {
         fsck.directory(out, &root)?;
         fsck.walk(out, root.clone()).await?;
@@ -97,6 +102,7 @@ async fn check(session: &Session, out: &mut Out, args: &FsckArgs, root: RemotePa
 struct Fsck<'a> {
     session: &'a Session,
     args: &'a FsckArgs,
+    topology: Topology,
     totals: &'a mut Totals,
 }
 
@@ -236,6 +242,9 @@ impl Fsck<'_> {
             return health;
         }
         totals.live_replicas += live as u64;
+        totals.misplaced_blocks += u64::from(self.topology.misplaces(block, wanted));
+        totals.decommission_replicas += replicas_in(block, AdminState::Decommission) as u64;
+        totals.maintenance_replicas += replicas_in(block, AdminState::Maintenance) as u64;
         totals.wanted_replicas += u64::from(wanted);
         totals.missing_replicas += u64::from(wanted).saturating_sub(live as u64);
         let counter = match health {
@@ -273,7 +282,12 @@ impl Fsck<'_> {
                 .filter_map(|location| {
                     let node = location.datanode.as_ref()?;
                     let rack = if self.args.racks { format!("{}/", node.rack) } else { String::new() };
-                    Some(format!("{rack}{}:{} {}", node.ip, node.xfer_port, location.storage_id))
+                    let order = match node.admin_state() {
+                        AdminState::Normal => "",
+                        AdminState::Decommission => " DECOMMISSION",
+                        AdminState::Maintenance => " MAINTENANCE",
+                    };
+                    Some(format!("{rack}{}:{} {}{order}", node.ip, node.xfer_port, location.storage_id))
                 })
                 .collect();
             line.push_str(&format!(" [{}]", places.join(", ")));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dfs_client::{DatanodeState, LocatedBlock};
+use dfs_client::{AdminState, DatanodeInfo, DatanodeState, LocatedBlock};
 use serde::Serialize;
 
 use crate::exit::OutputError;
@@ -72,17 +72,56 @@ impl Health {
     }
 }
 
-/// Replicas on datanodes that are up.
+/// Replicas on datanodes that are up and not about to leave.
 pub fn live_replicas(block: &LocatedBlock) -> usize {
+    live(block).filter(|node| node.admin_state() != AdminState::Decommission).count()
+}
+
+/// Replicas on datanodes that are up and of which an administrator wants this.
+pub fn replicas_in(block: &LocatedBlock, state: AdminState) -> usize {
+    live(block).filter(|node| node.admin_state() == state).count()
+}
+
+/// The datanodes of a block that are up.
+pub fn live(block: &LocatedBlock) -> impl Iterator<Item = &DatanodeInfo> {
     let up = |state| match state {
         DatanodeState::Live | DatanodeState::Stale => true,
         DatanodeState::Dead | DatanodeState::Unspecified => false,
     };
-    block
-        .locations
-        .iter()
-        .filter(|location| location.datanode.as_ref().is_some_and(|node| up(node.state())))
-        .count()
+    let nodes = block.locations.iter().filter_map(|location| location.datanode.as_ref());
+    nodes.filter(move |node| up(node.state()))
+}
+
+/// Racks and data centres of a cluster, to tell blocks that are on too few of them.
+#[derive(Debug, Default)]
+pub struct Topology {
+    racks: BTreeSet<String>,
+    sites: BTreeSet<String>,
+}
+
+impl Topology {
+    /// Of the datanodes that are up and not about to leave.
+    pub fn of<'a>(nodes: impl Iterator<Item = &'a DatanodeInfo>) -> Self {
+        let mut topology = Self::default();
+        for node in nodes {
+            topology.racks.insert(node.rack.clone());
+            topology.sites.insert(site(&node.rack).to_owned());
+        }
+        topology
+    }
+
+    /// Whether replicas of the block are on one rack, or in one data centre, although more of both exist.
+    pub fn misplaces(&self, block: &LocatedBlock, wanted: u16) -> bool {
+        let nodes = live(block).filter(|node| node.admin_state() != AdminState::Decommission);
+        let there = Self::of(nodes);
+        let few = |here: &BTreeSet<String>, all: &BTreeSet<String>| here.len() == 1 && all.len() > 1;
+        wanted > 1 && (few(&there.racks, &self.racks) || few(&there.sites, &self.sites))
+    }
+}
+
+/// What is above the rack.
+fn site(rack: &str) -> &str {
+    rack.rsplit_once('/').map_or("", |(above, _)| above)
 }
 
 /// What was found.
@@ -114,6 +153,12 @@ pub struct Totals {
     pub missing_blocks: u64,
     /// Blocks whose replicas are all bad.
     pub corrupt_blocks: u64,
+    /// Blocks whose replicas are on too few racks or data centres.
+    pub misplaced_blocks: u64,
+    /// Replicas on datanodes that are to leave: they do not count.
+    pub decommission_replicas: u64,
+    /// Replicas on datanodes that are up and in maintenance.
+    pub maintenance_replicas: u64,
     /// Replicas that are wanted and not there.
     pub missing_replicas: u64,
     /// Replicas on datanodes that are up.
@@ -218,11 +263,14 @@ fn total_lines(t: &Totals) -> Vec<String> {
         format!(" Minimally replicated blocks:\t{}", of_blocks(t.minimally_replicated_blocks)),
         format!(" Over-replicated blocks:\t{}", of_blocks(t.over_replicated_blocks)),
         format!(" Under-replicated blocks:\t{}", of_blocks(t.under_replicated_blocks)),
+        format!(" Mis-replicated blocks:\t\t{}", of_blocks(t.misplaced_blocks)),
         format!(" Default replication factor:\t{}", t.default_replication),
         format!(" Average block replication:\t{average_replication:.1}"),
         format!(" Missing blocks:\t\t{}", t.missing_blocks),
         format!(" Corrupt blocks:\t\t{}", t.corrupt_blocks),
         format!(" Missing replicas:\t\t{}", share(t.missing_replicas, t.wanted_replicas)),
+        format!(" Replicas on decommissioned datanodes:\t{}", t.decommission_replicas),
+        format!(" Replicas on datanodes in maintenance:\t{}", t.maintenance_replicas),
     ]
 }
 
@@ -259,6 +307,35 @@ mod tests {
         assert_eq!(Health::of(&LocatedBlock { corrupt: true, ..block(&[Live]) }, 1), Health::Corrupt);
         let written = LocatedBlock { under_construction: true, ..block(&[]) };
         assert_eq!(Health::of(&written, 1), Health::BeingWritten);
+    }
+
+    #[test]
+    fn what_is_about_to_leave_does_not_count_and_one_site_is_too_few() {
+        let node = |rack: &str, admin: AdminState| DatanodeInfo {
+            rack: rack.to_owned(),
+            state: DatanodeState::Live.into(),
+            admin_state: admin.into(),
+            ..DatanodeInfo::default()
+        };
+        let on = |nodes: &[DatanodeInfo]| LocatedBlock {
+            locations: nodes
+                .iter()
+                .map(|node| ReplicaLocation { datanode: Some(node.clone()), storage_id: String::new() })
+                .collect(),
+            ..LocatedBlock::default()
+        };
+        let (first, second) = (node("/a/r1", AdminState::Normal), node("/a/r2", AdminState::Maintenance));
+        let (other, leaving) = (node("/b/r1", AdminState::Normal), node("/b/r1", AdminState::Decommission));
+        let block = on(&[first.clone(), second.clone(), leaving.clone()]);
+        assert_eq!(live_replicas(&block), 2);
+        assert_eq!(replicas_in(&block, AdminState::Decommission), 1);
+        assert_eq!(replicas_in(&block, AdminState::Maintenance), 1);
+        assert_eq!(Health::of(&block, 3), Health::Under);
+        let one = Topology::of([&first, &second].into_iter());
+        let two = Topology::of([&first, &second, &other].into_iter());
+        assert!(!one.misplaces(&block, 2) && two.misplaces(&block, 2) && !two.misplaces(&block, 1));
+        assert!(!two.misplaces(&on(&[first.clone(), other]), 2));
+        assert!(one.misplaces(&on(&[first.clone(), first]), 2));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use dfs_client::ClusterStats;
 use serde::Serialize;
 
-use super::node_row::{NodeRow, node_rows, seconds};
+use super::bandwidth;
+use super::health::{Diagnosis, Health};
+use super::node_row::{NodeRow, admin_words, node_rows, seconds};
 use super::safemode::DISK_FULL;
 use crate::human;
 use crate::output::Out;
@@ -30,11 +32,29 @@ struct ReportRow {
     disk_full: bool,
     restored: bool,
     kept_blocks: u64,
+    starting: bool,
+    health: Health,
+    problems: Vec<String>,
+    last_replica_blocks: u64,
+    misplaced_blocks: u64,
+    excess_blocks: u64,
+    repair_queue_blocks: u64,
+    repair_blocks_per_second: f64,
+    repair_bytes_per_second: u64,
+    repaired_blocks: u64,
+    repaired_bytes: u64,
+    repair_bandwidth: Option<u64>,
+    decommissioning_datanodes: u32,
+    decommissioned_datanodes: u32,
+    maintenance_datanodes: u32,
+    expected_dead_datanodes: u32,
+    failed_volumes: u32,
     datanodes: Vec<NodeRow>,
 }
 
 impl ReportRow {
     fn new(stats: &ClusterStats, datanodes: Vec<NodeRow>) -> Self {
+        let diagnosis = Diagnosis::of(stats);
         Self {
             capacity: stats.capacity,
             used: stats.used,
@@ -53,6 +73,23 @@ impl ReportRow {
             disk_full: stats.disk_full,
             restored: stats.restored,
             kept_blocks: stats.kept_blocks,
+            starting: stats.starting,
+            health: diagnosis.health,
+            problems: diagnosis.reasons,
+            last_replica_blocks: stats.last_replica_blocks,
+            misplaced_blocks: stats.misplaced_blocks,
+            excess_blocks: stats.excess_blocks,
+            repair_queue_blocks: stats.repair_queue_blocks,
+            repair_blocks_per_second: stats.copied_blocks_rate_milli as f64 / 1_000.0,
+            repair_bytes_per_second: stats.copied_bytes_rate,
+            repaired_blocks: stats.copied_blocks,
+            repaired_bytes: stats.copied_bytes,
+            repair_bandwidth: Some(stats.repair_bandwidth).filter(|bytes| *bytes > 0),
+            decommissioning_datanodes: stats.decommissioning_datanodes,
+            decommissioned_datanodes: stats.decommissioned_datanodes,
+            maintenance_datanodes: stats.maintenance_datanodes,
+            expected_dead_datanodes: stats.expected_dead_datanodes,
+            failed_volumes: stats.failed_volumes,
             datanodes,
         }
     }
@@ -85,6 +122,8 @@ fn report_lines(row: &ReportRow) -> Vec<String> {
         lines.push(format!(
             "Restored from a backup: replicas of {kept} unknown blocks are kept (see dfs admin restored)"
         ));
+    if row.starting {
+        lines.push("The namenode has started, and datanodes are still reporting".to_owned());
     }
     let present = row.used + row.remaining;
     lines.extend([
@@ -99,6 +138,26 @@ fn report_lines(row: &ReportRow) -> Vec<String> {
         format!("\tMissing blocks: {}", row.missing_blocks),
         format!("\tPending replication blocks: {}", row.pending_replication_blocks),
         format!("\tPending deletion blocks: {}", row.pending_deletion_blocks),
+        format!("\tBlocks with one replica left: {}", row.last_replica_blocks),
+        format!("\tBlocks on too few racks: {}", row.misplaced_blocks),
+        format!("\tBlocks with excess replicas: {}", row.excess_blocks),
+        "Repair:".to_owned(),
+        format!("\tBlocks that wait: {}", row.repair_queue_blocks),
+        format!("\tCopies under way: {}", row.pending_replication_blocks),
+        format!(
+            "\tRate: {:.1} blocks/s, {}/s",
+            row.repair_blocks_per_second,
+            human::size(row.repair_bytes_per_second)
+        ),
+        format!("\tCopied since start: {} blocks, {}", row.repaired_blocks, both(row.repaired_bytes)),
+        format!("\tBandwidth of each datanode: {}", bandwidth::words(row.repair_bandwidth)),
+        format!(
+            "Datanodes: {} decommissioning, {} decommissioned, {} in maintenance, {} failed volumes",
+            row.decommissioning_datanodes,
+            row.decommissioned_datanodes,
+            row.maintenance_datanodes,
+            row.failed_volumes
+        ),
         format!("Files and directories: {}", row.inodes),
         format!("Blocks: {}", row.blocks),
         String::new(),
@@ -121,6 +180,7 @@ fn node_lines(node: &NodeRow, lines: &mut Vec<String>) {
         format!("Name: {} ({})", node.name, node.hostname),
         format!("Hostname: {}", node.hostname),
         format!("Rack: {}", node.rack),
+        format!("Decommission Status: {}", admin_words(&node.progress)),
         format!("Configured Capacity: {}", both(node.capacity)),
         format!("DFS Used: {}", both(node.used)),
         format!("DFS Remaining: {}", both(node.remaining)),
