@@ -30,6 +30,7 @@ pub mod journal;
 mod metrics;
 pub mod namenode_link;
 mod piece;
+mod repair_pace;
 pub mod replica;
 pub mod scrub;
 pub mod server;

@@ -1,6 +1,8 @@
 //! Counters and gauges of one datanode. Each datanode has a recorder of its own, so that several can run in
 //! one process; handles are made once, so that the data path only adds to an atomic.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -33,6 +35,8 @@ pub struct Metrics {
     pub remaining_bytes: Gauge,
     /// Heartbeats answered by the namenode.
     pub heartbeats: Counter,
+    /// Bytes that clients read and wrote: repair goes slower while they do.
+    pub client_bytes: AtomicU64,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -59,11 +63,17 @@ impl Default for Metrics {
             used_bytes: metrics::gauge!("dfs_datanode_used_bytes"),
             remaining_bytes: metrics::gauge!("dfs_datanode_remaining_bytes"),
             heartbeats: metrics::counter!("dfs_datanode_heartbeats_total"),
+            client_bytes: AtomicU64::new(0),
         })
     }
 }
 
 impl Metrics {
+    /// Clients have moved some bytes.
+    pub fn count_client(&self, bytes: u64) {
+        self.client_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// The Prometheus page.
     pub fn render(&self) -> String {
         self.exporter.render()

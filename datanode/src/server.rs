@@ -24,6 +24,7 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::namenode_link::{LinkParts, NamenodeLink, Registration, heartbeat, reports};
+use crate::repair_pace::RepairPace;
 use crate::scrub::Scrubber;
 use crate::scrub::verifications::Verifications;
 use crate::sync::lock;
@@ -133,6 +134,7 @@ impl Datanode {
             xceivers: AtomicUsize::new(0),
             transfers: AtomicUsize::new(0),
             balance_pace: Throttle::new(BALANCE_BANDWIDTH),
+            repair_pace: RepairPace::default(),
         });
         let transfer = Arc::new(TransferServer::start(xfer, Arc::clone(&shared))?);
         let local = if shared.config.local_reads { start_local(&shared) } else { None };
@@ -254,6 +256,7 @@ impl Datanode {
 
     /// Ends all threads and lets go of the volumes. Answers whether it could.
     fn stop(self) -> bool {
+        self.shared.repair_pace.close();
         self.local.iter().for_each(LocalServer::stop);
         self.transfer.stop();
         self.keeper.stop();
@@ -281,6 +284,7 @@ impl Datanode {
 impl Drop for Datanode {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.repair_pace.close();
         lock(&self.recoveries).abort_all();
         self.transfer.close();
         self.shared.balance_pace.close();

@@ -2,6 +2,7 @@
 //! fit is dropped, because the namenode orders again what does not happen.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dfs_proto::BlockId;
 use dfs_proto::v1::datanode_command::Command;
@@ -89,9 +90,20 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
     };
     let shared = Arc::clone(&link.shared);
     let copies = Arc::clone(&link.copies);
+    let bytes = order.block.map_or(0, |block| block.length).saturating_mul(order.targets.len() as u64);
     let number = copies.add(block.id);
     let workers = if order.balancing { &link.move_workers } else { &link.copy_workers };
     let taken = workers.submit(move || {
+        if !copies.wants(block.id, number) {
+            return;
+        }
+        if !order.balancing {
+            let client_bytes = || shared.metrics.client_bytes.load(Ordering::Relaxed);
+            if shared.repair_pace.pay(bytes, client_bytes).is_err() {
+                return;
+            }
+        }
+        // It may have been withdrawn in the meantime.
         if !copies.begin(block.id, number) {
             return;
         }

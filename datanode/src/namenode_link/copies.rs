@@ -33,6 +33,11 @@ impl CopyOrders {
         number
     }
 
+    /// Whether order `number` is still wanted.
+    pub fn wants(&self, block: BlockId, number: u64) -> bool {
+        lock(&self.waiting).orders.get(&block) == Some(&number)
+    }
+
     /// Begins order `number`; answers whether it is still wanted.
     pub fn begin(&self, block: BlockId, number: u64) -> bool {
         let mut waiting = lock(&self.waiting);

@@ -165,6 +165,7 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
                 if let Some(bandwidth) = answer.balance_bandwidth {
                     link.shared.balance_pace.set_rate(bandwidth);
                 }
+                link.shared.repair_pace.set_limit(answer.repair_bandwidth);
                 for command in answer.commands {
                     super::commands::execute(link, command);
                 }

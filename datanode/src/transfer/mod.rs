@@ -29,6 +29,7 @@ use crate::config::DatanodeConfig;
 use crate::dataset::Dataset;
 use crate::error::DatanodeError;
 use crate::metrics::Metrics;
+use crate::repair_pace::RepairPace;
 use crate::replica::BlockRef;
 use crate::throttle::Throttle;
 
@@ -51,6 +52,8 @@ pub struct Shared {
     pub transfers: AtomicUsize,
     /// Bandwidth of the copies that balance datanodes.
     pub balance_pace: Throttle,
+    /// Pace of the copies that the namenode orders.
+    pub repair_pace: RepairPace,
 }
 
 impl Shared {

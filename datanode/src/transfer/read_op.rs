@@ -69,6 +69,7 @@ pub fn read_block(
         return Err(error);
     }
     shared.metrics.bytes_read.increment(end - start);
+    shared.metrics.count_client(end - start);
     client.set_timeout(shared.config.keepalive_timeout)?;
     let status: ClientReadStatusProto = match client.read_message(shared.config.keepalive_timeout) {
         Ok(status) => status,

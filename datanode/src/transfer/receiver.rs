@@ -255,6 +255,9 @@ impl<'a> BlockReceiver<'a> {
             first = false;
         }
         self.metrics.bytes_written.increment(u64::from(header.data_len));
+        if self.mode == Mode::Pipeline {
+            self.metrics.count_client(u64::from(header.data_len));
+        }
         if let Some(writer) = &mut self.writer {
             match (place, continued_sum) {
                 (Place::Known, _) => {}

@@ -144,6 +144,7 @@ fn write_whole(
         }
     }
     shared.metrics.bytes_written.increment(whole.data_len() as u64);
+    shared.metrics.count_client(whole.data_len() as u64);
     let mut downstream = None;
     if let Some((name, link)) = next {
         match link.answer(shared, op, upstream.buffered()) {

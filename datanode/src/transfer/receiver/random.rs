@@ -47,6 +47,7 @@ impl BlockReceiver<'_> {
             first = false;
         }
         self.metrics.bytes_written.increment(u64::from(header.data_len));
+        self.metrics.count_client(u64::from(header.data_len));
         if let Some(writer) = &mut self.writer {
             if header.zero_len > 0 {
                 writer.zero_anywhere(header.offset_in_block, header.zero_len)?;

@@ -68,6 +68,9 @@ impl Diagnosis {
             let kept = format!("restored from a backup: {} unknown blocks are kept", stats.kept_blocks);
             found.push((Health::Degraded, kept));
         }
+        if stats.disk_full {
+            found.push((Health::Unhealthy, "the namenode's disk is full: nothing can be changed".to_owned()));
+        }
         if stats.starting {
             found.push((
                 Health::Degraded,

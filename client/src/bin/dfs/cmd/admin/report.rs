@@ -122,6 +122,7 @@ fn report_lines(row: &ReportRow) -> Vec<String> {
         lines.push(format!(
             "Restored from a backup: replicas of {kept} unknown blocks are kept (see dfs admin restored)"
         ));
+    }
     if row.starting {
         lines.push("The namenode has started, and datanodes are still reporting".to_owned());
     }
