@@ -61,9 +61,6 @@ impl Diagnosis {
         if stats.safe_mode {
             found.push((Health::Unhealthy, "safe mode is on: nothing can be changed".to_owned()));
         }
-        if stats.disk_full {
-            found.push((Health::Unhealthy, "the namenode's disk is full: nothing can be changed".to_owned()));
-        }
         if stats.restored {
             let kept = format!("restored from a backup: {} unknown blocks are kept", stats.kept_blocks);
             found.push((Health::Degraded, kept));
