@@ -72,11 +72,10 @@ async fn long_file(load: Arc<Load>, client: DfsClient) -> Result<()> {
     let mut length = 0u64;
     while load.goes_on() {
         let begun = Instant::now();
-        writer.write_all(&pattern(7, length, 10_000)).await.context("write")?;
-        length += 10_000;
+        writer.write_all(&pattern(7, length, 4_000)).await.context("write")?;
+        length += 4_000;
         writer.hflush().await.context("hflush")?;
         load.done("write and hflush", begun);
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     writer.close().await.context("close")?;
     ensure_same("/long/f", &read_all(&client, "/long/f").await?, &pattern(7, 0, usize::try_from(length)?))

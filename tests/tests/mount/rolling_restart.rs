@@ -97,11 +97,10 @@ fn long_writer(load: &Load<'_>) -> Result<()> {
         let mut length = 0u64;
         while load.goes_on() {
             let begun = Instant::now();
-            writer.write_all(&pattern(7, length, 20_000)).await?;
-            length += 20_000;
+            writer.write_all(&pattern(7, length, 4_000)).await?;
+            length += 4_000;
             writer.hflush().await?;
             load.done("library: write and hflush in one long file", begun)?;
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         writer.close().await?;
         ensure_same("/long/f", &read_all(&client, "/long/f").await?, &pattern(7, 0, usize::try_from(length)?))
