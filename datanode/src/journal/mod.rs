@@ -104,7 +104,10 @@ struct Inner {
     segments: [SegmentFile; 2],
     boot: String,
     state: Mutex<State>,
+    /// For those who commit: it happens after each commit, which the thread below has no part in.
     changed: Condvar,
+    /// For the thread that drops segments.
+    due: Condvar,
 }
 
 /// The journal.
@@ -151,7 +154,13 @@ impl Journal {
             failed: false,
             closing: false,
         };
-        let inner = Arc::new(Inner { segments, boot, state: Mutex::new(state), changed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            segments,
+            boot,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            due: Condvar::new(),
+        });
         let shared = Arc::clone(&inner);
         let checkpoints = thread::Builder::new()
             .name("journal".into())
@@ -203,7 +212,7 @@ impl Drop for Journal {
             tracing::warn!(%error, "journal ends with records that are not on disk");
         }
         lock(&self.inner.state).closing = true;
-        self.inner.changed.notify_all();
+        self.inner.due.notify_all();
         let thread = lock(&self.checkpoints).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("journal thread panicked");
@@ -329,7 +338,7 @@ impl Inner {
                 state.active = 1 - state.active;
                 state.position = BLOCK_BYTES as u64;
                 (state.full, state.header_due) = (true, true);
-                self.changed.notify_all();
+                self.due.notify_all();
             }
             let segment = &self.segments[state.active];
             let end = state.position + state.filling.len.next_multiple_of(BLOCK_BYTES) as u64;
@@ -347,7 +356,7 @@ impl Inner {
         let mut state = lock(&self.state);
         loop {
             while !state.closing && (!state.full || state.failed) {
-                state = self.wait(state);
+                state = self.due.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.closing {
                 return;
