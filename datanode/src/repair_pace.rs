@@ -113,8 +113,8 @@ impl RepairPace {
         let mut state = lock(&self.state);
         loop {
             let now = Instant::now();
-            state.refill(now);
             state.look(now, client_bytes());
+            state.refill(now);
             if state.closed {
                 return Err(DatanodeError::Stopping);
             }
@@ -168,8 +168,8 @@ mod tests {
         }
         // The rate before the limit may let the first few pass; three at least are waited for.
         assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
-        pace.set_limit(1);
         pace.pay(1 << 30, || 0).expect("open");
+        pace.set_limit(1);
         let waiting = Arc::clone(&pace);
         let thread = std::thread::spawn(move || waiting.pay(1, || 0));
         pace.set_limit(8 << 30);
