@@ -45,7 +45,7 @@ fn with_several_data_centres_the_other_two_replicas_are_on_one_rack_of_another()
 fn a_block_in_one_data_centre_gets_a_replica_in_another() {
     let mut world = World::on_racks(&TWO_SITES);
     let block = world.write(3, &[0, 1, 2]);
-    world.manager.check_slice(world.now, &[block.clone()]);
+    world.manager.check_slice(world.now, std::slice::from_ref(&block));
     let (copied, deleted) = settle(&mut world, 6, 8);
     assert_eq!(copied.len(), 1);
     assert_eq!(site(copied[0]), "/dc2");
