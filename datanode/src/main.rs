@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -65,6 +66,27 @@ struct Options {
     /// Bytes a second for that.
     #[arg(long, default_value_t = DatanodeConfig::default().disk_balance_bandwidth, value_name = "BYTES")]
     disk_balance_bandwidth: u64,
+    /// Time in which all replicas are reread and verified, such as 14d, 12h or 30m.
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = duration)]
+    scrub_period: Duration,
+    /// Greatest rate of this for each volume, in bytes a second.
+    #[arg(long, value_name = "BYTES", default_value_t = DatanodeConfig::default().scrub_rate_max)]
+    scrub_rate_max: u64,
+}
+
+/// A length of time that is not understood.
+#[derive(Debug, thiserror::Error)]
+#[error("not a length of time such as 14d, 12h, 30m or 90s")]
+struct NotADuration;
+
+fn duration(text: &str) -> Result<Duration, NotADuration> {
+    let units = [('d', 24 * 3600), ('h', 3600), ('m', 60), ('s', 1)];
+    let (number, seconds) = units
+        .iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)))
+        .ok_or(NotADuration)?;
+    let number: u64 = number.parse().map_err(|_| NotADuration)?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or(NotADuration)
 }
 
 impl Options {
@@ -85,6 +107,8 @@ impl Options {
             local_reads: !self.no_local_reads,
             disk_balance_threshold: self.disk_balance_threshold,
             disk_balance_bandwidth: self.disk_balance_bandwidth,
+            scrub_period: self.scrub_period,
+            scrub_rate_max: self.scrub_rate_max,
             ..DatanodeConfig::default()
         }
     }

@@ -192,9 +192,15 @@ impl Dataset {
         self.table.all()
     }
 
-    /// Volumes as the namenode is told of them.
+    /// Volumes as the namenode is told of them. One whose file system does not answer has failed, here as well as there.
     pub fn storage_reports(&self) -> Vec<StorageReport> {
-        self.volumes().iter().map(|v| v.report()).collect()
+        let volumes = self.volumes();
+        for volume in volumes.iter().filter(|volume| !volume.is_failed()) {
+            if let Err(error) = volume.space() {
+                self.fail_volume(volume, &error.to_string());
+            }
+        }
+        volumes.iter().map(|volume| volume.report()).collect()
     }
 
     /// Up to `max` replicas after `after`, ascending, as the map has them.

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use dfs_proto::BlockId;
 use uuid::Uuid;
 
-use super::replica_map::{Entry, ReplicaMap};
+use super::replica_map::ReplicaMap;
 use super::version_file::{self, VersionFile};
 use super::volume::Volume;
 use super::{health, scan};
@@ -33,7 +32,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) journal: Arc<Journal>,
-    pub(super) replicas: Vec<(BlockId, Entry)>,
+    pub(super) replicas: scan::Replicas,
 }
 
 /// Opens all volumes.

@@ -95,6 +95,13 @@ impl Dataset {
     fn make_way(&self, block: BlockRef, purpose: Purpose, present: &Entry) -> Result<(), DatanodeError> {
         let exists = |here| Err(DatanodeError::ReplicaExists { block: here });
         if let Entry::Closed(closed) = present
+            && self.volume(closed.volume).is_none_or(|volume| volume.is_failed())
+        {
+            // It is about to be given up with its volume; copies of it come at once.
+            self.map.remove_closed(block.id, *closed);
+            return Ok(());
+        }
+        if let Entry::Closed(closed) = present
             && (closed.stamp >= block.stamp || purpose != Purpose::Copy)
         {
             return exists(BlockRef { id: block.id, stamp: closed.stamp });

@@ -31,6 +31,9 @@ use crate::sync::lock;
 /// Threads that share one volume's directories: enough to keep a disk's queue filled.
 const THREADS_A_VOLUME: usize = 4;
 
+/// What a volume holds.
+pub(super) type Replicas = Vec<(BlockId, Entry)>;
+
 /// Files of one directory kind.
 #[derive(Debug, Default)]
 struct Found {
@@ -59,7 +62,7 @@ impl Found {
 }
 
 /// Makes one map of what volumes hold. Of two replicas of a block the better one counts, the other one is set aside.
-pub(super) fn merge(found: Vec<(Arc<Volume>, Vec<(BlockId, Entry)>)>) -> Result<ReplicaMap, DatanodeError> {
+pub(super) fn merge(found: Vec<(Arc<Volume>, Replicas)>) -> Result<ReplicaMap, DatanodeError> {
     let mut map: BTreeMap<BlockId, (usize, Entry)> = BTreeMap::new();
     let volumes: Vec<Arc<Volume>> = found.iter().map(|(volume, _)| Arc::clone(volume)).collect();
     for (here, (_, replicas)) in found.into_iter().enumerate() {

@@ -288,7 +288,12 @@ impl Volume {
 
     /// What the namenode is told. A volume whose file system does not answer counts as failed.
     pub fn report(&self) -> v1::StorageReport {
-        let space = if self.is_failed() { None } else { self.space().ok() };
+        let asked =
+            if self.is_failed() { Err(self.failure()) } else { self.space().map_err(|e| e.to_string()) };
+        let (space, failure) = match asked {
+            Ok(space) => (Some(space), String::new()),
+            Err(failure) => (None, failure),
+        };
         v1::StorageReport {
             storage_id: self.storage_id.clone(),
             capacity: space.map_or(0, |s| s.capacity),
@@ -296,7 +301,7 @@ impl Volume {
             remaining: space.map_or(0, |s| s.remaining),
             failed: space.is_none(),
             path: self.dir.display().to_string(),
-            failure: self.failure(),
+            failure,
             scrubbed_s: self.scrubbed_s.load(Ordering::Relaxed),
         }
     }

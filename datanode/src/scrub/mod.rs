@@ -81,8 +81,8 @@ impl Scrubber {
             changed: Condvar::new(),
         });
         let scrubber = Self { shared, threads: Mutex::default() };
-        for volume in dataset.volumes() {
-            scrubber.watch(&volume)?;
+        for volume in dataset.volumes().iter().filter(|volume| !volume.is_failed()) {
+            scrubber.watch(volume)?;
         }
         Ok(scrubber)
     }

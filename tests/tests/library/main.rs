@@ -4,6 +4,7 @@ mod administration;
 mod append;
 mod bad_input;
 mod balancing;
+mod failed_volumes;
 mod failing_disk;
 mod full_disk;
 mod hflush;
