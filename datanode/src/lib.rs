@@ -24,6 +24,11 @@ pub mod control;
 pub mod dataset;
 pub mod disk_balancer;
 pub mod error;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+#[path = "../../proto/src/fuzzing.rs"]
+mod fuzzing;
 mod guard;
 mod http;
 pub mod journal;

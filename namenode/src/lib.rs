@@ -11,6 +11,9 @@ pub mod consensus;
 pub mod error;
 mod framed_call;
 mod framed_connection;
+#[cfg(test)]
+#[path = "../../proto/src/fuzzing.rs"]
+mod fuzzing;
 pub mod groups;
 mod http;
 mod listener;

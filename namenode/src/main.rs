@@ -77,6 +77,18 @@ struct ServeArgs {
     /// Silence in milliseconds after which a datanode is dead.
     #[arg(long, default_value_t = 30_000)]
     dead_ms: u64,
+    /// Milliseconds between two full block reports of a datanode.
+    #[arg(long, default_value_t = 6 * 3600 * 1000)]
+    block_report_ms: u64,
+    /// Age in milliseconds of a lease after which another writer may take the file.
+    #[arg(long, default_value_t = 60_000)]
+    soft_lease_ms: u64,
+    /// Age in milliseconds of a lease after which the namenode closes the file.
+    #[arg(long, default_value_t = 20 * 60 * 1000)]
+    hard_lease_ms: u64,
+    /// Silence in milliseconds after which a mount's session ends.
+    #[arg(long, default_value_t = 30_000)]
+    session_timeout_ms: u64,
     /// Bytes that stay free on the disk of the directory; below, changes are refused.
     #[arg(long, default_value_t = 100 << 20)]
     reserved_bytes: u64,
@@ -138,6 +150,10 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         heartbeat_interval_ms: args.heartbeat_ms,
         stale_after_ms: args.stale_ms,
         dead_after_ms: args.dead_ms,
+        block_report_interval_ms: args.block_report_ms,
+        soft_lease_ms: args.soft_lease_ms,
+        hard_lease_ms: args.hard_lease_ms,
+        session_timeout_ms: args.session_timeout_ms,
         reserved_bytes: args.reserved_bytes,
         trash_keep_ms: args.trash_minutes.saturating_mul(MINUTE_MS),
         trash_checkpoint_ms: args.trash_checkpoint_minutes.saturating_mul(MINUTE_MS),

@@ -15,6 +15,10 @@ pub mod checksum;
 pub mod data_transfer;
 pub mod error;
 pub mod framing;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod fuzzing;
 pub mod ids;
 pub mod packet;
 

@@ -17,6 +17,7 @@
 //! Invariants: no test sleeps for a fixed time, every test has a deadline, every random choice comes
 //! from a printed seed, and nothing outlives its test.
 
+pub mod chaos;
 pub mod cluster;
 pub mod harness;
 pub mod hostile;

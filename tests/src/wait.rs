@@ -11,6 +11,12 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 /// Time that a condition gets to come true on a loaded machine with two cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Does nothing for `time`: only for what follows a timetable, such as a load of so many operations a second or faults of
+/// a chosen length, and never in the hope that something has happened by then.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Looks at `condition` until it holds; an error of the condition itself ends the wait.
 pub async fn wait_until(
     what: &str,

@@ -87,7 +87,7 @@ fn encode_applied(last: &LogId, sequence: u64) -> [u8; APPLIED_BYTES] {
     value
 }
 
-fn decode_applied(value: &[u8]) -> Result<(LogId, u64), Damage> {
+pub(super) fn decode_applied(value: &[u8]) -> Result<(LogId, u64), Damage> {
     match value {
         [VERSION, fields @ ..] if value.len() == APPLIED_BYTES => {
             let id =
@@ -100,7 +100,7 @@ fn decode_applied(value: &[u8]) -> Result<(LogId, u64), Damage> {
     }
 }
 
-fn decode_membership(value: &[u8]) -> Result<StoredMembership, Damage> {
+pub(super) fn decode_membership(value: &[u8]) -> Result<StoredMembership, Damage> {
     match value {
         [VERSION, message @ ..] => {
             let message = log::RaftStoredMembership::decode(message).map_err(|_| Damage::Payload)?;

@@ -98,7 +98,7 @@ impl VoteFile {
     }
 }
 
-fn encode(this_node: u64, vote: &Vote) -> [u8; BYTES] {
+pub(super) fn encode(this_node: u64, vote: &Vote) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     bytes[0..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&LAYOUT.to_le_bytes());
@@ -112,7 +112,7 @@ fn encode(this_node: u64, vote: &Vote) -> [u8; BYTES] {
 }
 
 /// Which node the file belongs to, and its vote.
-fn decode(bytes: &[u8]) -> Result<(u64, Vote), Damage> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(u64, Vote), Damage> {
     if bytes.len() != BYTES {
         return Err(Damage::Short);
     }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod damage;
+mod fuzz;
 mod log_files;
 mod single;
 

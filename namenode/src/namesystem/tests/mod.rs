@@ -5,6 +5,7 @@ mod attributes;
 mod datanodes;
 mod determinism;
 mod fixture;
+mod fuzz;
 mod leases;
 mod model;
 mod mount_model;

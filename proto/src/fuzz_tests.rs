@@ -1,0 +1,281 @@
+//! Fuzzing of what crosses wires: frames, headers and packets of the data transfer protocol, and all messages.
+
+use std::io::Cursor;
+
+use prost::Message;
+use tonic::Status;
+
+use crate::data_transfer::{
+    OP_PREFIX_BYTES, Op, decode_length, decode_op_prefix, encode_delimited, encode_op, read_delimited,
+};
+use crate::framing::{
+    Answer, Request, decode_answer, decode_request, encode_abandon, encode_call, encode_message,
+    encode_refusal, split_frame,
+};
+use crate::fuzzing::{fuzz, fuzz_from};
+use crate::packet::{PACKET_LENGTHS_BYTES, PacketHeader, PacketLengths};
+use crate::{ErrorKind, RpcError, transfer, v1};
+
+#[test]
+fn fuzzed_frames_of_clients() {
+    let mut call = Vec::new();
+    encode_call(&mut call, 7, "/dfs.v1.ClientProtocol/Open", [&[0, 0, 0, 0, 3][..], b"abc"])
+        .expect("a frame");
+    let mut abandoned = Vec::new();
+    encode_abandon(&mut abandoned, 7);
+    fuzz("frames of clients", &[call, abandoned], |input| match split_frame(input) {
+        Ok(Ok(frame)) => match decode_request(frame) {
+            Ok(Request::Call { id, path, message }) => {
+                let mut again = Vec::new();
+                encode_call(&mut again, id, path, [message]).expect("a frame that was decoded");
+                assert_eq!(again[4..], *frame);
+                true
+            }
+            Ok(Request::Abandon { .. }) => true,
+            Err(_) => false,
+        },
+        Ok(Err(missing)) => {
+            assert!(missing > 0);
+            false
+        }
+        Err(_) => false,
+    });
+}
+
+#[test]
+fn fuzzed_frames_of_namenodes() {
+    let mut good = Vec::new();
+    encode_message(&mut good, 7, [&[0, 0, 0, 0, 3][..], b"abc"]).expect("a frame");
+    let mut bad = Vec::new();
+    let status = RpcError::new(ErrorKind::NotFound, "/a", "it never was").to_status();
+    encode_refusal(&mut bad, 9, 5, status.message(), status.details()).expect("a frame");
+    fuzz("frames of namenodes", &[good, bad], |input| match split_frame(input) {
+        Ok(Ok(frame)) => match decode_answer(frame) {
+            Ok((_, Answer::Message(_))) => true,
+            Ok((_, Answer::Refused { code, text, details })) => {
+                let details = bytes::Bytes::copy_from_slice(details);
+                let status = Status::with_details(i32::from(code).into(), text, details);
+                let error = RpcError::from_status(&status);
+                assert!(!error.kind.text().is_empty());
+                true
+            }
+            Err(_) => false,
+        },
+        Ok(Err(_)) | Err(_) => false,
+    });
+}
+
+#[test]
+fn fuzzed_packets() {
+    let header = |offset_in_block, data_len, zero_len| {
+        let header = PacketHeader {
+            offset_in_block,
+            seqno: 3,
+            last_packet_in_block: false,
+            data_len,
+            sync_block: true,
+            zero_len,
+        };
+        let mut out = Vec::new();
+        header.encode(16, &mut out);
+        out
+    };
+    fuzz("packets", &[header(0x1_0000, 512, 0), header(0, 0, 9), header(1 << 40, 1 << 20, 0)], |input| {
+        let Some((lengths, rest)) = input.split_first_chunk::<PACKET_LENGTHS_BYTES>() else { return false };
+        let Ok(lengths) = PacketLengths::decode(*lengths) else { return false };
+        let Some(raw) = rest.get(..lengths.header_len) else { return false };
+        let Ok((header, checksums)) = lengths.decode_header(raw) else { return false };
+        assert_eq!(checksums + header.data_len as usize, lengths.payload_len);
+        true
+    });
+}
+
+/// Whether `M` reads `input` as an operation's header, as a server does it.
+fn reads<M: Message + Default + PartialEq>(input: &[u8]) -> bool {
+    if let Some((prefix, _)) = input.split_first_chunk::<OP_PREFIX_BYTES>()
+        && decode_op_prefix(*prefix).is_err()
+    {
+        return false;
+    }
+    let rest = input.get(OP_PREFIX_BYTES..).unwrap_or_default();
+    let mut stream = Cursor::new(rest);
+    let length = decode_length(rest);
+    let message = read_delimited::<M>(&mut stream);
+    assert!(message.is_err() || matches!(length, Ok(Some(_))));
+    message.is_ok_and(|message| comes_back(&message))
+}
+
+/// Whether what `message` is written as is read as the same.
+fn comes_back<M: Message + Default + PartialEq>(message: &M) -> bool {
+    let again = M::decode(message.encode_to_vec().as_slice());
+    // A number that is not one equals nothing.
+    assert!(again.is_ok_and(|again| again.encode_to_vec() == message.encode_to_vec()));
+    true
+}
+
+fn block() -> transfer::BaseHeaderProto {
+    let block = transfer::ExtendedBlockProto {
+        pool_id: "BP-1".into(),
+        block_id: 1_073_741_825,
+        generation_stamp: 1_001,
+        num_bytes: Some(77),
+    };
+    transfer::BaseHeaderProto { block, token: None }
+}
+
+#[test]
+fn fuzzed_headers_of_operations() {
+    let info =
+        v1::DatanodeInfo { uuid: "u".into(), ip: "10.0.0.1".into(), xfer_port: 9866, ..Default::default() };
+    let client = transfer::ClientOperationHeaderProto { base_header: block(), client_name: "c".into() };
+    let read = transfer::OpReadBlockProto {
+        header: client.clone(),
+        offset: 5,
+        len: 9,
+        send_checksums: Some(true),
+        caching_strategy: None,
+    };
+    let write = transfer::OpWriteBlockProto {
+        header: client.clone(),
+        targets: vec![(&info).into(), (&info).into()],
+        source: Some((&info).into()),
+        stage: 6,
+        pipeline_size: 3,
+        target_storage_ids: vec!["DS-1".into(), "DS-2".into()],
+        ..Default::default()
+    };
+    let copy = transfer::OpTransferBlockProto {
+        header: client,
+        targets: vec![(&info).into()],
+        target_storage_ids: vec!["DS-1".into()],
+    };
+    let checksum = transfer::OpBlockChecksumProto { header: block() };
+    let local = transfer::OpRequestShortCircuitAccessProto {
+        header: block(),
+        max_version: 1,
+        content_up_to: Some(65_536),
+    };
+    fuzz("header of a read", &[encode_op(Op::ReadBlock, &read)], reads::<transfer::OpReadBlockProto>);
+    fuzz("header of a write", &[encode_op(Op::WriteBlock, &write)], reads::<transfer::OpWriteBlockProto>);
+    fuzz("header of a copy", &[encode_op(Op::TransferBlock, &copy)], reads::<transfer::OpTransferBlockProto>);
+    let valid = [encode_op(Op::BlockChecksum, &checksum)];
+    fuzz("header of a checksum", &valid, reads::<transfer::OpBlockChecksumProto>);
+    let valid = [encode_op(Op::RequestShortCircuitFds, &local)];
+    fuzz("header of a local read", &valid, reads::<transfer::OpRequestShortCircuitAccessProto>);
+    let ack = transfer::PipelineAckProto { seqno: 2, reply: vec![0, 2], ..Default::default() };
+    let mut out = encode_op(Op::ReadBlock, &ack);
+    fuzz("acknowledgement", std::slice::from_ref(&out), reads::<transfer::PipelineAckProto>);
+    out.truncate(OP_PREFIX_BYTES);
+    encode_delimited(&transfer::ClientReadStatusProto { status: 6 }, &mut out);
+    fuzz("end of a read", &[out.clone()], reads::<transfer::ClientReadStatusProto>);
+    fuzz_from("answer to an operation", &[out], reads::<transfer::BlockOpResponseProto>);
+}
+
+/// Messages of many shapes; what one type is, others partly are.
+fn messages() -> Vec<Vec<u8>> {
+    let context = v1::CallContext { client_id: vec![7; 16].into(), call_id: 9, ..Default::default() };
+    let node = v1::NodeRef { base: 5, path: "/a/b".into() };
+    let block = v1::Block { id: 1_073_741_825, generation_stamp: 1_001, length: 77 };
+    let info =
+        v1::DatanodeInfo { uuid: "u".into(), ip: "10.0.0.1".into(), xfer_port: 9866, ..Default::default() };
+    let location = v1::ReplicaLocation { datanode: Some(info.clone()), storage_id: "DS-1".into() };
+    let located = v1::LocatedBlock {
+        block: Some(block),
+        offset: 8,
+        locations: vec![location.clone(), location],
+        ..Default::default()
+    };
+    let create = v1::CreateRequest {
+        context: Some(context.clone()),
+        node: Some(node.clone()),
+        mode: 0o644,
+        holder: "h".into(),
+        replication: 3,
+        block_size: 1 << 20,
+        ..Default::default()
+    };
+    let committed =
+        v1::CommittedBlock { block: Some(block), storage_ids: vec!["DS-1".into(), "DS-2".into()] };
+    let complete = v1::CompleteRequest {
+        context: Some(context.clone()),
+        inode: 5,
+        holder: "h".into(),
+        last: Some(committed),
+        ..Default::default()
+    };
+    let storage = v1::StorageReport { storage_id: "DS-1".into(), capacity: 1 << 40, ..Default::default() };
+    let report = v1::DatanodeReport { info: Some(info), storages: vec![storage], ..Default::default() };
+    let status = v1::FileStatus { name: "f".into(), inode: 77, owner: "o".into(), ..Default::default() };
+    let list = v1::ListResponse { entries: vec![status], ..Default::default() };
+    let list_request =
+        v1::ListRequest { context: Some(context), node: Some(node), limit: 9, ..Default::default() };
+    let detail = RpcError::new(ErrorKind::NotFound, "/a", "it never was").to_status().details().to_vec();
+    vec![
+        located.encode_to_vec(),
+        create.encode_to_vec(),
+        complete.encode_to_vec(),
+        report.encode_to_vec(),
+        list.encode_to_vec(),
+        list_request.encode_to_vec(),
+        detail,
+    ]
+}
+
+/// Fuzzes messages of these types.
+macro_rules! fuzz_messages {
+    ($($name:ident),* $(,)?) => {
+        $(fuzz_from(stringify!($name), &messages(), |input| {
+            v1::$name::decode(input).is_ok_and(|message| comes_back(&message))
+        });)*
+    };
+}
+
+#[test]
+fn fuzzed_messages_of_clients() {
+    fuzz_messages!(
+        LocatedBlock,
+        LocatedBlocks,
+        CreateRequest,
+        CompleteRequest,
+        AddBlockRequest,
+        AppendResponse,
+        UpdatePipelineRequest,
+        GetAdditionalDatanodesRequest,
+        ListRequest,
+        ListResponse,
+        SetTimesRequest,
+        DatanodeReportResponse,
+        ErrorDetail,
+    );
+}
+
+#[test]
+fn fuzzed_messages_of_mounts() {
+    fuzz_messages!(
+        MakeNodeRequest,
+        MoveRequest,
+        SetAttributesRequest,
+        SetXattrRequest,
+        ListXattrsResponse,
+        ReleaseFilesRequest,
+        WriteBlockResponse,
+        CommitBlocksRequest,
+        SetLockRequest,
+    );
+}
+
+#[test]
+fn fuzzed_messages_of_datanodes() {
+    fuzz_messages!(
+        RegisterRequest,
+        HeartbeatRequest,
+        HeartbeatResponse,
+        BlockReportSlice,
+        BlockReceivedAndDeletedRequest,
+        ReportBadReplicasRequest,
+        CommitBlockSynchronizationRequest,
+        InitReplicaRecoveryResponse,
+        UpdateReplicaUnderRecoveryRequest,
+        ReplicaExtentsResponse,
+    );
+}

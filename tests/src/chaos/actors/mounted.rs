@@ -1,0 +1,141 @@
+//! A program that works on a mount.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{Actor, Failure, Safe};
+use crate::chaos::load::Abilities;
+use crate::chaos::operation::Operation;
+use crate::pattern::{ensure_same, pattern};
+
+/// The actor.
+#[derive(Debug)]
+pub struct Mounted {
+    mount: PathBuf,
+}
+
+impl Mounted {
+    /// An actor for what is mounted at `mount`.
+    pub fn new(mount: PathBuf) -> Self {
+        Self { mount }
+    }
+
+    fn local(&self, path: &str) -> PathBuf {
+        self.mount.join(path.trim_start_matches('/'))
+    }
+
+    fn carry_out(&self, operation: &Operation, known: &[u8], safe: &mut Safe<'_>) -> Result<io::Result<()>> {
+        Ok(match operation {
+            Operation::Mkdir { path } => fs::create_dir(self.local(path)),
+            Operation::Write { path, seed, len, piece, .. } => match File::create_new(self.local(path)) {
+                Ok(file) => {
+                    safe(0)?;
+                    return write(file, *seed, *len, *piece, safe);
+                }
+                Err(error) => Err(error),
+            },
+            Operation::Append { path, seed, len, piece } => {
+                match OpenOptions::new().append(true).open(self.local(path)) {
+                    Ok(file) => return write(file, *seed, *len, *piece, safe),
+                    Err(error) => Err(error),
+                }
+            }
+            Operation::Overwrite { path, offset, seed, len } => {
+                OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
+                    file.write_all_at(&pattern(*seed, 0, *len as usize), *offset)?;
+                    file.sync_data()?;
+                    close(file)
+                })
+            }
+            Operation::Truncate { path, len } => {
+                OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
+                    file.set_len(*len)?;
+                    close(file)
+                })
+            }
+            Operation::Rename { from, to } | Operation::Replace { from, to } => {
+                fs::rename(self.local(from), self.local(to))
+            }
+            Operation::Delete { path } => {
+                let path = self.local(path);
+                match fs::symlink_metadata(&path) {
+                    Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+                    Ok(_) => fs::remove_file(path),
+                    Err(error) => Err(error),
+                }
+            }
+            Operation::SetReplication { .. } => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+            Operation::Read { path } => match fs::read(self.local(path)) {
+                Ok(bytes) => match ensure_same(path, &bytes, known) {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{error:#}"))),
+                },
+                Err(error) => Err(error),
+            },
+        })
+    }
+}
+
+impl Actor for Mounted {
+    fn abilities(&self) -> Abilities {
+        Abilities { overwrite: true, replication: false, replace: true }
+    }
+
+    fn perform(
+        &mut self,
+        operation: &Operation,
+        known: &[u8],
+        safe: &mut Safe<'_>,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let performed = self.carry_out(operation, known, safe)?;
+        Ok(performed.map_err(|error| {
+            let text = error.to_string();
+            if denies(&error) { Failure::Impossible(text) } else { Failure::Unknown(text) }
+        }))
+    }
+}
+
+/// Writes, making each piece safe, and closes, which makes the rest safe.
+fn write(mut file: File, seed: u64, len: u64, piece: u64, safe: &mut Safe<'_>) -> Result<io::Result<()>> {
+    let piece = if piece == 0 { len.max(1) } else { piece };
+    let mut at = 0;
+    while at < len {
+        let bytes = pattern(seed, at, piece.min(len - at) as usize);
+        at += bytes.len() as u64;
+        let written = file.write_all(&bytes).and_then(|()| if at < len { file.sync_all() } else { Ok(()) });
+        if written.is_err() {
+            return Ok(written);
+        }
+        if at < len {
+            safe(at)?;
+        }
+    }
+    Ok(close(file))
+}
+
+/// Closes `file` and answers what that said, which `drop` does not.
+fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(OwnedFd::from(file)).map_err(io::Error::from)
+}
+
+/// Whether an error cannot come from what is away, stopped or full.
+fn denies(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::NotFound
+            | Kind::AlreadyExists
+            | Kind::NotADirectory
+            | Kind::IsADirectory
+            | Kind::DirectoryNotEmpty
+            | Kind::PermissionDenied
+            | Kind::InvalidInput
+            | Kind::InvalidData
+            | Kind::Unsupported
+    )
+}
