@@ -208,6 +208,10 @@ impl Timetable {
 
     /// Whether the process called `name` is meant to be down now.
     pub fn keeps_down(&self, name: &str) -> bool {
-        self.lasting.iter().any(|planned| matches!(&planned.fault, Fault::Kill(victim) if victim == name))
+        self.lasting.iter().any(|planned| match &planned.fault {
+            Fault::Kill(victim) => victim == name,
+            Fault::KillAll => name == NAMENODE || name.starts_with("datanode"),
+            _ => false,
+        })
     }
 }

@@ -15,7 +15,7 @@ use super::observation::{Found, Namespace, Replica, files, namespace, replicas};
 use super::setup::Setup;
 use super::volumes::Volume;
 use super::worker::Worker;
-use crate::wait::wait_until;
+use crate::wait::{wait_for, wait_until};
 
 /// Time that the servers get to be together again, and abandoned files to be closed.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
@@ -64,7 +64,9 @@ impl<'r> Quiet<'r> {
             let client = connect(&setup.namenode).await?;
             all_alive(&client, setup.volumes.len()).await?;
             close_files(&client, events).await?;
-            let namespace = namespace(&client).await?;
+            // Right after a start the namenode may know no good replica of a block yet.
+            let namespace =
+                wait_for("everything can be read", SETTLED_WITHIN, async || namespace(&client).await).await?;
             anyhow::Ok((client, namespace))
         })?;
         let volumes = &setup.volumes;

@@ -203,8 +203,14 @@ impl Run<'_> {
                 bail!("{name} ended by itself: {}", describe(status));
             }
         }
-        if !self.setup.servers.runs(MOUNT) && !timetable.keeps_down(MOUNT) {
-            self.setup.start(MOUNT)?;
+        // Those that could not be started in time because their predecessors were not gone yet.
+        let load_ends = Worker::stop_file(&self.setup.run_dir).exists();
+        for name in self.setup.servers.names() {
+            let is_worker = self.setup.workers.iter().any(|worker| process_of(worker) == name);
+            let wanted = !timetable.keeps_down(&name) && !(is_worker && load_ends);
+            if wanted && !self.setup.servers.runs(&name) {
+                self.setup.start(&name)?;
+            }
         }
         Ok(())
     }

@@ -15,8 +15,9 @@ use super::clock::Clocks;
 use super::network::Network;
 use crate::wait::wait_until_blocking;
 
-/// Time that a killed process gets to be gone; one that waits for a mount may have to wait for that.
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// Time that a killed process gets to be gone before others are looked after again. One that waits for a mount which is
+/// stopped itself is not gone before that goes on.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How to start a process.
 #[derive(Clone, Debug)]
@@ -52,13 +53,15 @@ pub struct Servers {
     logs: PathBuf,
     specs: BTreeMap<String, Spec>,
     children: BTreeMap<String, Child>,
+    /// Killed, and not gone yet.
+    dying: Vec<(String, Child)>,
 }
 
 impl Servers {
     /// None yet; logs go to the directory `logs`.
     pub fn new(logs: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&logs)?;
-        Ok(Self { logs, specs: BTreeMap::new(), children: BTreeMap::new() })
+        Ok(Self { logs, specs: BTreeMap::new(), children: BTreeMap::new(), dying: Vec::new() })
     }
 
     /// Adds a process that does not run yet.
@@ -71,9 +74,10 @@ impl Servers {
         self.specs.keys().cloned().collect()
     }
 
-    /// Starts the process called `name`, if it does not run.
+    /// Starts the process called `name`, if it does not run and its predecessor is gone.
     pub fn start(&mut self, name: &str, network: &Network, clocks: &Clocks) -> Result<()> {
-        if self.children.contains_key(name) {
+        self.bury()?;
+        if self.children.contains_key(name) || self.dying.iter().any(|(dying, _)| dying == name) {
             return Ok(());
         }
         let spec = self.specs.get(name).with_context(|| format!("no process {name}"))?;
@@ -88,7 +92,7 @@ impl Servers {
         Ok(())
     }
 
-    /// `kill -9` of the process and of the programs that it runs; returns when it is gone.
+    /// `kill -9` of the process and of the programs that it runs; returns when it is gone, or when that takes long.
     pub fn kill_9(&mut self, name: &str) -> Result<()> {
         self.begin_kill_9(name)?;
         self.end_kill_9(name)
@@ -107,7 +111,23 @@ impl Servers {
     /// Waits for the end that [`Self::begin_kill_9`] began.
     pub fn end_kill_9(&mut self, name: &str) -> Result<()> {
         let Some(mut child) = self.children.remove(name) else { return Ok(()) };
-        wait_until_blocking(&format!("{name} is gone"), GONE_WITHIN, || Ok(child.try_wait()?.is_some()))
+        let gone = wait_until_blocking("a process is gone", GONE_WITHIN, || Ok(child.try_wait()?.is_some()));
+        if gone.is_err() {
+            self.dying.push((name.to_owned(), child));
+        }
+        Ok(())
+    }
+
+    /// Forgets those of the killed that are gone.
+    fn bury(&mut self) -> Result<()> {
+        let mut dying = Vec::new();
+        for (name, mut child) in self.dying.drain(..) {
+            if child.try_wait()?.is_none() {
+                dying.push((name, child));
+            }
+        }
+        self.dying = dying;
+        Ok(())
     }
 
     /// `SIGSTOP` or `SIGCONT`.
@@ -182,7 +202,7 @@ impl Drop for Servers {
                 let _ = killpg(pid, Signal::SIGKILL);
             }
         }
-        for child in self.children.values_mut() {
+        for child in self.children.values_mut().chain(self.dying.iter_mut().map(|(_, child)| child)) {
             let _ = child.wait();
         }
     }

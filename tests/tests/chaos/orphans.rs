@@ -16,7 +16,8 @@ pub fn check(quiet: &Quiet<'_>) -> Result<()> {
     let began = Instant::now();
     let mut orphans = Vec::new();
     let gone = wait_until_blocking("there are no orphans", WITHIN, || {
-        let known = known(&quiet.look_again()?);
+        let Ok(namespace) = quiet.look_again() else { return Ok(false) };
+        let known = known(&namespace);
         orphans = quiet.replicas()?;
         orphans.retain(|replica| !known.contains(&(replica.block, replica.stamp, replica.datanode.clone())));
         Ok(orphans.is_empty())

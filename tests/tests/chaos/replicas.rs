@@ -18,7 +18,10 @@ pub fn check(quiet: &Quiet<'_>) -> Result<()> {
     let began = Instant::now();
     let mut last = String::new();
     let converged = wait_until_blocking("all blocks have their replicas", WITHIN, || {
-        last = difference(quiet, &quiet.look_again()?);
+        last = match quiet.look_again() {
+            Ok(namespace) => difference(quiet, &namespace),
+            Err(error) => format!("{error:#}"),
+        };
         Ok(last.is_empty())
     });
     converged.with_context(|| last.clone())?;
