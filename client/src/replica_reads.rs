@@ -23,8 +23,10 @@ use crate::local_reader::LocalReader;
 use crate::read_times::ReadKind;
 use crate::{DfsError, TransferFault, datanode};
 
-/// Times that locations are asked for again when every known replica failed (HDFS's default).
-const MAX_REFRESHES: u32 = 3;
+/// Times that locations are asked for again when every known replica failed. With the waits between them that is three
+/// seconds: a namenode that has just been started may know one replica of a block, and that one damaged, before the other
+/// datanodes have reported.
+const MAX_REFRESHES: u32 = 5;
 
 /// Wait before the locations are asked for again; doubled each time.
 const FIRST_REFRESH_DELAY: Duration = Duration::from_millis(200);

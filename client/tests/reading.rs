@@ -171,6 +171,29 @@ async fn corrupt_data_is_never_returned() {
 }
 
 #[tokio::test]
+async fn replicas_that_the_namenode_hears_of_a_moment_later_are_read() {
+    let (cluster, client) = with_file(2).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    let place = |replicas: &[usize]| {
+        for (_, places) in &mut cluster.state().files.get_mut("/f").expect("the file").blocks {
+            *places = replicas.to_vec();
+        }
+    };
+    place(&[0]);
+    let asked = || cluster.state().calls.iter().filter(|call| **call == "open").count();
+    let before = asked();
+    let report = async {
+        // The file is opened, and asked for again three times.
+        while asked() < before + 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        place(&[0, 1]);
+    };
+    let (read, ()) = tokio::join!(read_all(&client), report);
+    assert!(read.expect("the second replica serves") == pattern(0, LEN));
+}
+
+#[tokio::test]
 async fn a_missing_file_is_named() {
     let (_cluster, client) = with_file(1).await;
     let error = client.open("/g").await.expect_err("missing");

@@ -9,10 +9,11 @@
 //! * [`rng`], [`pattern`]: seeded choices and generated file content.
 //! * [`model`], [`workload`]: the reference model of a file tree, and random operations on both.
 //! * [`hostile`]: what a port must survive.
+//! * [`chaos`]: a load that remembers what it was promised, under faults drawn from a seed.
 //! * [`tree`]: real file trees on the local disk, and their comparison.
 //!
-//! The tests are in three test programs, so that linking stays cheap: `tests/library` (through the
-//! client library against a `MiniCluster`), `tests/programs` (real programs) and `tests/mount` (a real mount).
+//! The tests are in four test programs, so that linking stays cheap: `tests/library` (through the
+//! client library against a `MiniCluster`), `tests/programs` (real programs), `tests/mount` (a real mount) and `tests/chaos`.
 //!
 //! Invariants: no test sleeps for a fixed time, every test has a deadline, every random choice comes
 //! from a printed seed, and nothing outlives its test.

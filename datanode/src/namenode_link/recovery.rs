@@ -28,8 +28,10 @@ use crate::error::DatanodeError;
 use crate::replica::{BlockRef, ReplicaState};
 use crate::transfer::checksum_op;
 
-/// Longest wait for a step at another datanode, which may have to wait for a writer to stop.
-const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for a step at another datanode, which may have to wait for a writer to stop. There are two steps, and both together
+/// end well before the namenode takes the recovery for lost (15 s) and has it begun again: else one datanode
+/// that stands still would keep the file closed until it counts as dead.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the replicas agree on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,9 @@ pub enum Contents {
     Exactly(Vec<u8>),
     /// The first bytes of `whole`, at least so many.
     AtLeast(usize, Vec<u8>),
+    /// The same, but of those behind the ones that are safe any may be zero: a mount writes several blocks of a file at a
+    /// time, and like a local disk leaves holes where what was not synced has not arrived.
+    WithHoles(usize, Vec<u8>),
     /// The one or the other.
     Either(Vec<u8>, Vec<u8>),
     /// Each byte from the one or the other, which are equally long.
@@ -71,6 +74,8 @@ pub struct Expectation {
     doubts: Vec<Doubt>,
     running: Option<Doubt>,
     last_id: u64,
+    /// What was not made safe may be there in part.
+    holes: bool,
 }
 
 impl Expectation {
@@ -81,6 +86,15 @@ impl Expectation {
             state.add(record)?;
         }
         Ok(state)
+    }
+
+    /// The same for a worker whose writes that were not made safe may arrive in part.
+    pub fn with_holes(self) -> Self {
+        Self { holes: true, ..self }
+    }
+
+    fn at_least(&self, safe: usize, whole: Vec<u8>) -> Contents {
+        if self.holes { Contents::WithHoles(safe, whole) } else { Contents::AtLeast(safe, whole) }
     }
 
     /// Goes on with `record`.
@@ -186,7 +200,7 @@ impl Expectation {
                 wanted.insert(path.clone(), directory);
             }
             Operation::Write { path, replication, seed, len, .. } => {
-                let contents = Contents::AtLeast(safe, pattern(*seed, 0, *len as usize));
+                let contents = self.at_least(safe, pattern(*seed, 0, *len as usize));
                 wanted.insert(
                     path.clone(),
                     Wanted {
@@ -204,7 +218,7 @@ impl Expectation {
                     return;
                 };
                 let whole = [content.as_slice(), &pattern(*seed, 0, *len as usize)].concat();
-                file.contents = Some(Contents::AtLeast(content.len() + safe, whole));
+                file.contents = Some(self.at_least(content.len() + safe, whole));
             }
             Operation::Overwrite { path, offset, seed, len } => {
                 let (Some(Node::File { content, .. }), Some(file)) =
@@ -338,6 +352,13 @@ impl Contents {
                 anyhow::ensure!(bytes.len() >= *least, "{} bytes, {least} were safe", bytes.len());
                 anyhow::ensure!(bytes.len() <= whole.len(), "{} bytes of {}", bytes.len(), whole.len());
                 crate::pattern::ensure_same("content", bytes, &whole[..bytes.len()])
+            }
+            Self::WithHoles(safe, whole) => {
+                anyhow::ensure!(bytes.len() >= *safe, "{} bytes, {safe} were safe", bytes.len());
+                anyhow::ensure!(bytes.len() <= whole.len(), "{} bytes of {}", bytes.len(), whole.len());
+                let wrong = (0..bytes.len()).find(|at| bytes[*at] != whole[*at] && (at < safe || bytes[*at] != 0));
+                anyhow::ensure!(wrong.is_none(), "byte {wrong:?} is wrong, {safe} were safe");
+                Ok(())
             }
             Self::Either(one, other) => {
                 if bytes == other {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use dfs_client::{DfsClient, RetryPolicy};
 use tokio::runtime::Runtime;
 
+use super::actors::Kind;
 use super::events::Events;
 use super::expectation::{Expectation, Wanted};
 use super::history::{HistoryWriter, Record, SettledNode, read_history};
@@ -57,6 +58,7 @@ impl<'r> Quiet<'r> {
         let mut expectations = Vec::new();
         for worker in &setup.workers {
             let known = Expectation::of(&read_history(&worker.history())?)?;
+            let known = if worker.kind == Kind::Mounted { known.with_holes() } else { known };
             wanted.extend(known.wanted());
             expectations.push(known);
         }
