@@ -356,7 +356,8 @@ impl Contents {
             Self::WithHoles(safe, whole) => {
                 anyhow::ensure!(bytes.len() >= *safe, "{} bytes, {safe} were safe", bytes.len());
                 anyhow::ensure!(bytes.len() <= whole.len(), "{} bytes of {}", bytes.len(), whole.len());
-                let wrong = (0..bytes.len()).find(|at| bytes[*at] != whole[*at] && (at < safe || bytes[*at] != 0));
+                let wrong =
+                    (0..bytes.len()).find(|at| bytes[*at] != whole[*at] && (at < safe || bytes[*at] != 0));
                 anyhow::ensure!(wrong.is_none(), "byte {wrong:?} is wrong, {safe} were safe");
                 Ok(())
             }
