@@ -133,7 +133,7 @@ fn fuzzed_headers_of_operations() {
         offset: 5,
         len: 9,
         send_checksums: Some(true),
-        caching_strategy: None,
+        ..Default::default()
     };
     let write = transfer::OpWriteBlockProto {
         header: client.clone(),

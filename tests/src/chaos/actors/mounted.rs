@@ -25,6 +25,15 @@ impl Mounted {
         Self { mount }
     }
 
+    /// Which mount is at the mount point. Between the end of one that was killed and the next there is the directory below, in
+    /// which nothing is found.
+    fn identity(&self) -> Result<Option<String>> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let here = format!(" {} ", self.mount.display());
+        let ours = mounts.lines().filter(|line| line.contains(&here) && line.contains(" - fuse"));
+        Ok(ours.last().and_then(|line| line.split(' ').next()).map(str::to_owned))
+    }
+
     fn local(&self, path: &str) -> PathBuf {
         self.mount.join(path.trim_start_matches('/'))
     }
@@ -92,7 +101,14 @@ impl Actor for Mounted {
         known: &[u8],
         safe: &mut Safe<'_>,
     ) -> Result<std::result::Result<(), Failure>> {
+        let before = self.identity()?;
+        if before.is_none() {
+            return Ok(Err(Failure::Unknown("nothing is mounted".to_owned())));
+        }
         let performed = self.carry_out(operation, known, safe)?;
+        if self.identity()? != before {
+            return Ok(Err(Failure::Unknown(format!("mounted anew meanwhile: {performed:?}"))));
+        }
         Ok(performed.map_err(|error| {
             let text = error.to_string();
             if denies(&error) { Failure::Impossible(text) } else { Failure::Unknown(text) }
