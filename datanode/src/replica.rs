@@ -316,7 +316,10 @@ impl Replica {
         {
             return Err(TransitionError::RecoveryRuns { block: self.block, running: running.id });
         }
-        self.recovery = Some(Recovery { original: self.original_state(), id });
+        // Its datanode stopped and nothing else did: it is as good as one that is being written, and better than one that lost
+        // something or has torn chunks.
+        let original = if self.can_go_on() { ReplicaState::Rbw } else { self.original_state() };
+        self.recovery = Some(Recovery { original, id });
         self.state = ReplicaState::Rur;
         self.intact = false;
         Ok(())

@@ -30,12 +30,11 @@ impl Dataset {
     ) -> Result<Option<RecoveryCandidate>, DatanodeError> {
         let check = |replica: &Replica, _| Ok(replica.clone().begin_recovery(asked.stamp, id)?);
         let outcome = self.exclusively(asked, check, |open, state| {
-            let original_state = state.replica.original_state();
             state.replica.begin_recovery(asked.stamp, id)?;
             Ok(RecoveryCandidate {
                 block: state.replica.block(),
                 length: state.replica.length(),
-                original_state,
+                original_state: state.replica.original_state(),
                 storage_id: open.volume.storage_id().to_owned(),
             })
         });

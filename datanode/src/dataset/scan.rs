@@ -383,7 +383,9 @@ fn open_unfinished(
     let mut torn = false;
     if home == Home::Random {
         torn = redo::settle(block, (&data, &meta), length).map_err(disk(&data_at))? > 0;
-        if journal.is_same_boot() {
+        // Which bytes of a torn chunk are right only other replicas know: as one that a stop of the machine left, it takes part
+        // in a recovery if there is none that is whole. A damaged byte looks the same, and must not win either.
+        if journal.is_same_boot() && !torn {
             replica = Replica::found_intact(block, length);
         }
     }

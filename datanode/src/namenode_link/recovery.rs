@@ -59,7 +59,10 @@ pub fn agree(
     };
     let of_best = || candidates.iter().filter(|c| usable(c) && c.original_state == best);
     let shortest = of_best().map(|c| c.length).min().unwrap_or(0);
+    // Replicas that are cut all end where the cut is: an attempt that could not be recorded may have cut some already.
+    let are_cut = truncate_length.is_some_and(|cut| cut <= shortest);
     if best == ReplicaState::Finalized
+        && !are_cut
         && let Some(other) = of_best().find(|c| c.length != shortest)
     {
         return Err(DatanodeError::ReplicasDiffer { block, first: shortest, second: other.length });
@@ -285,6 +288,12 @@ mod tests {
             ),
             ("least of the found", vec![(Rwr, 90, 10), (Rwr, 20, 11)], None, Some((20, vec![0, 1]))),
             ("truncate", vec![(Finalized, 70, 10), (Finalized, 70, 10)], Some(33), Some((33, vec![0, 1]))),
+            (
+                "truncate anew",
+                vec![(Finalized, 33, 11), (Finalized, 70, 10)],
+                Some(33),
+                Some((33, vec![0, 1])),
+            ),
             ("truncate never grows", vec![(Rwr, 20, 10)], Some(33), Some((20, vec![0]))),
         ];
         for (name, replicas, truncate, expected) in table {
@@ -308,5 +317,6 @@ mod tests {
         let candidates =
             [candidate(ReplicaState::Finalized, 5, 10), candidate(ReplicaState::Finalized, 6, 10)];
         assert!(matches!(agree(BLOCK, &candidates, None), Err(DatanodeError::ReplicasDiffer { .. })));
+        assert!(matches!(agree(BLOCK, &candidates, Some(6)), Err(DatanodeError::ReplicasDiffer { .. })));
     }
 }

@@ -12,7 +12,7 @@ use crate::dataset::pipeline::{Purpose, Reopen};
 use crate::dataset::writer::ReplicaWriter;
 use crate::journal::record::{BLOCK_BYTES, SegmentHeader};
 use crate::namenode_link::changes::ChangeQueue;
-use crate::replica::BlockRef;
+use crate::replica::{BlockRef, ReplicaState};
 
 const LENGTH: usize = 300_000;
 const BLOCK: BlockRef = BlockRef::new(1, 10);
@@ -292,5 +292,31 @@ fn a_replica_with_torn_chunks_is_closed_by_a_recovery_only() {
         dataset.begin_recovery(BLOCK, id).expect("begins").expect("a replica");
         dataset.finish_recovery(BLOCK, id, LENGTH as u64).expect("closed");
         assert_eq!(content(&dataset, 20).len(), LENGTH);
+    }
+}
+
+#[test]
+fn a_byte_that_changed_on_the_disk_does_not_win_a_recovery() {
+    for changed in [false, true] {
+        let mut random = Random::seeded();
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dataset = open(dir.path());
+        let data = random.bytes(LENGTH);
+        drop(create(&dataset, &data));
+        drop(dataset);
+        if changed {
+            let path = find(dir.path(), "blk_1");
+            let mut content = fs::read(&path).expect("read");
+            content[77_777] ^= 1;
+            fs::write(&path, content).expect("written");
+        }
+        // The datanode stopped, the machine did not.
+        let dataset = open(dir.path());
+        let candidate =
+            dataset.begin_recovery(BLOCK, GenerationStamp(20)).expect("begins").expect("a replica");
+        // One that is whole is preferred to this one, whose checksums were made to fit.
+        let expected = if changed { ReplicaState::Rwr } else { ReplicaState::Rbw };
+        assert_eq!(candidate.original_state, expected);
+        assert_eq!(candidate.length, LENGTH as u64);
     }
 }
