@@ -84,6 +84,7 @@ pub mod fs;
 mod hedge;
 mod hedged_reads;
 mod lease_renewer;
+mod local_exchange;
 mod local_reader;
 mod local_replica;
 mod local_replicas;

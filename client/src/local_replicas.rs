@@ -7,27 +7,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
-use dfs_proto::data_transfer::{
-    MAX_MESSAGE_BYTES, Op, SHORT_CIRCUIT_VERSION, TransferError, decode_length, encode_op, local_socket_name,
-};
-use dfs_proto::transfer::{
-    BaseHeaderProto, BlockOpResponseProto, ExtendedBlockProto, OpRequestShortCircuitAccessProto, Status,
-};
+use dfs_proto::transfer::{ExtendedBlockProto, Status};
 use dfs_proto::v1::Block;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use prost::Message;
-use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use crate::TransferFault;
+use crate::local_exchange::{Answer, connect, encode_request, exchange, exchange_many, verified};
 use crate::local_replica::LocalReplica;
 
 /// Replicas kept: with two descriptors each, half of the 1,024 that a process has by default.
@@ -45,15 +35,6 @@ const MAX_AWAY: usize = 4096;
 /// Longest wait for an answer: nothing but opening two files.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Bytes received at once: an answer fits, most often with its content.
-const RECEIVE_BYTES: usize = 8 << 10;
-
-/// Largest replica whose content is asked for.
-pub(crate) const MAX_CONTENT_BYTES: u64 = 64 << 10;
-
-/// Descriptors in an answer.
-const FILES: usize = 2;
-
 /// What a datanode on this machine has to give.
 #[derive(Debug)]
 pub(crate) enum Local {
@@ -61,14 +42,6 @@ pub(crate) enum Local {
     Replica(Arc<LocalReplica>),
     /// All bytes of a small replica, verified.
     Content(Bytes),
-}
-
-/// An answer, as it came.
-struct Answer {
-    response: BlockOpResponseProto,
-    /// Bytes behind the message.
-    rest: Bytes,
-    files: Vec<OwnedFd>,
 }
 
 /// The replicas.
@@ -145,6 +118,46 @@ impl LocalReplicas {
         }
     }
 
+    /// The contents of small replicas on the datanode `uuid`, in one exchange: `came` gets each that there is, with its place among the
+    /// blocks. False if the datanode is not here, or left off before all was answered.
+    pub(crate) async fn contents(
+        &self,
+        uuid: &str,
+        blocks: &[ExtendedBlockProto],
+        came: &mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> bool {
+        if self.is_away(uuid) {
+            return false;
+        }
+        let idle = self.lock().idle.get_mut(uuid).and_then(Vec::pop);
+        let stream = match idle.map_or_else(|| connect(uuid), Ok) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(datanode = uuid, %error, "no local reads");
+                self.note_away(uuid);
+                return false;
+            }
+        };
+        match exchange_many(stream, blocks, came).await {
+            Ok(stream) => {
+                self.put_idle(uuid, stream);
+                true
+            }
+            Err(fault) => {
+                tracing::debug!(datanode = uuid, %fault, "local contents did not come");
+                false
+            }
+        }
+    }
+
+    fn put_idle(&self, uuid: &str, stream: UnixStream) {
+        let mut state = self.lock();
+        let idle = state.idle.entry(uuid.to_owned()).or_default();
+        if idle.len() < MAX_CONNECTIONS {
+            idle.push(stream);
+        }
+    }
+
     /// Takes a replica out: it could not be read.
     pub(crate) fn forget(&self, block: &Block) {
         self.lock().replicas.remove(&key(block));
@@ -157,11 +170,7 @@ impl LocalReplicas {
         named: ExtendedBlockProto,
         content_up_to: u64,
     ) -> Result<Option<Local>, TransferFault> {
-        let header = BaseHeaderProto { block: named, token: None };
-        let content_up_to = u32::try_from(content_up_to).ok().filter(|bytes| *bytes > 0);
-        let request =
-            OpRequestShortCircuitAccessProto { header, max_version: SHORT_CIRCUIT_VERSION, content_up_to };
-        let request = encode_op(Op::RequestShortCircuitFds, &request);
+        let request = encode_request(named, content_up_to);
         let idle = self.lock().idle.get_mut(uuid).and_then(Vec::pop);
         let answered = match idle {
             // The datanode closes what is idle for long: then once more on a new connection.
@@ -172,13 +181,7 @@ impl LocalReplicas {
             Some(answered) => answered,
             None => exchange(connect(uuid)?, &request).await?,
         };
-        {
-            let mut state = self.lock();
-            let idle = state.idle.entry(uuid.to_owned()).or_default();
-            if idle.len() < MAX_CONNECTIONS {
-                idle.push(stream);
-            }
-        }
+        self.put_idle(uuid, stream);
         if response.status() != Status::Success {
             return Ok(None);
         }
@@ -227,80 +230,4 @@ impl LocalReplicas {
 
 fn key(block: &Block) -> (u64, u64) {
     (block.id, block.generation_stamp)
-}
-
-/// Connects without waiting: a datanode that is not here, or too busy to accept, is read over the network.
-fn connect(uuid: &str) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    // A name that starts with NUL is an abstract one.
-    socket.connect(&SockAddr::unix(format!("\0{}", local_socket_name(uuid)))?)?;
-    UnixStream::from_std(std::os::unix::net::UnixStream::from(OwnedFd::from(socket)))
-}
-
-/// Sends a request and receives its answer.
-async fn exchange(mut stream: UnixStream, request: &[u8]) -> Result<(UnixStream, Answer), TransferFault> {
-    stream.write_all(request).await?;
-    let (mut bytes, mut files) = (Vec::new(), Vec::new());
-    loop {
-        if let Some((prefix, length)) = decode_length(&bytes)?
-            && bytes.len() >= prefix + length
-        {
-            let end = prefix + length;
-            let response =
-                BlockOpResponseProto::decode(&bytes[prefix..end]).map_err(TransferError::Decode)?;
-            let (have, wanted) = (bytes.len() - end, behind(&response)?);
-            if have == wanted {
-                let rest = Bytes::from(bytes).slice(end..);
-                return Ok((stream, Answer { response, rest, files }));
-            }
-            if have > wanted {
-                return Err(TransferFault::Unexpected { field: "bytes behind the answer" });
-            }
-        } else if bytes.len() > MAX_MESSAGE_BYTES {
-            return Err(TransferFault::Unexpected { field: "length" });
-        }
-        let fd = stream.as_raw_fd();
-        stream.async_io(Interest::READABLE, || receive(fd, &mut bytes, &mut files)).await?;
-    }
-}
-
-/// Bytes that follow an answer: the content with its checksums, or the one that carries descriptors.
-fn behind(response: &BlockOpResponseProto) -> Result<usize, TransferFault> {
-    let Some(length) = response.content_length else {
-        return Ok(usize::from(response.status() == Status::Success));
-    };
-    let info = response.read_op_checksum_info.ok_or(TransferFault::Unexpected { field: "response" })?;
-    if u64::from(length) > MAX_CONTENT_BYTES {
-        return Err(TransferFault::Unexpected { field: "content_length" });
-    }
-    let length = length as usize;
-    Ok(Checksum::from_proto(&info.checksum)?.checksums_len(length) + length)
-}
-
-/// The content behind its checksums, if it matches them.
-fn verified(checksum: Checksum, length: usize, rest: Bytes) -> Result<Bytes, TransferFault> {
-    let data = rest.slice(rest.len() - length..);
-    checksum.verify(&data, &rest[..rest.len() - length])?;
-    Ok(data)
-}
-
-/// One receive: appends bytes and descriptors.
-fn receive(fd: RawFd, bytes: &mut Vec<u8>, files: &mut Vec<OwnedFd>) -> io::Result<()> {
-    let mut buffer = [0; RECEIVE_BYTES];
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let mut control = nix::cmsg_space!([RawFd; FILES]);
-    let received = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let count = received.bytes;
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
-            files.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    if count == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    bytes.extend_from_slice(&buffer[..count]);
-    Ok(())
 }

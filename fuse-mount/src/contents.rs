@@ -36,6 +36,12 @@ impl Contents {
         known == Some(change)
     }
 
+    /// Whether the kernel may have pages of the file.
+    pub fn is_remembered(&self, inode: InodeId) -> bool {
+        let counters = self.lock();
+        counters.young.contains_key(&inode) || counters.old.contains_key(&inode)
+    }
+
     /// What a writer of this mount wrote is recorded at `change`; nobody else has written since it opened the file.
     pub fn written(&self, inode: InodeId, change: u64) {
         let mut counters = self.lock();

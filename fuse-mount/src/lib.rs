@@ -42,6 +42,7 @@ pub mod options;
 mod owners;
 mod passthrough;
 mod raw_request;
+mod reading_order;
 mod remount;
 mod serve;
 pub mod takeover;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dfs_client::DfsError;
-use dfs_client::fs::{FileStatus, FileSystem, InodeId};
+use dfs_client::fs::{Caller, FileStatus, FileSystem, FileType, InodeId, MAX_AHEAD_BYTES};
 use fuser::{FileAttr, INodeNo, Notifier};
 use tokio::runtime::Handle;
 
@@ -26,6 +26,7 @@ use crate::held_locks::HeldLocks;
 use crate::options::Options;
 use crate::owners::Owners;
 use crate::passthrough::Passthrough;
+use crate::reading_order::ReadingOrder;
 
 /// What a node or name costs in memory, for the caches' bounds: the largest of their entries with the tables' slack.
 const CACHED_ENTRY_BYTES: u64 = 512;
@@ -57,6 +58,8 @@ pub struct Mount {
     pub attrs: AttrCache,
     /// Entries of directories.
     pub directories: DirectoryCache,
+    /// In which order files are read.
+    pub order: ReadingOrder,
     /// Open files.
     pub files: Handles<OpenHandle>,
     /// Open directories.
@@ -105,6 +108,7 @@ impl Mount {
             owners: Owners::new(options.uid, options.gid),
             attrs: AttrCache::new(options.cache_ttl, entries),
             directories: DirectoryCache::new(options.cache_ttl, entries),
+            order: ReadingOrder::default(),
             files: Handles::default(),
             streams: Handles::default(),
             writers: Writers::default(),
@@ -247,12 +251,30 @@ impl Mount {
             let entry = Entry { inode: InodeId(status.inode), kind: attributes::kind_of(status.r#type()) };
             entries.push((Box::from(&status.name[..]), entry));
         }
+        self.fetch_ahead(asker.caller(), || {
+            let small = statuses.iter().filter(|status| is_small(status));
+            let files = small.map(|status| (&status.name[..], InodeId(status.inode)));
+            self.order.listed(dir, start.is_empty(), files)
+        });
         let end = if more { entries.last().map(|(name, _)| name.clone()) } else { None };
         if let Some(listing) = listing.listing.take() {
             let page = Page::new(entries.clone(), end, asked);
             self.directories.listed(dir, listing, start, page);
         }
         Ok(entries)
+    }
+
+    /// Fetches files before they are opened, those that `next` names and the kernel has no pages of.
+    pub fn fetch_ahead(&self, caller: &Caller, next: impl FnOnce() -> Vec<InodeId>) {
+        if self.passthrough.get().is_some() {
+            // The kernel reads them by itself.
+            return;
+        }
+        let mut wanted = next();
+        wanted.retain(|inode| !self.contents.is_remembered(*inode));
+        if !wanted.is_empty() {
+            self.fs.fetch_ahead(caller, &wanted);
+        }
     }
 
     /// Looks a name up at the cluster. When many names of one directory are asked for, a page of them is fetched at once.
@@ -311,6 +333,13 @@ impl Mount {
     pub fn note(what: &'static str, inode: InodeId, error: &DfsError) {
         tracing::warn!(inode = inode.get(), %error, "{what}");
     }
+}
+
+/// Whether a file may be fetched before it is opened.
+fn is_small(status: &FileStatus) -> bool {
+    status.r#type() == FileType::File
+        && !status.under_construction
+        && (1..=MAX_AHEAD_BYTES).contains(&status.size)
 }
 
 /// A listing that counts as failed unless it is taken.

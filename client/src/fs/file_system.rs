@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::create_habit::CreateHabit;
+use super::files_ahead::FilesAhead;
 use super::lock_table::LockTable;
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
@@ -42,7 +43,9 @@ pub(crate) struct FsInner {
     /// Connections, buffers and settings; its lease holder is the session.
     pub(crate) client: Arc<Inner>,
     /// Memory for data not written back yet and data read ahead.
-    pub(super) budget: Budget,
+    pub(super) budget: Arc<Budget>,
+    /// Files that were fetched before they are opened.
+    pub(super) ahead: FilesAhead,
     /// Buffers of reads from files on this machine.
     pub(super) local_buffers: Arc<BufferPool>,
     /// Whether new files are being written.
@@ -69,7 +72,8 @@ impl FileSystem {
         let client = DfsClient::connect_with(config.client(&session)?).await?;
         let inner = Arc::new(FsInner {
             client: client.inner,
-            budget: Budget::new(config.memory_bytes),
+            ahead: FilesAhead::default(),
+            budget: Arc::new(Budget::new(config.memory_bytes)),
             local_buffers: BufferPool::new(LOCAL_BUFFER_BYTES),
             create_habit: CreateHabit::default(),
             pipelines: Pipelines::default(),

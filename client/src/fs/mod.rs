@@ -17,6 +17,7 @@ mod create_habit;
 mod dirty;
 mod file_calls;
 mod file_system;
+mod files_ahead;
 mod local_file;
 mod lock_table;
 mod locks;
@@ -54,6 +55,7 @@ pub use dfs_proto::v1::{
     FileLock, FileStatus, FileType, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,
 };
 pub use file_system::FileSystem;
+pub use files_ahead::{AheadCounts, MAX_AHEAD_BYTES, MAX_FETCHED_AT_ONCE, MAX_GUESSES};
 pub use local_file::LocalFile;
 pub use locks::LOCK_END;
 pub use open_file::OpenFile;

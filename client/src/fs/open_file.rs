@@ -16,6 +16,7 @@ use dfs_proto::{ErrorKind, InodeId, RpcError};
 use tokio::sync::{Notify, RwLock};
 
 use super::file_system::FsInner;
+use super::files_ahead::Arrival;
 use super::open_file_state::FileState;
 use super::read_ahead::ReadStreams;
 use super::subject::Subject;
@@ -186,6 +187,20 @@ impl OpenFile {
             state.lease = true;
             state.recalled = false;
         }
+    }
+
+    /// Its content was fetched before it was opened. It counts if nothing has happened since.
+    pub(super) fn fetched_ahead(&self, whole: Arrival) {
+        // Under this lock nobody writes, and who writes later ends what is read ahead.
+        let state = self.core.state();
+        if !state.lease && state.write.is_idle() && state.is_at(whole.change(), whole.length()) {
+            self.core.streams.set_whole(whole);
+        }
+    }
+
+    /// All bytes of the file, if they were fetched before it was opened and are here.
+    pub fn content_ahead(&self) -> Option<Bytes> {
+        self.core.streams.whole()?.now()
     }
 
     /// It was just made, with or without its lease.

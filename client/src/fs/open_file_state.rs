@@ -88,6 +88,11 @@ impl FileState {
         changed
     }
 
+    /// Whether the file has this change counter and size, for all that is known.
+    pub(super) fn is_at(&self, change: u64, size: u64) -> bool {
+        self.status.change == change && self.size == size
+    }
+
     /// The namenode's answer to a commit.
     pub(super) fn committed(&mut self, status: FileStatus) {
         self.recorded_size = self.recorded_size.max(status.size);

@@ -82,7 +82,12 @@ impl FileSystem {
         if !options.write {
             // Nothing but the handle is to be given back.
             let located = fs.open_call(inode, request).await?;
-            return Ok(handle.opened(located, None, false));
+            let ahead = fs.ahead.take(&located);
+            let file = handle.opened(located, None, false);
+            if let Some(ahead) = ahead {
+                file.fetched_ahead(ahead);
+            }
+            return Ok(file);
         }
         let (calling, undoing) = (Arc::clone(fs), Arc::clone(fs));
         let call = async move { (calling.open_call(inode, request).await, handle, turn) };

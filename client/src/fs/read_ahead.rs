@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::file_system::FsInner;
+use super::files_ahead::Arrival;
 use super::open_file::FileCore;
 
 mod fetch;
@@ -44,12 +45,14 @@ const IDLE_END: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct ReadStreams {
     state: Mutex<Sequences>,
-    /// There is a stream: writers look here first.
+    /// There is a stream, or the whole file: writers look here first.
     any: AtomicBool,
 }
 
 #[derive(Default)]
 struct Sequences {
+    /// The whole file, fetched before it was opened.
+    whole: Option<Arrival>,
     streams: Vec<Arc<Stream>>,
     ends: VecDeque<u64>,
 }
@@ -90,10 +93,23 @@ impl ReadStreams {
     /// Ends all streams: the file is being written.
     pub(super) fn clear(&self) {
         if self.any.swap(false, Ordering::AcqRel) {
-            for stream in self.lock().streams.drain(..) {
+            let mut sequences = self.lock();
+            sequences.whole = None;
+            for stream in sequences.streams.drain(..) {
                 stream.end();
             }
         }
+    }
+
+    /// The whole file was fetched before it was opened. Called under the lock of the file's state.
+    pub(super) fn set_whole(&self, whole: Arrival) {
+        self.lock().whole = Some(whole);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// The whole file, here or on its way.
+    pub(super) fn whole(&self) -> Option<Arrival> {
+        if self.any.load(Ordering::Acquire) { self.lock().whole.clone() } else { None }
     }
 
     /// The stream that a read belongs to.
@@ -216,6 +232,12 @@ impl StreamState {
 }
 
 impl FileCore {
+    /// A part of the file if all of it was fetched before it was opened.
+    pub(super) async fn read_from_whole(&self, range: &Range<u64>) -> Option<Bytes> {
+        let content = self.streams.whole()?.content().await?;
+        (range.end <= content.len() as u64).then(|| content.slice(range.start as usize..range.end as usize))
+    }
+
     /// A part of the file from a stream; none if there is none for it.
     pub(super) async fn read_from_stream(self: &Arc<Self>, range: &Range<u64>) -> Option<Bytes> {
         let stream = match self.streams.find(range) {

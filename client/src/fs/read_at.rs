@@ -29,6 +29,11 @@ impl FileCore {
             return Ok(data.clone());
         }
         if layers.is_empty()
+            && let Some(bytes) = self.read_from_whole(&range).await
+        {
+            return Ok(bytes);
+        }
+        if layers.is_empty()
             && let Some(bytes) = self.read_local(&range).await
         {
             return Ok(bytes);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dfs_proto::v1::{self, LocatedBlock, LocatedBlocks, ReplicaLocation};
 
+use super::file_system::FsInner;
 use super::open_file::FileCore;
 use crate::block_reader::{BlockRange, BlockReader};
 use crate::hedge::{Raced, race};
@@ -35,6 +36,33 @@ struct Choice {
     location: ReplicaLocation,
     /// There is another one that was not slow lately.
     hurried: bool,
+}
+
+impl FsInner {
+    /// Starts reading a range of a replica.
+    pub(super) async fn open_reader(
+        &self,
+        row: &LocatedBlock,
+        location: &ReplicaLocation,
+        patience: Duration,
+        range: Range<u64>,
+    ) -> Result<BlockReader, TransferFault> {
+        let client = &self.client;
+        let connect_timeout = client.config.datanode_connect_timeout.min(patience);
+        let address = datanode::address(location)?;
+        let id = row.block.ok_or(TransferFault::Unexpected { field: "block" })?;
+        let range = BlockRange { offset: range.start, len: range.end - range.start };
+        let mut fresh = false;
+        loop {
+            let lease = client.peers.get(address, fresh, connect_timeout, patience).await?;
+            let block = datanode::extended(&client.defaults.block_pool_id, id);
+            match BlockReader::open(lease.connection, block, &client.holder, range).await {
+                // The datanode closed an idle connection just when it was used again.
+                Err(TransferFault::Io(_)) if lease.reused => fresh = true,
+                result => return result,
+            }
+        }
+    }
 }
 
 impl FileCore {
@@ -149,21 +177,7 @@ impl FileCore {
         patience: Duration,
         range: Range<u64>,
     ) -> Result<BlockReader, TransferFault> {
-        let client = &self.fs.client;
-        let connect_timeout = client.config.datanode_connect_timeout.min(patience);
-        let address = datanode::address(location)?;
-        let id = row.block.ok_or(TransferFault::Unexpected { field: "block" })?;
-        let range = BlockRange { offset: range.start, len: range.end - range.start };
-        let mut fresh = false;
-        loop {
-            let lease = client.peers.get(address, fresh, connect_timeout, patience).await?;
-            let block = datanode::extended(&client.defaults.block_pool_id, id);
-            match BlockReader::open(lease.connection, block, &client.holder, range).await {
-                // The datanode closed an idle connection just when it was used again.
-                Err(TransferFault::Io(_)) if lease.reused => fresh = true,
-                result => return result,
-            }
-        }
+        self.fs.open_reader(row, location, patience, range).await
     }
 
     /// The nearest replica that has not failed, slow datanodes last; of equally near ones the one in use. Tells whether

@@ -13,8 +13,9 @@ use dfs_proto::v1::{Block, LocatedBlock};
 
 use super::open_file::FileCore;
 use crate::buffer_pool::BufferPool;
+use crate::local_exchange::MAX_CONTENT_BYTES;
 use crate::local_replica::LocalReplica;
-use crate::local_replicas::{Local, MAX_CONTENT_BYTES};
+use crate::local_replicas::Local;
 use crate::{TransferFault, datanode};
 
 /// Bytes of a buffer: the largest read of a kernel with the chunks at its edges, so that it is used again.

@@ -55,8 +55,11 @@ const CARRIER: u8 = 0;
 /// Largest content sent: fits the socket's buffer.
 const MAX_CONTENT_BYTES: u64 = 64 << 10;
 
-/// Bytes received at once: a request fits.
-const RECEIVE_BYTES: usize = 512;
+/// Bytes received at once: some dozen requests fit, which a reader that reads ahead sends together.
+const RECEIVE_BYTES: usize = 4 << 10;
+
+/// Answers to requests that came together are sent together up to this size, so that the reader is woken less often.
+const SENT_TOGETHER_BYTES: usize = 32 << 10;
 
 /// The server.
 #[derive(Debug)]
@@ -171,6 +174,8 @@ impl Reader {
     fn serve(&self, socket: UnixStream) -> Result<(), DatanodeError> {
         let mut socket = BufReader::with_capacity(RECEIVE_BYTES, socket);
         let shared = &*self.state.shared;
+        // Answers to requests with others behind them.
+        let mut held = Vec::new();
         loop {
             let mut prefix = [0; OP_PREFIX_BYTES];
             match socket.read_exact(&mut prefix) {
@@ -185,13 +190,20 @@ impl Reader {
             match open(shared, &request) {
                 Ok(handle) => {
                     if wants_content(&request, &handle) {
-                        send_content(socket.get_mut(), shared, &handle)?;
+                        append_content(&mut held, shared, &handle);
                     } else {
+                        socket.get_ref().write_all(&held)?;
+                        held.clear();
                         send_files(socket.get_ref(), &handle)?;
                     }
                     shared.metrics.local_reads.increment(1);
                 }
-                Err(error) => send(socket.get_mut(), &failure(&error, String::new()))?,
+                Err(error) => encode_delimited(&failure(&error, String::new()), &mut held),
+            }
+            if socket.buffer().is_empty() || held.len() >= SENT_TOGETHER_BYTES {
+                socket.get_ref().write_all(&held)?;
+                held.clear();
+                held.shrink_to(SENT_TOGETHER_BYTES);
             }
         }
     }
@@ -229,28 +241,22 @@ fn ready(handle: &ReadHandle) -> BlockOpResponseProto {
     }
 }
 
-/// Sends checksums and bytes. The reader verifies them; here nobody looks at them.
-fn send_content(socket: &mut UnixStream, shared: &Shared, handle: &ReadHandle) -> Result<(), DatanodeError> {
-    let length = handle.length() as usize;
+/// Appends checksums and bytes, or why there are none. The reader verifies them; here nobody looks at them.
+fn append_content(raw: &mut Vec<u8>, shared: &Shared, handle: &ReadHandle) {
+    let (begin, length) = (raw.len(), handle.length() as usize);
     let answer = BlockOpResponseProto { content_length: Some(length as u32), ..ready(handle) };
-    let mut raw = Vec::with_capacity(length + length / 16 + 64);
-    encode_delimited(&answer, &mut raw);
-    let read = handle.checksums(0, handle.length(), &mut raw).and_then(|()| {
+    raw.reserve(length + length / 16 + 64);
+    encode_delimited(&answer, raw);
+    let read = handle.checksums(0, handle.length(), raw).and_then(|()| {
         let at = raw.len();
         raw.resize(at + length, 0);
         handle.read_data(&mut raw[at..], 0)
     });
     if let Err(error) = read {
         shared.dataset.report_if_damaged(handle, &error);
-        return Ok(send(socket, &failure(&error, String::new()))?);
+        raw.truncate(begin);
+        encode_delimited(&failure(&error, String::new()), raw);
     }
-    Ok(socket.write_all(&raw)?)
-}
-
-fn send(socket: &mut UnixStream, message: &BlockOpResponseProto) -> io::Result<()> {
-    let mut raw = Vec::with_capacity(64);
-    encode_delimited(message, &mut raw);
-    socket.write_all(&raw)
 }
 
 fn send_files(socket: &UnixStream, handle: &ReadHandle) -> io::Result<()> {

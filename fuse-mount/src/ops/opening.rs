@@ -226,6 +226,9 @@ impl Mount {
         let options = OpenOptions { write: opening.write, truncate: opening.truncate };
         let asked = Instant::now();
         let mut asker = Asker::new(who, &self.owners);
+        if !opening.write {
+            self.fetch_ahead(asker.caller(), || self.order.opened(inode));
+        }
         let file = loop {
             match self.fs.open(asker.caller(), inode, options).await {
                 Err(refusal) if asker.widen(&refusal) => {}

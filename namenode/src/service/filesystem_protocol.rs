@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::client_protocol::peer_ip;
 use super::context::Context;
 use super::status::rpc_error;
-use super::{acl_numbers, session_files, session_names};
+use super::{acl_numbers, read_path, session_files, session_names};
 use crate::log::{self, command::Op};
 use crate::monitor;
 
@@ -147,6 +147,16 @@ impl FileSystemProtocol for FileSystemService {
     async fn open_file(&self, request: Request<OpenFileRequest>) -> Answer<LocatedBlocks> {
         let reader = peer_ip(&request);
         answer(session_files::open(&self.context, request.into_inner(), reader).await)
+    }
+
+    async fn locate_files(&self, request: Request<LocateFilesRequest>) -> Answer<LocateFilesResponse> {
+        let reader = peer_ip(&request);
+        let request = request.into_inner();
+        let result = async {
+            let caller = self.context.caller(request.context.as_ref()).await?;
+            read_path::locate_files(&self.context, &caller, &request.inodes, reader)
+        };
+        answer(result.await)
     }
 
     async fn release_files(&self, request: Request<ReleaseFilesRequest>) -> Answer<Empty> {

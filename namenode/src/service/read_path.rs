@@ -20,6 +20,9 @@ const LIST_ENTRIES_MAX: usize = 1_000;
 /// Blocks in one located listing page; with three locations each they take about 3 MB.
 const LIST_BLOCKS_MAX: usize = 5_000;
 
+/// Files in one LocateFiles; with three locations each they take about 50 kB.
+const LOCATED_FILES_MAX: usize = 64;
+
 /// How far an access time may lag behind (HDFS's default precision): 1 h.
 const ACCESS_TIME_PRECISION_NS: i64 = 3_600 * 1_000_000_000;
 
@@ -69,6 +72,36 @@ pub fn locate_file(
         .file_blocks(InodeId(status.inode), offset, length, OPEN_BLOCKS_MAX)
         .map_err(|e| rpc_error(&e))?;
     Ok(LocatedBlocks { blocks: locate(context, &stored, reader), status: Some(status), complete })
+}
+
+/// Where those of several files are that have one block, may be read by the caller and are not being written.
+pub fn locate_files(
+    context: &Context,
+    caller: &Caller,
+    inodes: &[u64],
+    reader: Option<IpAddr>,
+) -> Result<LocateFilesResponse, RpcError> {
+    if inodes.len() > LOCATED_FILES_MAX {
+        let reason = format!("at most {LOCATED_FILES_MAX}");
+        return Err(RpcError::new(ErrorKind::InvalidArgument, "inodes", reason));
+    }
+    let snapshot = context.snapshot()?;
+    let mut files = Vec::with_capacity(inodes.len());
+    for inode in inodes {
+        let node = NodeRef { base: *inode, path: Default::default() };
+        // What is gone meanwhile or must not be read will be told when it is opened.
+        let Ok(status) = snapshot.open_file(caller, &node) else { continue };
+        if status.under_construction || status.size == 0 {
+            continue;
+        }
+        let (stored, complete) =
+            snapshot.file_blocks(InodeId(*inode), 0, u64::MAX, 2).map_err(|e| rpc_error(&e))?;
+        if stored.len() == 1 && complete {
+            let blocks = locate(context, &stored, reader);
+            files.push(LocatedBlocks { blocks, status: Some(status), complete });
+        }
+    }
+    Ok(LocateFilesResponse { files })
 }
 
 /// Records an access in the background if the recorded one is old; the reader does not wait.

@@ -6,6 +6,7 @@ mod bad_input;
 mod balancing;
 mod failed_volumes;
 mod failing_disk;
+mod files_ahead;
 mod full_disk;
 mod hflush;
 mod identity;

@@ -16,6 +16,7 @@ mod options;
 mod outages;
 mod pjdfstest;
 mod programs;
+mod reading_ahead;
 mod rolling_restart;
 mod sys;
 mod twin;
