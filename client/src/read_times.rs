@@ -63,10 +63,12 @@ pub(crate) enum ReadKind {
 impl ReadKind {
     /// Kind of a read of `bytes`.
     pub(crate) const fn of(bytes: usize) -> Self {
-        match bytes {
-            0..=SMALL_BYTES => Self::Small,
-            0..=PIECE_BYTES => Self::Piece,
-            _ => Self::Large,
+        if bytes <= SMALL_BYTES {
+            Self::Small
+        } else if bytes <= PIECE_BYTES {
+            Self::Piece
+        } else {
+            Self::Large
         }
     }
 }

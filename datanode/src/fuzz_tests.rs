@@ -86,7 +86,7 @@ fn segment() -> Vec<u8> {
 }
 
 /// Makes the checksum of the record at the start of `raw` right again.
-fn repair_record(raw: &mut Vec<u8>) {
+fn repair_record(raw: &mut [u8]) {
     let Some(length) = raw.get(4..8).and_then(|raw| raw.first_chunk().copied()) else { return };
     let end = (u32::from_be_bytes(length) as usize).min(raw.len());
     if let Some(body) = end.checked_sub(CRC_BYTES) {
@@ -105,15 +105,20 @@ fn fuzzed_records_of_the_journal() {
         at += length;
     }
     assert_eq!(valid.len(), 3);
-    fuzz_repaired("records of the journal", &valid, repair_record, |input| match Record::decode(input) {
-        Some((record, length)) => {
-            let mut again = vec![0; record.encoded_len()];
-            assert_eq!(record.encode(&mut again), length);
-            assert_eq!(Record::decode(&again), Some((record, length)));
-            true
-        }
-        None => false,
-    });
+    fuzz_repaired(
+        "records of the journal",
+        &valid,
+        |raw| repair_record(raw),
+        |input| match Record::decode(input) {
+            Some((record, length)) => {
+                let mut again = vec![0; record.encoded_len()];
+                assert_eq!(record.encode(&mut again), length);
+                assert_eq!(Record::decode(&again), Some((record, length)));
+                true
+            }
+            None => false,
+        },
+    );
 }
 
 #[test]

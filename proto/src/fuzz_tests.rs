@@ -204,7 +204,6 @@ fn messages() -> Vec<Vec<u8>> {
         inode: 5,
         holder: "h".into(),
         last: Some(committed),
-        ..Default::default()
     };
     let storage = v1::StorageReport { storage_id: "DS-1".into(), capacity: 1 << 40, ..Default::default() };
     let report = v1::DatanodeReport { info: Some(info), storages: vec![storage], ..Default::default() };

@@ -1,6 +1,6 @@
 //! The scrubber: rereads and verifies all closed replicas, over and over.
 //!
-//! A thread a volume ([`volume_scrub`]), paced ([`pace`]) so that a pass over the volume takes a given period, in the order
+//! A thread a volume (`volume_scrub`), paced (`pace`) so that a pass over the volume takes a given period, in the order
 //! of block ids: so the replica that was verified longest ago is always the next. Where a pass stands is recorded on
 //! the volume now and then ([`record`]). Replicas are read past the page cache ([`crate::dataset::verify`]) with the
 //! lowest priority, and not while the volume serves readers and writers, unless the period would not be kept.

@@ -1,7 +1,6 @@
 //! A cluster after its faults: healed, without a load, with all files closed. What checks look at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -121,7 +120,7 @@ impl<'r> Quiet<'r> {
                                 .run_dir
                                 .join(format!("settled-{}-{round}-{number}-{index}", worker.number));
                             std::fs::write(&copy, &file.content)?;
-                            SettledNode::File { content: PathBuf::from(copy), replication: file.replication }
+                            SettledNode::File { content: copy, replication: file.replication }
                         }
                     };
                     history.write(&Record::Settled { path: path.clone(), node: Some(node) })?;

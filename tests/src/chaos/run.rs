@@ -207,7 +207,7 @@ impl Run<'_> {
         let load_ends = Worker::stop_file(&self.setup.run_dir).exists();
         for name in self.setup.servers.names() {
             let is_worker = self.setup.workers.iter().any(|worker| process_of(worker) == name);
-            let wanted = !timetable.keeps_down(&name) && !(is_worker && load_ends);
+            let wanted = !(timetable.keeps_down(&name) || is_worker && load_ends);
             if wanted && !self.setup.servers.runs(&name) {
                 self.setup.start(&name)?;
             }

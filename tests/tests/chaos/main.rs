@@ -105,8 +105,7 @@ fn outside() -> Result<()> {
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                loop {
-                    let Some(seed) = seeds.lock().ok().and_then(|mut seeds| seeds.next()) else { break };
+                while let Some(seed) = seeds.lock().ok().and_then(|mut seeds| seeds.next()) {
                     let began = Instant::now();
                     let outcome = one(seed, seconds, programs);
                     let took = began.elapsed().as_secs();

@@ -137,11 +137,11 @@ fn commands(fixture: &mut Fixture) -> Vec<Vec<u8>> {
     let ops = vec![
         Op::Mkdir(log::MkdirOp { node: path("/d"), mode: 0o755, ..log::MkdirOp::default() }),
         Op::Create(create),
-        Op::Append(log::AppendOp { node: path("/f"), holder: "h".to_owned(), ..log::AppendOp::default() }),
+        Op::Append(log::AppendOp { node: path("/f"), holder: "h".to_owned() }),
         add_block(3, "h", None),
         complete(3, "h", Some(committed(block(1, 1, 5), &["DS-1"]))),
         Op::Truncate(log::TruncateOp { node: path("/f"), length: 5, ..log::TruncateOp::default() }),
-        Op::RecoverLease(log::RecoverLeaseOp { node: path("/f"), ..log::RecoverLeaseOp::default() }),
+        Op::RecoverLease(log::RecoverLeaseOp { node: path("/f") }),
         Op::Delete(log::DeleteOp { node: path("/f"), ..log::DeleteOp::default() }),
         Op::SetReplication(log::SetReplicationOp { node: path("/f"), ..log::SetReplicationOp::default() }),
         Op::UpdateHints(log::UpdateHintsOp::default()),

@@ -30,8 +30,8 @@ impl Mounted {
     fn identity(&self) -> Result<Option<String>> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let here = format!(" {} ", self.mount.display());
-        let ours = mounts.lines().filter(|line| line.contains(&here) && line.contains(" - fuse"));
-        Ok(ours.last().and_then(|line| line.split(' ').next()).map(str::to_owned))
+        let mut ours = mounts.lines().filter(|line| line.contains(&here) && line.contains(" - fuse"));
+        Ok(ours.next_back().and_then(|line| line.split(' ').next()).map(str::to_owned))
     }
 
     fn local(&self, path: &str) -> PathBuf {

@@ -111,16 +111,16 @@ mod tests {
     fn the_worst_reason_counts() {
         let well = ClusterStats { live_datanodes: 3, ..ClusterStats::default() };
         assert_eq!(Diagnosis::of(&well), Diagnosis { health: Health::Healthy, reasons: vec![] });
-        let expected = ClusterStats { dead_datanodes: 1, expected_dead_datanodes: 1, ..well.clone() };
+        let expected = ClusterStats { dead_datanodes: 1, expected_dead_datanodes: 1, ..well };
         assert_eq!(Diagnosis::of(&expected).health, Health::Healthy, "in maintenance, say");
-        let dead = ClusterStats { dead_datanodes: 1, under_replicated_blocks: 7, ..well.clone() };
+        let dead = ClusterStats { dead_datanodes: 1, under_replicated_blocks: 7, ..well };
         assert_eq!(Diagnosis::of(&dead).health, Health::Degraded);
         assert_eq!(Diagnosis::of(&dead).reasons.len(), 2);
         for bad in [
-            ClusterStats { missing_blocks: 1, ..dead.clone() },
-            ClusterStats { corrupt_blocks: 1, ..well.clone() },
-            ClusterStats { safe_mode: true, ..well.clone() },
-            ClusterStats { disk_full: true, ..well.clone() },
+            ClusterStats { missing_blocks: 1, ..dead },
+            ClusterStats { corrupt_blocks: 1, ..well },
+            ClusterStats { safe_mode: true, ..well },
+            ClusterStats { disk_full: true, ..well },
             ClusterStats::default(),
         ] {
             assert_eq!(Diagnosis::of(&bad).health, Health::Unhealthy, "{bad:?}");

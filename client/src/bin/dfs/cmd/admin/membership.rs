@@ -98,9 +98,9 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let uuid = row.info.as_ref().map(|info| info.uuid.clone()).unwrap_or_default();
     let (mut told, mut stuck) = (String::new(), 0);
-    while wait {
+    loop {
         let progress = row.admin.unwrap_or_default();
-        if progress.done || progress.state() == AdminState::Normal {
+        if !wait || progress.done || progress.state() == AdminState::Normal {
             break;
         }
         stuck = if is_stuck(&progress) { stuck + 1 } else { 0 };
