@@ -174,10 +174,17 @@ fn restart_all(load: &Load<'_>, signal: Signal) -> Result<()> {
             return Ok(());
         }
         load.cluster.end(signal, |name| name == server)?;
+        let begun = Instant::now();
         load.cluster.start_again()?;
-        wait_until(&format!("all datanodes serve after {server} was restarted"), || {
-            let stats = load.cluster.block_on(client.stats());
-            Ok(stats.is_ok_and(|stats| stats.live_datanodes as usize == DATANODES))
+        // One that has only just stopped still counts as live: what tells is a heartbeat since then.
+        wait_until(&format!("all datanodes were heard since {server} was restarted"), || {
+            let Ok(reports) = load.cluster.block_on(client.datanodes()) else { return Ok(false) };
+            let since = begun.elapsed().as_millis();
+            let heard = |report: &dfs_client::DatanodeReport| {
+                let state = report.info.as_ref().map(dfs_client::DatanodeInfo::state);
+                state == Some(dfs_client::DatanodeState::Live) && u128::from(report.last_heartbeat_ms) < since
+            };
+            Ok(reports.len() == DATANODES && reports.iter().all(heard))
         })?;
     }
     Ok(())
