@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use dfs_client::{DfsClient, StorageReport};
+use dfs_client::{DatanodeReport, DatanodeState, DfsClient, StorageReport};
 use dfs_tests::cluster::MiniCluster;
 use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
@@ -61,7 +61,12 @@ impl Disks {
     async fn told(&self, dir: &Path) -> Result<Option<StorageReport>> {
         let path = dir.display().to_string();
         let reports = self.client.datanodes().await?;
-        Ok(reports.into_iter().flat_map(|report| report.storages).find(|storage| storage.path == path))
+        // A datanode whose volumes were emptied comes back as another one; the dead one had a volume there, too.
+        let lives = |report: &DatanodeReport| {
+            report.info.as_ref().is_some_and(|info| info.state() == DatanodeState::Live)
+        };
+        let mut volumes = reports.into_iter().filter(lives).flat_map(|report| report.storages);
+        Ok(volumes.find(|storage| storage.path == path))
     }
 
     /// Waits until a volume has failed, and answers why.
