@@ -36,6 +36,13 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 /// Read at once, and kept: usual answers have a few hundred bytes, listings some 100 KiB.
 const READ_BYTES: usize = 64 << 10;
 
+/// A namenode that is being stopped may still take a connection and close it: so often another one is tried before the other side
+/// is taken for a server of another kind.
+const CLOSED_MAX: u32 = 5;
+
+/// Time before that.
+const CLOSED_PAUSE: Duration = Duration::from_millis(100);
+
 /// Lives as long as the link.
 pub(crate) fn run(link: &Arc<Link>, address: &str) {
     let Err(error) = serve(link, address);
@@ -44,8 +51,26 @@ pub(crate) fn run(link: &Arc<Link>, address: &str) {
 
 fn serve(link: &Arc<Link>, address: &str) -> Result<std::convert::Infallible, LinkError> {
     let until = Instant::now() + CONNECT_TIMEOUT;
-    let socket = connect(address, until).map_err(LinkError::Connect)?;
-    let mut socket = link.opened(socket).map_err(LinkError::Connect)?;
+    let mut closed = 0;
+    let (socket, mut input) = loop {
+        let socket = connect(address, until).map_err(LinkError::Connect)?;
+        match greet(link, &socket, until) {
+            Ok(input) => break (socket, input),
+            Err(LinkError::ClosedAtOnce) if closed < CLOSED_MAX => {
+                closed += 1;
+                std::thread::sleep(CLOSED_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let socket = link.opened(socket).map_err(LinkError::Connect)?;
+    input.consume(PREFACE_BYTES);
+    link.begin();
+    read_answers(link, socket, input)
+}
+
+/// Exchanges prefaces; answers what was read, which begins with the other side's.
+fn greet(link: &Arc<Link>, mut socket: &TcpStream, until: Instant) -> Result<Input, LinkError> {
     io::Write::write_all(&mut socket, &framing::preface()).map_err(LinkError::Broken)?;
     let mut input = Input { bytes: vec![0; READ_BYTES], filled: 0 };
     while input.filled < PREFACE_BYTES {
@@ -72,9 +97,7 @@ fn serve(link: &Arc<Link>, address: &str) -> Result<std::convert::Infallible, Li
     let mut preface = [0; PREFACE_BYTES];
     preface.copy_from_slice(&input.bytes[..PREFACE_BYTES]);
     framing::check_preface(preface).map_err(LinkError::NotANamenode)?;
-    input.consume(PREFACE_BYTES);
-    link.begin();
-    read_answers(link, socket, input)
+    Ok(input)
 }
 
 fn read_answers(
