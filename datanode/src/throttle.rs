@@ -13,6 +13,9 @@ use crate::sync::lock;
 /// Time whose unused bytes are kept: short pauses are made up for, longer ones do not lead to a burst.
 const KEPT: Duration = Duration::from_millis(200);
 
+/// Longest wait between two looks at the limit; a change of it wakes who waits at once.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 struct State {
     bytes_per_second: u64,
@@ -58,18 +61,30 @@ impl Throttle {
 
     /// Waits until `bytes` may pass.
     pub fn pay(&self, bytes: u64) -> Result<(), DatanodeError> {
+        while !self.pay_within(bytes, LONGEST_WAIT)? {}
+        Ok(())
+    }
+
+    /// The same for at most `patience`. False if it was not enough, and nothing was paid.
+    pub fn pay_within(&self, bytes: u64, patience: Duration) -> Result<bool, DatanodeError> {
+        let until = Instant::now() + patience;
         let mut state = lock(&self.state);
         loop {
-            state.refill(Instant::now());
+            let now = Instant::now();
+            state.refill(now);
             if state.closed {
                 return Err(DatanodeError::Stopping);
             }
             if state.credit >= 0.0 {
                 state.credit -= bytes as f64;
-                return Ok(());
+                return Ok(true);
             }
-            let wait = Duration::from_secs_f64(-state.credit / state.bytes_per_second as f64);
-            let waited = self.changed.wait_timeout(state, wait.max(Duration::from_millis(1)));
+            let left = until.saturating_duration_since(now);
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let debt = Duration::from_secs_f64(-state.credit / state.bytes_per_second as f64);
+            let waited = self.changed.wait_timeout(state, debt.min(left).max(Duration::from_millis(1)));
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
