@@ -327,6 +327,7 @@ impl From<DfsError> for io::Error {
             | ErrorKind::NotRegistered
             | ErrorKind::NoAttribute
             | ErrorKind::NoLocks
+            | ErrorKind::Conflict
             | ErrorKind::Internal
             | ErrorKind::Unspecified => io::ErrorKind::Other,
         };

@@ -105,7 +105,7 @@ pub fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::TooManyLinks => Errno::EMLINK,
         ErrorKind::Deadlock => Errno::EDEADLK,
         ErrorKind::NoLocks => Errno::ENOLCK,
-        ErrorKind::Internal | ErrorKind::Unspecified => Errno::EIO,
+        ErrorKind::Conflict | ErrorKind::Internal | ErrorKind::Unspecified => Errno::EIO,
     }
 }
 

@@ -37,6 +37,7 @@
 //! | TooManyLinks                 | FAILED_PRECONDITION | EMLINK       | no                         |
 //! | Deadlock                     | FAILED_PRECONDITION | EDEADLK      | no                         |
 //! | NoLocks                      | RESOURCE_EXHAUSTED  | ENOLCK       | no                         |
+//! | Conflict                     | ABORTED             | EIO          | no                         |
 //! | Internal, Unspecified        | INTERNAL            | EIO          | no                         |
 
 use std::fmt;
@@ -65,7 +66,7 @@ impl ErrorKind {
             | Self::Deadlock => Code::FailedPrecondition,
             Self::InvalidPath | Self::NameTooLong | Self::InvalidArgument => Code::InvalidArgument,
             Self::AccessDenied | Self::NotPermitted => Code::PermissionDenied,
-            Self::LeaseExpired | Self::StaleGenerationStamp => Code::Aborted,
+            Self::LeaseExpired | Self::StaleGenerationStamp | Self::Conflict => Code::Aborted,
             Self::RecoveryInProgress | Self::NotYetReplicated | Self::NotLeader | Self::Unavailable => {
                 Code::Unavailable
             }
@@ -119,6 +120,7 @@ impl ErrorKind {
             Self::TooManyLinks => "Too many links",
             Self::Deadlock => "Resource deadlock avoided",
             Self::NoLocks => "No locks available",
+            Self::Conflict => "Changed by somebody else meanwhile",
             Self::Internal | Self::Unspecified => "Internal error",
         }
     }
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_wire() {
-        for raw in 0..=33 {
+        for raw in 0..=34 {
             let kind = ErrorKind::try_from(raw).expect("a kind");
             let error = RpcError::new(kind, "/a/b", "because");
             let status = error.to_status();

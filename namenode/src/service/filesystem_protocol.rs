@@ -200,4 +200,23 @@ impl FileSystemProtocol for FileSystemService {
         };
         answer(result.await)
     }
+
+    async fn delegate_directory(
+        &self,
+        _request: Request<DelegateDirectoryRequest>,
+    ) -> Answer<DelegateDirectoryResponse> {
+        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    }
+
+    async fn return_directories(&self, _request: Request<ReturnDirectoriesRequest>) -> Answer<Empty> {
+        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    }
+
+    async fn reserve_inodes(&self, _request: Request<ReserveInodesRequest>) -> Answer<ReserveInodesResponse> {
+        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    }
+
+    async fn apply_changes(&self, _request: Request<ApplyChangesRequest>) -> Answer<ApplyChangesResponse> {
+        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    }
 }

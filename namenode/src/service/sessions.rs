@@ -118,7 +118,7 @@ impl Sessions {
         let epoch = self.touch(soft, name)?;
         soft.leases().renew(soft.now_ms(), name);
         let timeout_ms = self.table().timeout_ms();
-        Ok(KeepSessionResponse { epoch, recalled, timeout_ms })
+        Ok(KeepSessionResponse { epoch, recalled, timeout_ms, recalled_directories: Vec::new() })
     }
 
     /// The session has the file open. If its last name may be going at this moment, waits until that is decided.

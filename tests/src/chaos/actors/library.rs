@@ -191,7 +191,8 @@ fn denies(kind: ErrorKind) -> bool {
         | ErrorKind::NoAttribute
         | ErrorKind::TooManyLinks
         | ErrorKind::Deadlock
-        | ErrorKind::NoLocks => true,
+        | ErrorKind::NoLocks
+        | ErrorKind::Conflict => true,
         ErrorKind::LeaseHeldByOther
         | ErrorKind::LeaseExpired
         | ErrorKind::RecoveryInProgress
