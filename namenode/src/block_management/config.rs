@@ -22,6 +22,9 @@ pub struct BlockManagementConfig {
     pub pending_timeout_ms: u64,
     /// Replicas that one heartbeat asks a datanode to delete. Default 1,000 (HDFS's); 1 to 100,000.
     pub invalidate_limit: usize,
+    /// Deletion of a deleted file's replica is ordered after this time, unless the datanode is short of room. Default 5,000; 0 to an
+    /// hour.
+    pub invalidate_delay_ms: u64,
     /// A deletion that is not confirmed after this time is ordered again. Default 60,000; at least 1.
     pub invalidate_retry_ms: u64,
     /// A datanode that was asked to verify a replica, because another one of the block is bad, is asked again
@@ -51,6 +54,7 @@ impl Default for BlockManagementConfig {
             node_transfer_bytes_max: 512 << 20,
             pending_timeout_ms: 30_000,
             invalidate_limit: 1_000,
+            invalidate_delay_ms: 5_000,
             invalidate_retry_ms: 60_000,
             verify_retry_ms: 30_000,
             recovery_timeout_ms: 15_000,
@@ -94,6 +98,7 @@ impl BlockManagementConfig {
         within("node_transfer_bytes_max", self.node_transfer_bytes_max, 1, u64::MAX)?;
         within("pending_timeout_ms", self.pending_timeout_ms, 1, DAY_MS)?;
         within("invalidate_limit", self.invalidate_limit as u64, 1, 100_000)?;
+        within("invalidate_delay_ms", self.invalidate_delay_ms, 0, DAY_MS / 24)?;
         within("invalidate_retry_ms", self.invalidate_retry_ms, 1, DAY_MS)?;
         within("verify_retry_ms", self.verify_retry_ms, 1, DAY_MS)?;
         within("recovery_timeout_ms", self.recovery_timeout_ms, 1, DAY_MS)?;

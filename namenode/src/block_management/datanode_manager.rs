@@ -64,6 +64,9 @@ pub(super) enum Liveness {
     Dead,
 }
 
+/// A volume with a smaller part of its capacity left is short of room: what is to be deleted there is deleted at once.
+const ROOM_PART: u64 = 10;
+
 /// One volume of a datanode.
 #[derive(Debug)]
 pub(super) struct Storage {
@@ -246,6 +249,12 @@ impl DatanodeManager {
 
     pub(super) fn nodes(&self) -> &[Datanode] {
         &self.nodes
+    }
+
+    /// One of its volumes has less than a [`ROOM_PART`]th of its capacity left.
+    pub(super) fn is_short_of_room(&self, node: NodeIndex) -> bool {
+        let volumes = self.node(node).storages.iter().map(|storage| self.storage(*storage));
+        volumes.filter(|volume| !volume.failed).any(|volume| volume.remaining < volume.capacity / ROOM_PART)
     }
 
     pub(super) fn storages(&self) -> &[Storage] {

@@ -148,7 +148,11 @@ impl BlockManager {
             let storage = replica.storage();
             self.uncount(storage, Some(replica.mark()));
             if self.datanodes.usable(storage) {
-                self.order_deletion(id, self.datanodes.node_of(storage), stamp.max(entry.stamp));
+                let node = self.datanodes.node_of(storage);
+                let datanode = self.datanodes.node_mut(node);
+                if datanode.serves() {
+                    datanode.invalidates.add_deleted(id, stamp.max(entry.stamp));
+                }
             }
         }
     }

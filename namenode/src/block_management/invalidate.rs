@@ -3,8 +3,12 @@
 //! A deletion is ordered on a heartbeat, confirmed by an incremental report, and ordered again a few
 //! times if no confirmation comes. As long as a block is here, reports of its replica (with the same
 //! stamp or an older one) are not believed, and the datanode is no target for a copy of the block.
+//!
+//! Replicas of deleted files wait a moment before that: who deletes many files is served by the same disks and processors
+//! that would be busy freeing the first ones meanwhile, and `rm -r` of a usual tree is over when its replicas begin to go. A
+//! datanode that is short of room does not wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use dfs_proto::{BlockId, GenerationStamp, v1};
 
@@ -27,6 +31,12 @@ struct Sent {
 pub(super) struct Invalidates {
     /// Not ordered yet: block -> the highest stamp to delete.
     waiting: BTreeMap<BlockId, GenerationStamp>,
+    /// Those to be ordered next. Here and below, one that is not `waiting` any more is passed over.
+    next: VecDeque<BlockId>,
+    /// Those of deleted files that came since the last heartbeat.
+    added: Vec<BlockId>,
+    /// The others of deleted files, and since when they are here.
+    ripening: VecDeque<(u64, BlockId)>,
     /// Ordered and not confirmed.
     sent: BTreeMap<BlockId, Sent>,
 }
@@ -34,14 +44,27 @@ pub(super) struct Invalidates {
 impl Invalidates {
     /// Plans to delete the replica of `id` with `stamp` or an older one.
     pub(super) fn add(&mut self, id: BlockId, stamp: GenerationStamp) {
-        match self.sent.get(&id) {
-            Some(sent) if sent.stamp >= stamp => {}
-            Some(_) | None => {
-                self.sent.remove(&id);
-                let planned = self.waiting.entry(id).or_insert(stamp);
-                *planned = stamp.max(*planned);
-            }
+        if self.plan(id, stamp) {
+            self.next.push_back(id);
         }
+    }
+
+    /// The same for a replica of a deleted file.
+    pub(super) fn add_deleted(&mut self, id: BlockId, stamp: GenerationStamp) {
+        if self.plan(id, stamp) {
+            self.added.push(id);
+        }
+    }
+
+    /// Answers whether it has to be ordered.
+    fn plan(&mut self, id: BlockId, stamp: GenerationStamp) -> bool {
+        if self.sent.get(&id).is_some_and(|sent| sent.stamp >= stamp) {
+            return false;
+        }
+        self.sent.remove(&id);
+        let planned = self.waiting.entry(id).or_insert(stamp);
+        *planned = stamp.max(*planned);
+        true
     }
 
     /// Stamp up to which the replica of `id` is to be deleted.
@@ -57,16 +80,16 @@ impl Invalidates {
     }
 
     pub(super) fn clear(&mut self) {
-        self.waiting.clear();
-        self.sent.clear();
+        *self = Self::default();
     }
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.sent.len()
     }
 
-    /// Up to `max` deletions to order now.
-    pub(super) fn take(&mut self, now: u64, retry_ms: u64, max: usize) -> Vec<v1::Block> {
+    /// Up to `max` deletions to order now. Those of deleted files wait `delay_ms`; what was not confirmed for `retry_ms` is repeated.
+    pub(super) fn take(&mut self, now: u64, delay_ms: u64, retry_ms: u64, max: usize) -> Vec<v1::Block> {
+        self.ripening.extend(self.added.drain(..).map(|id| (now, id)));
         let retry_at = now.saturating_add(retry_ms);
         let mut blocks = Vec::new();
         let overdue: Vec<BlockId> =
@@ -82,11 +105,20 @@ impl Invalidates {
             }
         }
         while blocks.len() < max && self.sent.len() < UNCONFIRMED_MAX {
-            let Some((id, stamp)) = self.waiting.pop_first() else { break };
+            let Some(id) = self.next(now, delay_ms) else { break };
+            let Some(stamp) = self.waiting.remove(&id) else { continue };
             self.sent.insert(id, Sent { stamp, attempts: 1, retry_at });
             blocks.push(order(id, stamp));
         }
         blocks
+    }
+
+    fn next(&mut self, now: u64, delay_ms: u64) -> Option<BlockId> {
+        if let Some(id) = self.next.pop_front() {
+            return Some(id);
+        }
+        let ripe = |(since, _): &mut (u64, BlockId)| since.saturating_add(delay_ms) <= now;
+        self.ripening.pop_front_if(ripe).map(|(_, id)| id)
     }
 
     /// The datanode restarted: what it was told is lost.
@@ -116,29 +148,46 @@ mod tests {
             queue.add(BlockId(id), GenerationStamp(10));
         }
         queue.add(BlockId(2), GenerationStamp(8));
-        assert_eq!(ids(&queue.take(0, 100, 2)), [(1, 10), (2, 10)]);
-        assert_eq!(ids(&queue.take(0, 100, 2)), [(3, 10)]);
-        assert_eq!(ids(&queue.take(50, 100, 2)), []);
+        assert_eq!(ids(&queue.take(0, 0, 100, 2)), [(1, 10), (2, 10)]);
+        assert_eq!(ids(&queue.take(0, 0, 100, 2)), [(3, 10)]);
+        assert_eq!(ids(&queue.take(50, 0, 100, 2)), []);
         queue.forget(BlockId(1));
-        assert_eq!(ids(&queue.take(100, 100, 9)), [(2, 10), (3, 10)]);
-        assert_eq!(ids(&queue.take(200, 100, 9)), [(2, 10), (3, 10)]);
+        assert_eq!(ids(&queue.take(100, 0, 100, 9)), [(2, 10), (3, 10)]);
+        assert_eq!(ids(&queue.take(200, 0, 100, 9)), [(2, 10), (3, 10)]);
         assert_eq!(queue.len(), 2);
-        assert_eq!(ids(&queue.take(300, 100, 9)), []);
+        assert_eq!(ids(&queue.take(300, 0, 100, 9)), []);
         assert_eq!(queue.len(), 0);
+    }
+
+    #[test]
+    fn replicas_of_deleted_files_wait_unless_there_is_no_time() {
+        let mut queue = Invalidates::default();
+        let stamp = GenerationStamp(10);
+        queue.add_deleted(BlockId(1), stamp);
+        assert_eq!(ids(&queue.take(1_000, 5_000, 60_000, 9)), []);
+        queue.add_deleted(BlockId(2), stamp);
+        queue.add_deleted(BlockId(3), stamp);
+        assert!(queue.forget(BlockId(3)));
+        queue.add(BlockId(4), stamp);
+        assert_eq!(ids(&queue.take(2_000, 5_000, 60_000, 9)), [(4, 10)]);
+        assert_eq!(ids(&queue.take(6_000, 5_000, 60_000, 9)), [(1, 10)]);
+        queue.add_deleted(BlockId(5), stamp);
+        assert_eq!(ids(&queue.take(6_050, 0, 60_000, 9)), [(2, 10), (5, 10)]);
+        assert_eq!(queue.len(), 4, "ordered and not confirmed");
     }
 
     #[test]
     fn a_newer_stamp_replaces_an_order_and_a_restart_repeats_it() {
         let mut queue = Invalidates::default();
         queue.add(BlockId(1), GenerationStamp(10));
-        assert_eq!(ids(&queue.take(0, 100, 9)), [(1, 10)]);
+        assert_eq!(ids(&queue.take(0, 0, 100, 9)), [(1, 10)]);
         queue.add(BlockId(1), GenerationStamp(9));
-        assert_eq!(ids(&queue.take(0, 100, 9)), []);
+        assert_eq!(ids(&queue.take(0, 0, 100, 9)), []);
         queue.add(BlockId(1), GenerationStamp(12));
         assert_eq!(queue.stamp_of(BlockId(1)), Some(GenerationStamp(12)));
-        assert_eq!(ids(&queue.take(0, 100, 9)), [(1, 12)]);
+        assert_eq!(ids(&queue.take(0, 0, 100, 9)), [(1, 12)]);
         queue.restart();
-        assert_eq!(ids(&queue.take(1, 100, 9)), [(1, 12)]);
+        assert_eq!(ids(&queue.take(1, 0, 100, 9)), [(1, 12)]);
     }
 
     #[test]
@@ -147,7 +196,7 @@ mod tests {
         for id in 0..20_000 {
             queue.add(BlockId(id), GenerationStamp(1));
         }
-        let ordered: usize = (0..30).map(|_| queue.take(0, 100, 1_000).len()).sum();
+        let ordered: usize = (0..30).map(|_| queue.take(0, 0, 100, 1_000).len()).sum();
         assert_eq!(ordered, UNCONFIRMED_MAX);
         assert_eq!(queue.len(), 20_000);
     }

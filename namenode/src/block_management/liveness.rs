@@ -113,9 +113,7 @@ impl BlockManager {
         if !blocks.is_empty() {
             commands.push(command(Command::Verify(v1::VerifyCommand { blocks })));
         }
-        let datanode = self.datanodes.node_mut(node);
-        let blocks =
-            datanode.invalidates.take(now, self.config.invalidate_retry_ms, self.config.invalidate_limit);
+        let blocks = self.take_deletions(now, node);
         if !blocks.is_empty() {
             commands.push(command(Command::Invalidate(v1::InvalidateCommand { blocks })));
         }
@@ -273,6 +271,13 @@ impl BlockManager {
         for id in sent_by.into_iter().chain(sent_to) {
             self.evaluate(now, id);
         }
+    }
+
+    fn take_deletions(&mut self, now: u64, node: NodeIndex) -> Vec<v1::Block> {
+        let config = &self.config;
+        let delay = if self.datanodes.is_short_of_room(node) { 0 } else { config.invalidate_delay_ms };
+        let (retry, limit) = (config.invalidate_retry_ms, config.invalidate_limit);
+        self.datanodes.node_mut(node).invalidates.take(now, delay, retry, limit)
     }
 
     /// Takes over the state of volumes. A registration lists all of them; one that is missing has failed.

@@ -74,7 +74,7 @@ fn volume(id: &str, capacity: u64, used: u64) -> v1::StorageReport {
 
 impl World {
     fn new() -> Self {
-        Self::with(BlockManagementConfig::default())
+        Self::with(BlockManagementConfig { invalidate_delay_ms: 0, ..BlockManagementConfig::default() })
     }
 
     fn with(config: BlockManagementConfig) -> Self {
