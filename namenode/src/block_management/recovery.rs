@@ -11,7 +11,7 @@ use dfs_proto::{BlockId, GenerationStamp, InodeId, v1};
 use smallvec::SmallVec;
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{NodeIndex, StorageIndex};
+use super::datanode_manager::{Liveness, NodeIndex, StorageIndex};
 use super::liveness::command;
 use super::replica_set::Mark;
 use crate::namesystem::StoredBlock;
@@ -100,13 +100,19 @@ impl BlockManager {
         overdue.into_iter().map(|(id, inode)| (inode, id)).filter(|(inode, _)| named.insert(*inode)).collect()
     }
 
-    /// Finds recoveries that take too long, lost their primary, or never had one.
+    /// Finds recoveries that take too long, lost their primary, or never had one. One whose primary has fallen silent is begun
+    /// anew at once if another datanode could be primary: the callers who wait for it should not wait for the silence to end.
     pub(super) fn check_recoveries(&mut self, now: u64) {
         let datanodes = &self.datanodes;
         let timeout_ms = self.config.recovery_timeout_ms;
         let mut waiting = Vec::new();
         for (id, recovery) in &mut self.recoveries {
-            let lost = recovery.primary.is_some_and(|primary| !datanodes.node(primary).serves());
+            let others = || recovery.storages.iter().any(|storage| datanodes.fresh(*storage));
+            let lost = recovery.primary.is_some_and(|primary| match datanodes.node(primary).liveness {
+                Liveness::Live => false,
+                Liveness::Stale => others(),
+                Liveness::Expected | Liveness::Dead => true,
+            });
             if recovery.deadline <= now || lost {
                 self.overdue_recoveries.insert(*id, recovery.inode);
                 // Should the proposal fail, it is asked for again.

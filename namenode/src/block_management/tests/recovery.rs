@@ -60,6 +60,29 @@ fn an_overdue_recovery_is_asked_for_again_and_given_to_another_primary() {
 }
 
 #[test]
+fn a_primary_that_falls_silent_is_replaced_before_the_recovery_is_overdue() {
+    let mut world = World::cluster(3);
+    let block = world.allocate(3, &[0, 1, 2]);
+    start(&mut world, block.id, 5_000);
+    let orders = recoveries(&world.second(&[0, 1, 2]));
+    let primary = orders[0].0;
+    let others: Vec<usize> = (0..3).filter(|node| *node != primary).collect();
+    world.seconds(4, &others);
+    assert_eq!(world.manager.take_overdue_recoveries(), []);
+    world.seconds(3, &others);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+    start(&mut world, block.id, 5_001);
+    let orders = recoveries(&world.second(&others));
+    assert_eq!(orders.len(), 1);
+    assert!(others.contains(&orders[0].0), "another one is asked");
+    // Nobody else could do it: it is waited for.
+    let lone = world.allocate(1, &[primary]);
+    start(&mut world, lone.id, 5_002);
+    world.seconds(7, &others);
+    assert_eq!(world.manager.take_overdue_recoveries(), []);
+}
+
+#[test]
 fn a_file_with_several_overdue_blocks_is_named_once() {
     let mut world = World::cluster(2);
     let (one, two) = (world.allocate(2, &[0, 1]), world.allocate(2, &[0, 1]));
