@@ -179,9 +179,10 @@ async fn expire_sessions(context: Arc<Context>) {
     }
 }
 
-/// Ends a session, and recovers the leases that it has not given back.
+/// Ends a session, recovers the leases that it has not given back, and forgets which inode numbers it had reserved.
 pub async fn end_session(context: &Context, session: &str, why: &'static str) {
     let known = context.sessions.end(session);
+    drop_reservations(context, session).await;
     let leases = context.snapshot().and_then(|snapshot| {
         let leases = snapshot.leases_of(session);
         leases.map_err(|e| crate::service::rpc_error(&e))
@@ -196,6 +197,25 @@ pub async fn end_session(context: &Context, session: &str, why: &'static str) {
             }
         }
         Err(error) => tracing::error!(%error, session, "leases cannot be read"),
+    }
+}
+
+async fn drop_reservations(context: &Context, session: &str) {
+    let reserved = context.snapshot().and_then(|snapshot| {
+        let reserved = snapshot.has_reservations(session);
+        reserved.map_err(|e| crate::service::rpc_error(&e))
+    });
+    let dropped = match reserved {
+        Ok(false) => return,
+        Ok(true) => {
+            let op = log::DropReservationsOp { session: session.to_owned() };
+            context.own_change_relaxed(Op::DropReservations(op)).await.map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = dropped {
+        // They are found again after the next start.
+        tracing::warn!(session, %error, "reserved inode numbers are not given up");
     }
 }
 

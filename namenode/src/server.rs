@@ -230,6 +230,8 @@ fn recall(soft: &SoftState, sessions: &Sessions, consensus: &Consensus) -> Resul
         holders.push(holder);
     }
     holders.retain(|holder| holder.starts_with(NAME_PREFIX));
+    holders.extend(snapshot.reserving_sessions()?);
+    holders.sort_unstable();
     holders.dedup();
     let mut orphans: Vec<u64> = Vec::new();
     loop {

@@ -143,13 +143,19 @@ impl RpcError {
         Self { kind, subject: subject.into(), reason: reason.into() }
     }
 
+    /// The message that carries this error, in a status or in an answer to one of many changes.
+    pub fn detail(&self) -> ErrorDetail {
+        ErrorDetail { kind: self.kind.into(), subject: self.subject.clone(), reason: self.reason.clone() }
+    }
+
+    /// The error that a message carries.
+    pub fn from_detail(detail: ErrorDetail) -> Self {
+        Self { kind: detail.kind(), subject: detail.subject, reason: detail.reason }
+    }
+
     /// The status that carries this error.
     pub fn to_status(&self) -> Status {
-        let detail = ErrorDetail {
-            kind: self.kind.into(),
-            subject: self.subject.clone(),
-            reason: self.reason.clone(),
-        };
+        let detail = self.detail();
         Status::with_details(self.kind.code(), self.to_string(), Bytes::from(detail.encode_to_vec()))
     }
 
@@ -159,7 +165,7 @@ impl RpcError {
         if let Ok(detail) = ErrorDetail::decode(status.details())
             && !status.details().is_empty()
         {
-            return Self { kind: detail.kind(), subject: detail.subject, reason: detail.reason };
+            return Self::from_detail(detail);
         }
         let kind = match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Unavailable,

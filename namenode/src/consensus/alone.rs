@@ -179,6 +179,34 @@ impl Alone {
         outcome.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
+    /// Carries out commands in their order, which nothing comes in between of but the end of an entry.
+    pub async fn propose_all(&self, commands: Vec<log::Command>, level: Level) -> Vec<Outcome> {
+        let stopped = |count| (0..count).map(|_| Err(ProposeError::Stopped)).collect();
+        let count = commands.len();
+        // More than there are places would wait for ever.
+        let places = u32::try_from(count.min(PROPOSALS_MAX)).unwrap_or(u32::MAX);
+        let Ok(_places) = self.places.acquire_many(places).await else { return stopped(count) };
+        let mut outcomes = Vec::with_capacity(count);
+        {
+            let mut queue = lock(&self.queue);
+            if queue.closed {
+                return stopped(count);
+            }
+            for command in commands {
+                let (reply, outcome) = oneshot::channel();
+                queue.proposals.push(Proposal { command, waiter: Waiter { reply, level } });
+                outcomes.push(outcome);
+            }
+        }
+        let_others_in().await;
+        self.work();
+        let mut answers = Vec::with_capacity(count);
+        for outcome in outcomes {
+            answers.push(outcome.await.unwrap_or(Err(ProposeError::Stopped)));
+        }
+        answers
+    }
+
     /// Has what was written put on disk now.
     pub fn want_sync(&self) {
         self.want(|wanted| wanted.sync = true);

@@ -123,6 +123,34 @@ impl Member {
         let (reply, outcome) = oneshot::channel();
         let proposal = Proposal { command, waiter: Waiter { reply, level } };
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
+        self.outcome(outcome, health).await
+    }
+
+    /// Has commands put into the log in their order.
+    pub async fn propose_all(
+        &self,
+        commands: Vec<log::Command>,
+        level: Level,
+        health: &Health,
+    ) -> Vec<Outcome> {
+        let mut waiting = Vec::with_capacity(commands.len());
+        for command in commands {
+            let (reply, outcome) = oneshot::channel();
+            let proposal = Proposal { command, waiter: Waiter { reply, level } };
+            let sent = self.proposals.send(proposal).await;
+            waiting.push(sent.map(|()| outcome).map_err(|_| ProposeError::Stopped));
+        }
+        let mut outcomes = Vec::with_capacity(waiting.len());
+        for outcome in waiting {
+            outcomes.push(match outcome {
+                Ok(outcome) => self.outcome(outcome, health).await,
+                Err(stopped) => Err(stopped),
+            });
+        }
+        outcomes
+    }
+
+    async fn outcome(&self, outcome: oneshot::Receiver<Outcome>, health: &Health) -> Outcome {
         match outcome.await {
             Ok(outcome) => outcome,
             // The entry was cut off the log by another leader, or everything stopped.

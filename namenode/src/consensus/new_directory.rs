@@ -71,7 +71,7 @@ impl NewDirectory {
             let failed = |source| ConsensusError::Rows { path: path.clone(), source };
             let rows = store.rows();
             let mut tables = Tables::open(&rows).map_err(failed)?;
-            tables.mark_restored(created_ns);
+            tables.mark_restored(created_ns).map_err(failed)?;
             position.store(&mut tables, true);
             tables.commit();
         }

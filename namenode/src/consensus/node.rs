@@ -211,6 +211,20 @@ impl Consensus {
         self.submit(command, Level::Written).await
     }
 
+    /// As [`Consensus::propose_relaxed`], for commands that are carried out in their order. An outcome for each: one that is
+    /// refused does not keep the next ones from being carried out.
+    pub async fn propose_all_relaxed(&self, commands: Vec<log::Command>) -> Vec<Outcome> {
+        let bytes = commands.iter().map(Message::encoded_len).max().unwrap_or(0);
+        if bytes > COMMAND_BYTES_MAX {
+            let too_large = || Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
+            return commands.iter().map(|_| too_large()).collect();
+        }
+        match &self.inner.role {
+            Role::Alone(alone) => alone.propose_all(commands, Level::Written).await,
+            Role::Member(member) => member.propose_all(commands, Level::Written, &self.inner.health).await,
+        }
+    }
+
     async fn submit(&self, command: log::Command, level: Level) -> Outcome {
         let bytes = command.encoded_len();
         if bytes > COMMAND_BYTES_MAX {

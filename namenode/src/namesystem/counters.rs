@@ -68,6 +68,13 @@ impl Counters {
         id
     }
 
+    /// So many inode ids in a row, for somebody who gives them later. Answers the first.
+    pub(super) fn take_inodes(&mut self, count: u32) -> InodeId {
+        let first = InodeId(self.next_inode);
+        self.next_inode += u64::from(count);
+        first
+    }
+
     /// A new block id.
     pub(super) fn take_block(&mut self) -> BlockId {
         let id = BlockId(self.next_block);

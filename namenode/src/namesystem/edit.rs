@@ -186,7 +186,7 @@ impl Tables<'_> {
     pub(super) fn new_inode(&mut self, fresh: FreshInode<'_>) -> Inode {
         self.counters.inodes += 1;
         Inode {
-            id: self.counters.take_inode(),
+            id: fresh.reserved.unwrap_or_else(|| self.counters.take_inode()),
             kind: fresh.kind,
             mode: fresh.mode,
             nlink: if fresh.kind == FileType::Directory { 2 } else { 1 },
@@ -213,6 +213,8 @@ impl Tables<'_> {
 
 /// What a new inode starts with.
 pub(super) struct FreshInode<'a> {
+    /// Its number, if that was reserved; otherwise it gets the next one.
+    pub(super) reserved: Option<InodeId>,
     pub(super) kind: FileType,
     pub(super) mode: u16,
     pub(super) parent: InodeId,

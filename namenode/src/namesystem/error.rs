@@ -75,6 +75,9 @@ pub enum InvalidReason {
     /// Lease holder empty, too long, or the namenode's own.
     #[error("lease holder is not valid")]
     Holder,
+    /// A number of inode numbers that is 0 or too large.
+    #[error("1 to 4,096 numbers can be reserved at once")]
+    ReservedCount,
     /// Mode has bits outside 07777.
     #[error("mode has bits outside 07777")]
     Mode,
@@ -313,6 +316,24 @@ pub enum NamesystemError {
         /// File.
         inode: InodeId,
     },
+    /// Another node is there than the caller means.
+    #[error("{path}: not {meant}")]
+    Conflict {
+        /// Path.
+        path: String,
+        /// The node that is meant; number 0: none.
+        meant: InodeId,
+        /// What is there.
+        found: Option<InodeId>,
+    },
+    /// The number of a new node is none that the session may give (any more).
+    #[error("{inode} is not reserved for {session}")]
+    NotReserved {
+        /// Number.
+        inode: InodeId,
+        /// Session.
+        session: String,
+    },
     /// The file has as many blocks, or the file system as many names, as it can have.
     #[error("{subject}: too large")]
     TooLarge {
@@ -352,6 +373,7 @@ impl NamesystemError {
             Self::NoAttribute { .. } => ErrorKind::NoAttribute,
             Self::XattrSpace { .. } => ErrorKind::NoSpace,
             Self::TooManyLinks { .. } => ErrorKind::TooManyLinks,
+            Self::Conflict { .. } | Self::NotReserved { .. } => ErrorKind::Conflict,
             Self::Store(_) => ErrorKind::Internal,
         }
     }
@@ -371,7 +393,8 @@ impl NamesystemError {
             | Self::SymbolicLink { path }
             | Self::TooManyLinks { path }
             | Self::LeaseHeldByOther { path, .. }
-            | Self::RecoveryInProgress { path } => path.clone(),
+            | Self::RecoveryInProgress { path }
+            | Self::Conflict { path, .. } => path.clone(),
             Self::InvalidArgument { subject, .. } | Self::TooLarge { subject } => subject.clone(),
             Self::XattrNamespace { name } => name.clone(),
             Self::DatanodeNotFound { uuid } => uuid.clone(),
@@ -379,6 +402,7 @@ impl NamesystemError {
             | Self::NoAttribute { inode, .. }
             | Self::XattrSpace { inode }
             | Self::LeaseExpired { inode, .. }
+            | Self::NotReserved { inode, .. }
             | Self::NoUsableDatanode { inode } => inode.to_string(),
             Self::BlockNotFound { block } | Self::NotYetReplicated { block } => block.to_string(),
             Self::StaleGenerationStamp { block, given, .. } => dfs_proto::ids::block_name(*block, *given),
@@ -416,6 +440,11 @@ impl NamesystemError {
             Self::LeaseHeldByOther { holder, .. } => format!("writer {holder}"),
             Self::LeaseExpired { holder, .. } => format!("holder {holder}"),
             Self::StaleGenerationStamp { recorded, .. } => format!("recorded stamp {recorded}"),
+            Self::Conflict { meant, found, .. } => match found {
+                Some(found) => format!("{found} is there, meant was {meant}"),
+                None => format!("nothing is there, meant was {meant}"),
+            },
+            Self::NotReserved { session, .. } => format!("not reserved for {session}"),
             Self::Store(error) => error.to_string(),
         }
     }

@@ -13,6 +13,7 @@ use super::entry::Entry;
 use super::error::StoreError;
 use super::inode::Inode;
 use super::keys;
+use super::reservation::Reservation;
 use super::rows::Rows;
 use super::snapshot::Snapshot;
 use super::stored_block::BlockState;
@@ -125,6 +126,14 @@ pub enum Violation {
         /// By the tables.
         counted: u64,
     },
+    /// A range of reserved inode numbers that were not all given to the session, or of which one is in use.
+    #[error("{session} has inode numbers from {first} on reserved that are not its own alone")]
+    Reservation {
+        /// Session.
+        session: String,
+        /// First number of the range.
+        first: u64,
+    },
     /// An id or stamp in use was not given yet.
     #[error("{what} {number} is in use but was never given")]
     NotGiven {
@@ -177,6 +186,7 @@ impl Snapshot {
         let inodes = self.check_inodes(&counters, &links, &mut violations)?;
         let blocks = self.check_blocks(&counters, &mut violations)?;
         self.check_leases(&mut violations)?;
+        self.check_reservations(&counters, &mut violations)?;
         let mut retries = 0;
         self.each_row(Table::Retries, |_, _| {
             retries += 1;
@@ -357,6 +367,31 @@ impl Snapshot {
             }
             Ok(())
         })
+    }
+
+    fn check_reservations(
+        &self,
+        counters: &Counters,
+        violations: &mut Vec<Violation>,
+    ) -> Result<(), StoreError> {
+        let mut ranges = Vec::new();
+        self.each_row(Table::Reservations, |key, value| {
+            let (session, _) = keys::parse_holder(Table::Reservations, key)?;
+            ranges.push((Reservation::decode(key, value)?, session));
+            Ok(())
+        })?;
+        ranges.sort_unstable_by_key(|(range, _)| range.first);
+        let mut free_from = 0;
+        for (range, session) in ranges {
+            let given = counters.gave_inode(InodeId(range.end - 1));
+            let (from, to) = (keys::inode(InodeId(range.next)), keys::inode(InodeId(range.end)));
+            let mut used = self.range(Table::Inodes, Bound::Included(&from), Bound::Excluded(&to))?;
+            if !given || range.first < free_from || used.next().transpose()?.is_some() {
+                violations.push(Violation::Reservation { session, first: range.first });
+            }
+            free_from = range.end;
+        }
+        Ok(())
     }
 
     fn each_row(

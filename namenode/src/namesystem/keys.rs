@@ -43,6 +43,11 @@ pub(super) fn lease(holder: &str, inode_id: InodeId) -> Vec<u8> {
     key
 }
 
+/// Numbers that a session has reserved, by the first of a range. Laid out as keys of leases.
+pub(super) fn reservation(session: &str, first: u64) -> Vec<u8> {
+    lease(session, InodeId(first))
+}
+
 pub(super) fn retry(client_id: &[u8; 16], call_id: u64) -> [u8; RETRY_KEY_BYTES] {
     let mut key = [0; RETRY_KEY_BYTES];
     key[..16].copy_from_slice(client_id);
@@ -70,8 +75,13 @@ pub(super) fn leading_u64(table: Table, key: &[u8]) -> Result<u64, StoreError> {
 
 /// Splits a lease key.
 pub(super) fn parse_lease(key: &[u8]) -> Result<(String, InodeId), StoreError> {
-    let corrupt = |fault| StoreError::Corrupt { table: Table::Leases.name(), key: key.to_vec(), fault };
-    let inode = InodeId(trailing_u64(Table::Leases, key)?);
+    parse_holder(Table::Leases, key)
+}
+
+/// Splits a key of a holder and a number.
+pub(super) fn parse_holder(table: Table, key: &[u8]) -> Result<(String, InodeId), StoreError> {
+    let corrupt = |fault| StoreError::Corrupt { table: table.name(), key: key.to_vec(), fault };
+    let inode = InodeId(trailing_u64(table, key)?);
     let holder = key.get(..key.len().saturating_sub(9)).unwrap_or_default();
     let holder = std::str::from_utf8(holder).map_err(|_| corrupt(RecordFault::Field("holder")))?;
     Ok((holder.to_owned(), inode))

@@ -14,12 +14,14 @@
 //! * A node without a name waits to be freed, or is an orphan: open somewhere.
 //! * A file has a lease holder if and only if there is a row for it in the leases table.
 //! * The counters count what is there, and no id or stamp in use is above them.
+//! * No node has a number that a session has reserved and not used yet, and no number is reserved twice.
 
 pub mod acl;
 mod apply;
 mod base;
 mod block_record;
 mod counters;
+mod delegable;
 mod edit;
 mod edit_blocks;
 mod effect;
@@ -35,6 +37,7 @@ mod path;
 mod path_of;
 mod permission;
 mod query;
+mod reservation;
 mod resolve;
 mod restored;
 mod retry_cache;
@@ -51,6 +54,7 @@ mod trash_work;
 mod xattrs;
 
 pub use apply::{Applied, apply};
+pub use delegable::{Directories, trash_of};
 pub use effect::Effect;
 pub use error::{InvalidReason, NamesystemError, RecordFault, StoreError};
 pub use ops::NAMENODE_HOLDER;

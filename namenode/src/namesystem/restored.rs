@@ -8,6 +8,8 @@
 //! | 0      | 1    | version, 1                                      |
 //! | 1      | 8    | when the backup was made, ns since the epoch    |
 
+use std::ops::Bound;
+
 use super::error::{RecordFault, StoreError};
 use super::rows::Rows;
 use super::snapshot::Snapshot;
@@ -39,10 +41,17 @@ fn decode(raw: &[u8]) -> Result<i64, StoreError> {
 
 impl Tables<'_> {
     /// Makes this a namespace that was restored from a backup of `created_ns`. Not a command: there is no log yet.
-    pub fn mark_restored(&mut self, created_ns: i64) {
+    /// Inode numbers that were reserved then have been used since, so nobody has any now.
+    pub fn mark_restored(&mut self, created_ns: i64) -> Result<(), StoreError> {
+        let reserved = self.range(Table::Reservations, Bound::Unbounded, Bound::Unbounded)?;
+        let reserved = reserved.map(|row| Ok(row?.0.value().to_vec()));
+        for key in reserved.collect::<Result<Vec<_>, StoreError>>()? {
+            self.remove(Table::Reservations, &key);
+        }
         self.counters.pass_over(IDS_PASSED_OVER);
         self.store_counters();
         self.insert(Table::Meta, KEY, &encode(created_ns));
+        Ok(())
     }
 
     /// Makes it one like any other.

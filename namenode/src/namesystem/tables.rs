@@ -17,6 +17,7 @@
 //! | storages      | storage id                   | version 1 (1), number (4)                         |
 //! | storage_names | number (4)                   | version 1 (1), storage id                         |
 //! | datanodes     | datanode uuid                | version 1 (1), `DatanodeRecord`                   |
+//! | reservations  | session, 0 (1), first (8)    | [`super::reservation`]                            |
 //! | trash         | checkpoint inode (8)         | [`super::trash`]                                  |
 //! | meta          | text                         | `counters`: [`super::counters`]; `trash`: [`super::trash`]; `restored`: [`super::restored`]; `identity`: version 1 (1), `InitializeOp`; `repair_bandwidth`: version 1 (1), `SetRepairBandwidthOp`; others: their owner's |
 //!
@@ -65,13 +66,15 @@ pub enum Table {
     Datanodes,
     /// Checkpoints of users' trash.
     Trash,
+    /// Inode numbers that sessions may give.
+    Reservations,
     /// Counters, identity, and what consensus keeps here.
     Meta,
 }
 
 impl Table {
     /// All tables. A copy of all of them is a copy of the namespace.
-    pub const ALL: [Table; 14] = [
+    pub const ALL: [Table; 15] = [
         Table::Inodes,
         Table::Entries,
         Table::Blocks,
@@ -85,6 +88,7 @@ impl Table {
         Table::StorageNames,
         Table::Datanodes,
         Table::Trash,
+        Table::Reservations,
         Table::Meta,
     ];
 
@@ -104,6 +108,7 @@ impl Table {
             Self::StorageNames => "storage_names",
             Self::Datanodes => "datanodes",
             Self::Trash => "trash",
+            Self::Reservations => "reservations",
             Self::Meta => "meta",
         }
     }

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::context::Context;
 use super::status::{rpc_error, wrong_reply};
+use super::touched::Touched;
 use super::{administration, read_path, write_path};
 use crate::config::MAX_REPLICATION;
 use crate::log::reply::Reply;
@@ -162,6 +163,7 @@ impl ClientProtocol for ClientService {
         let result = async {
             let caller = self.context.caller(request.context.as_ref()).await?;
             let node = named(request.node.take())?;
+            self.context.settle(request.context.as_ref(), || Touched::name(node.clone())).await?;
             read_path::open(&self.context, &caller, &request, &node, reader)
         };
         let located = result.await.map_err(|e| e.to_status())?;
@@ -175,7 +177,9 @@ impl ClientProtocol for ClientService {
         let request = request.into_inner();
         let result = async {
             let caller = self.context.caller(request.context.as_ref()).await?;
-            self.context.snapshot()?.stat(&caller, &named(request.node)?).map_err(|e| rpc_error(&e))
+            let node = named(request.node)?;
+            self.context.settle(request.context.as_ref(), || Touched::name(node.clone())).await?;
+            self.context.snapshot()?.stat(&caller, &node).map_err(|e| rpc_error(&e))
         };
         answer(result.await)
     }
@@ -186,12 +190,7 @@ impl ClientProtocol for ClientService {
         let result = async {
             let caller = self.context.caller(request.context.as_ref()).await?;
             let node = named(request.node.take())?;
-            let (context, snapshot) = (self.context.clone(), self.context.snapshot()?);
-            tokio::task::spawn_blocking(move || {
-                read_path::list(&context, &snapshot, &caller, &request, &node, reader)
-            })
-            .await
-            .map_err(|e| RpcError::new(ErrorKind::Internal, "list", e.to_string()))?
+            read_path::list_settled(&self.context, caller, request, node, reader).await
         };
         answer(result.await)
     }
@@ -211,6 +210,7 @@ impl ClientProtocol for ClientService {
             let caller = self.context.caller(context.as_ref()).await?;
             let node = named(node)?;
             if !caller.superuser && recursive {
+                self.context.settle(context.as_ref(), || Touched::tree(node.clone())).await?;
                 let node = node.clone();
                 self.context.scan(move |snapshot| snapshot.check_delete(&caller, &node, recursive)).await?;
             }
@@ -293,6 +293,7 @@ impl ClientProtocol for ClientService {
         let result = async {
             let caller = self.context.caller(request.context.as_ref()).await?;
             let node = named(request.node)?;
+            self.context.settle(request.context.as_ref(), || Touched::tree(node.clone())).await?;
             self.context.scan(move |snapshot| snapshot.content_summary(&caller, &node)).await
         };
         answer(result.await)

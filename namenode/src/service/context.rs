@@ -13,18 +13,18 @@ use tokio::sync::Notify;
 
 use crate::block_management::{BlockManager, LeaseManager};
 use crate::config::NamenodeConfig;
-use crate::consensus::Consensus;
+use crate::consensus::{Consensus, ProposeError};
 use crate::groups::GroupMapping;
 use crate::log::{self, Caller, Command, Reply, command::Op, reply};
 use crate::namesystem::{Effect, NamesystemError, Snapshot};
+use crate::service::delegation_table::ClientId;
 use crate::service::sessions::Sessions;
 use crate::service::status::{NO_ROOM, rpc_error, rpc_error_of_proposal, wrong_reply};
+use crate::service::touched::Touched;
+use crate::service::turnstile::Turn;
 
 /// Groups that a call may name; a host's limit is 65,536, but nobody has so many, and each change logs them.
 const GROUPS_MAX: usize = 1_024;
-
-/// Bytes of a client id.
-const CLIENT_ID_BYTES: usize = 16;
 
 /// Soft state fed by effects: what blocks and leases are doing.
 pub struct SoftState {
@@ -100,6 +100,12 @@ pub struct Context {
     pub disk_full: AtomicBool,
 }
 
+/// The client that a call says it comes from.
+pub fn client_id(context: &CallContext) -> Result<ClientId, RpcError> {
+    ClientId::try_from(&*context.client_id)
+        .map_err(|_| RpcError::new(ErrorKind::InvalidArgument, "client id", "16 bytes are needed"))
+}
+
 /// Wall clock, ns since the epoch.
 pub fn wall_clock_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -148,20 +154,63 @@ impl Context {
         Caller { superuser: true, ..Caller::default() }
     }
 
-    /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk; a relaxed
-    /// call when it is applied and written to the log file.
-    pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
+    /// Refuses changes of clients while there are to be none.
+    fn check_takes_changes(&self) -> Result<(), RpcError> {
         if self.safe_mode.load(Ordering::Relaxed) {
             return Err(RpcError::new(ErrorKind::SafeMode, "", "an administrator has to leave it"));
         }
         if self.disk_full.load(Ordering::Relaxed) {
             return Err(RpcError::new(ErrorKind::NoSpace, "", NO_ROOM));
         }
+        Ok(())
+    }
+
+    /// Waits until nobody else has what a read has to do with delegated.
+    pub async fn settle(
+        &self,
+        context: Option<&CallContext>,
+        touched: impl FnOnce() -> Touched,
+    ) -> Result<(), RpcError> {
+        let delegations = &self.sessions.delegations;
+        if delegations.len() == 0 {
+            return Ok(());
+        }
+        // Who does not say who it is, is somebody else.
+        let client = context.map(|context| &*context.client_id).unwrap_or_default();
+        let asker = self.sessions.asker(&self.soft, Some(client));
+        delegations.settle(&asker, &touched(), || self.snapshot()).await
+    }
+
+    /// Waits until nobody else has one of these directories delegated. True if that was the case: what was read of them
+    /// before is old.
+    pub async fn settle_directories(
+        &self,
+        context: Option<&CallContext>,
+        entries: &[v1::FileStatus],
+    ) -> Result<bool, RpcError> {
+        let delegations = &self.sessions.delegations;
+        if delegations.len() == 0 {
+            return Ok(false);
+        }
+        let client = context.map(|context| &*context.client_id).unwrap_or_default();
+        let directories = entries.iter().filter(|entry| entry.r#type() == v1::FileType::Directory);
+        let directories: Vec<u64> = directories.map(|entry| entry.inode).collect();
+        if !delegations.is_any_others(Some(client), &directories) {
+            return Ok(false);
+        }
+        self.settle(context, || Touched::nodes(directories.into_iter())).await?;
+        Ok(true)
+    }
+
+    /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk; a relaxed
+    /// call when it is applied and written to the log file.
+    pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
+        self.check_takes_changes()?;
         let caller = self.caller(context.as_ref()).await?;
         let context = context.unwrap_or_default();
-        if context.client_id.len() != CLIENT_ID_BYTES {
-            return Err(RpcError::new(ErrorKind::InvalidArgument, "client id", "16 bytes are needed"));
-        }
+        client_id(&context)?;
+        let touched = || vec![Touched::of(&op, Some(&caller))];
+        let _turn = self.begin_changes(Some(&context.client_id), touched).await?;
         let command = Command {
             now_ns: wall_clock_ns(),
             caller: Some(caller),
@@ -170,6 +219,40 @@ impl Context {
             op: Some(op),
         };
         if context.relaxed { self.propose_relaxed(command).await } else { self.propose(command).await }
+    }
+
+    /// Begins changes: nothing that they have to do with is delegated to somebody else until the answer is dropped.
+    async fn begin_changes(
+        &self,
+        client: Option<&[u8]>,
+        touched: impl FnOnce() -> Vec<Touched>,
+    ) -> Result<Turn<'_>, RpcError> {
+        let asker = self.sessions.asker(&self.soft, client);
+        self.sessions.delegations.begin_changes(&asker, touched, || self.snapshot()).await
+    }
+
+    /// Carries out changes of one client in their order, relaxed. An answer for each; an error if they could not be tried, or not
+    /// all of them: then they are to be sent again.
+    pub async fn change_all(
+        &self,
+        client: &[u8],
+        commands: Vec<Command>,
+    ) -> Result<Vec<Result<Reply, RpcError>>, RpcError> {
+        self.check_takes_changes()?;
+        let touched = || {
+            let ops = commands.iter().filter_map(|c| Some(Touched::of(c.op.as_ref()?, c.caller.as_ref())));
+            ops.collect()
+        };
+        let _turn = self.begin_changes(Some(client), touched).await?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for outcome in self.consensus.propose_all_relaxed(commands).await {
+            match outcome {
+                Ok((reply, _)) => answers.push(Ok(reply)),
+                Err(ProposeError::Refused(refusal)) => answers.push(Err(rpc_error(&refusal))),
+                Err(error) => return Err(rpc_error_of_proposal(&error)),
+            }
+        }
+        Ok(answers)
     }
 
     /// A client's change whose reply is the node's status.
@@ -186,11 +269,13 @@ impl Context {
 
     /// Carries out a change of the namenode's own.
     pub async fn own_change(&self, op: Op) -> Result<Reply, RpcError> {
+        let _turn = self.begin_changes(None, || vec![Touched::of(&op, None)]).await?;
         self.propose(Command { now_ns: wall_clock_ns(), op: Some(op), ..Command::default() }).await
     }
 
     /// Carries out a change of the namenode's own that may be lost with the power: it would be made again.
     pub async fn own_change_relaxed(&self, op: Op) -> Result<Reply, RpcError> {
+        let _turn = self.begin_changes(None, || vec![Touched::of(&op, None)]).await?;
         self.propose_relaxed(Command { now_ns: wall_clock_ns(), op: Some(op), ..Command::default() }).await
     }
 

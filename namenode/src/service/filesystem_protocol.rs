@@ -12,7 +12,8 @@ use tonic::{Request, Response, Status};
 use super::client_protocol::peer_ip;
 use super::context::Context;
 use super::status::rpc_error;
-use super::{acl_numbers, read_path, session_files, session_names};
+use super::touched::Touched;
+use super::{acl_numbers, changes, delegating, read_path, session_files, session_names};
 use crate::log::{self, command::Op};
 use crate::monitor;
 
@@ -83,23 +84,10 @@ impl FileSystemProtocol for FileSystemService {
     }
 
     async fn set_attributes(&self, request: Request<SetAttributesRequest>) -> Answer<FileStatus> {
-        let request = request.into_inner();
-        let cuts = request.size.is_some();
-        let op = log::SetAttributesOp {
-            node: request.node,
-            mode: request.mode,
-            owner: request.owner,
-            group: request.group,
-            size: request.size,
-            atime_ns: request.atime_ns,
-            mtime_ns: request.mtime_ns,
-            atime_now: request.atime_now,
-            mtime_now: request.mtime_now,
-            holder: request.session,
-            kill_privileges: request.kill_privileges,
-            opened: request.opened,
-        };
-        let result = self.context.change_status(request.context, Op::SetAttributes(op)).await;
+        let mut request = request.into_inner();
+        let (call, cuts) = (request.context.take(), request.size.is_some());
+        let op = changes::set_op(request);
+        let result = self.context.change_status(call, Op::SetAttributes(op)).await;
         if cuts {
             self.context.soft.reclaim.notify_one();
         }
@@ -109,6 +97,7 @@ impl FileSystemProtocol for FileSystemService {
     async fn get_xattr(&self, request: Request<GetXattrRequest>) -> Answer<GetXattrResponse> {
         let GetXattrRequest { context, inode, name } = request.into_inner();
         let result = async {
+            self.context.settle(context.as_ref(), || Touched::node(inode)).await?;
             let caller = self.context.caller(context.as_ref()).await?;
             let value = self.context.snapshot()?.get_xattr(&caller, InodeId(inode), &name);
             let value = acl_numbers::to_mount(&name, value.map_err(|e| rpc_error(&e))?).await?;
@@ -120,6 +109,7 @@ impl FileSystemProtocol for FileSystemService {
     async fn list_xattrs(&self, request: Request<ListXattrsRequest>) -> Answer<ListXattrsResponse> {
         let ListXattrsRequest { context, inode } = request.into_inner();
         let result = async {
+            self.context.settle(context.as_ref(), || Touched::node(inode)).await?;
             let caller = self.context.caller(context.as_ref()).await?;
             let names = self.context.snapshot()?.list_xattrs(&caller, InodeId(inode));
             let names = names.map_err(|e| rpc_error(&e))?;
@@ -203,20 +193,21 @@ impl FileSystemProtocol for FileSystemService {
 
     async fn delegate_directory(
         &self,
-        _request: Request<DelegateDirectoryRequest>,
+        request: Request<DelegateDirectoryRequest>,
     ) -> Answer<DelegateDirectoryResponse> {
-        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+        answer(delegating::delegate(&self.context, request.into_inner()).await)
     }
 
-    async fn return_directories(&self, _request: Request<ReturnDirectoriesRequest>) -> Answer<Empty> {
-        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    async fn return_directories(&self, request: Request<ReturnDirectoriesRequest>) -> Answer<Empty> {
+        answer(delegating::give_back(&self.context, request.get_ref()).await)
     }
 
-    async fn reserve_inodes(&self, _request: Request<ReserveInodesRequest>) -> Answer<ReserveInodesResponse> {
-        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    async fn reserve_inodes(&self, request: Request<ReserveInodesRequest>) -> Answer<ReserveInodesResponse> {
+        answer(delegating::reserve(&self.context, request.into_inner()).await)
     }
 
-    async fn apply_changes(&self, _request: Request<ApplyChangesRequest>) -> Answer<ApplyChangesResponse> {
-        answer(Err(RpcError::new(ErrorKind::Unsupported, "", "directories are not delegated")))
+    async fn apply_changes(&self, request: Request<ApplyChangesRequest>) -> Answer<ApplyChangesResponse> {
+        let writer = peer_ip(&request);
+        answer(changes::apply(&self.context, request.into_inner(), writer).await)
     }
 }

@@ -8,6 +8,7 @@ use dfs_proto::{BlockId, ErrorKind, InodeId, RpcError};
 
 use super::context::{Context, seed, wall_clock_ns};
 use super::status::rpc_error;
+use super::touched::Touched;
 use crate::log::{self, Caller, command::Op};
 use crate::namesystem::{BlockState, NamesystemError, Snapshot, StoredBlock};
 
@@ -19,6 +20,9 @@ const LIST_ENTRIES_MAX: usize = 1_000;
 
 /// Blocks in one located listing page; with three locations each they take about 3 MB.
 const LIST_BLOCKS_MAX: usize = 5_000;
+
+/// How often a page is read again because directories in it were delegated to others. They rest after a recall.
+const LIST_ROUNDS_MAX: usize = 10;
 
 /// Files in one LocateFiles; with three locations each they take about 50 kB.
 const LOCATED_FILES_MAX: usize = 64;
@@ -120,8 +124,36 @@ pub fn note_access(context: &Arc<Context>, status: &FileStatus) {
     });
 }
 
+/// One page of a directory that nobody else has delegated. If attributes are asked for, neither is any of the
+/// directories in it.
+pub async fn list_settled(
+    context: &Arc<Context>,
+    caller: Caller,
+    request: ListRequest,
+    node: NodeRef,
+    reader: Option<IpAddr>,
+) -> Result<ListResponse, RpcError> {
+    let (caller, request, node) = (Arc::new(caller), Arc::new(request), Arc::new(node));
+    for _ in 0..LIST_ROUNDS_MAX {
+        let call = request.context.as_ref();
+        context.settle(call, || Touched::name(node.as_ref().clone())).await?;
+        let listed = {
+            let (context, snapshot) = (context.clone(), context.snapshot()?);
+            let (caller, request, node) = (caller.clone(), request.clone(), node.clone());
+            let listing = move || list(&context, &snapshot, &caller, &request, &node, reader);
+            let listing = tokio::task::spawn_blocking(listing).await;
+            listing.map_err(|e| RpcError::new(ErrorKind::Internal, "list", e.to_string()))??
+        };
+        if request.names_only || !context.settle_directories(call, &listed.entries).await? {
+            return Ok(listed);
+        }
+    }
+    let reason = "other sessions go on having delegated what is in it";
+    Err(RpcError::new(ErrorKind::Unavailable, String::from_utf8_lossy(&node.path), reason))
+}
+
 /// One page of a directory, with the blocks of its files if asked for. A scan.
-pub fn list(
+fn list(
     context: &Context,
     snapshot: &Snapshot,
     caller: &Caller,

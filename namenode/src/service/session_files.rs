@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::context::{Context, seed};
 use super::read_path;
 use super::status::{rpc_error, wrong_reply};
+use super::touched::Touched;
 use super::write_path::{self, choose, choose_or_refuse, shape, storages};
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
@@ -29,23 +30,49 @@ const RELEASES_MAX: usize = 10_000;
 /// Makes a node; with a session, a file open for writing and perhaps its first block.
 pub async fn make(
     context: &Arc<Context>,
-    request: MakeNodeRequest,
+    mut request: MakeNodeRequest,
     writer: Option<IpAddr>,
 ) -> Result<MakeNodeResponse, RpcError> {
+    let (call, session) = (request.context.take(), request.session.clone());
+    let op = make_op(context, request, writer)?;
+    let reply = context.change(call, Op::MakeNode(op)).await?;
+    let made = made(context, reply)?;
+    if !session.is_empty()
+        && let Some(status) = &made.status
+    {
+        context.sessions.open(&session, status.inode).await?;
+    }
+    Ok(made)
+}
+
+/// What the reply to a command says that made a node.
+pub fn made(context: &Context, reply: log::Reply) -> Result<MakeNodeResponse, RpcError> {
+    let log::Reply { reply: Some(Reply::Opened(opened)) } = reply else {
+        return Err(wrong_reply("make node"));
+    };
+    let block = opened.block.map(|spec| context.located(spec));
+    Ok(MakeNodeResponse { status: opened.status, block })
+}
+
+/// The command that makes a node. A session begins with it, if one opens the node and is not alive.
+pub fn make_op(
+    context: &Context,
+    request: MakeNodeRequest,
+    writer: Option<IpAddr>,
+) -> Result<log::MakeNodeOp, RpcError> {
     let kind = request.r#type();
     let (mut replication, mut block_size) = (0, 0);
     if kind == FileType::File {
         (replication, block_size) = shape(context, request.replication, request.block_size)?;
     }
-    let opens = !request.session.is_empty();
     let mut targets = Vec::new();
-    if opens {
+    if !request.session.is_empty() {
         context.sessions.touch(&context.soft, &request.session)?;
         if request.allocate_block && !request.without_lease && kind == FileType::File {
             targets = storages(&choose(context, writer, replication, block_size, &[], &[]));
         }
     }
-    let op = log::MakeNodeOp {
+    Ok(log::MakeNodeOp {
         node: request.node,
         r#type: request.r#type,
         mode: request.mode,
@@ -53,20 +80,13 @@ pub async fn make(
         group: request.group,
         rdev: request.rdev,
         symlink: request.symlink.into(),
-        holder: if request.without_lease { String::new() } else { request.session.clone() },
+        holder: if request.without_lease { String::new() } else { request.session },
         replication: u32::from(replication),
         block_size,
         targets,
-    };
-    let reply = context.change(request.context, Op::MakeNode(op)).await?;
-    let log::Reply { reply: Some(Reply::Opened(opened)) } = reply else {
-        return Err(wrong_reply("make node"));
-    };
-    if opens && let Some(status) = &opened.status {
-        context.sessions.open(&request.session, status.inode).await?;
-    }
-    let block = opened.block.map(|spec| context.located(spec));
-    Ok(MakeNodeResponse { status: opened.status, block })
+        inode: 0,
+        session: String::new(),
+    })
 }
 
 /// Opens a file for a session.
@@ -76,6 +96,8 @@ pub async fn open(
     reader: Option<IpAddr>,
 ) -> Result<LocatedBlocks, RpcError> {
     context.sessions.touch(&context.soft, &request.session)?;
+    let touched = || Touched::name(request.node.clone().unwrap_or_default());
+    context.settle(request.context.as_ref(), touched).await?;
     let inode = inode_of(context, &request).await?;
     let is_new = context.sessions.open(&request.session, inode).await?;
     let session = request.session.clone();

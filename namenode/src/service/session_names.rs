@@ -12,6 +12,7 @@ use dfs_proto::{ErrorKind, RpcError};
 use super::context::Context;
 use super::sessions::Unlinking;
 use super::status::wrong_reply;
+use super::touched::Touched;
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
 
@@ -23,7 +24,7 @@ pub async fn unlink(context: &Arc<Context>, request: UnlinkRequest) -> Result<Un
         false => unlinking(context, call.as_ref(), node.as_ref()).await?,
     };
     let opened = opened(unlinking.as_ref());
-    let op = Op::Unlink(log::UnlinkOp { node, directory, opened });
+    let op = Op::Unlink(log::UnlinkOp { node, directory, opened, inode: 0 });
     let status = context.change_status(call, op).await?;
     lost_name(context, opened, &status);
     Ok(UnlinkResponse { status: Some(status) })
@@ -38,7 +39,7 @@ pub async fn rename(context: &Arc<Context>, request: MoveRequest) -> Result<Move
         MoveMode::NoReplace | MoveMode::Exchange => None,
     };
     let opened = opened(unlinking.as_ref());
-    let op = Op::Move(log::MoveOp { src, dst, mode: mode.into(), opened });
+    let op = Op::Move(log::MoveOp { src, dst, mode: mode.into(), opened, inode: 0, other: 0 });
     let log::Reply { reply: Some(Reply::Moved(moved)) } = context.change(call, op).await? else {
         return Err(wrong_reply("move"));
     };
@@ -51,12 +52,14 @@ pub async fn rename(context: &Arc<Context>, request: MoveRequest) -> Result<Move
 }
 
 /// Announces that the node of this name may lose it. Nothing if there is no such node, which is the command's to say.
-async fn unlinking<'a>(
+pub async fn unlinking<'a>(
     context: &'a Context,
     call: Option<&CallContext>,
     node: Option<&NodeRef>,
 ) -> Result<Option<Unlinking<'a>>, RpcError> {
     let Some(node) = node else { return Ok(None) };
+    // What somebody else has made there meanwhile may be open too.
+    context.settle(call, || Touched::name(node.clone())).await?;
     let caller = context.caller(call).await?;
     Ok(match context.snapshot()?.stat(&caller, node) {
         Ok(status) if status.r#type() != FileType::Directory => {
@@ -69,13 +72,15 @@ async fn unlinking<'a>(
 }
 
 /// What the log command says.
-fn opened(unlinking: Option<&Unlinking<'_>>) -> u64 {
+pub fn opened(unlinking: Option<&Unlinking<'_>>) -> u64 {
     unlinking.filter(|unlinking| unlinking.opened).map_or(0, |unlinking| unlinking.inode)
 }
 
 /// A node lost a name: it is an orphan now, or waits to be freed, or has other names.
-fn lost_name(context: &Context, opened: u64, status: &FileStatus) {
-    if status.nlink > 0 && status.r#type() != FileType::Directory {
+pub fn lost_name(context: &Context, opened: u64, status: &FileStatus) {
+    if status.r#type() == FileType::Directory {
+        context.sessions.delegations.forget(&context.soft, status.inode);
+    } else if status.nlink > 0 {
         return;
     }
     if status.inode == opened {

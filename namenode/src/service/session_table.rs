@@ -108,6 +108,11 @@ impl SessionTable {
         Ok(epoch)
     }
 
+    /// Epoch of a session that is alive.
+    pub fn epoch(&self, name: &str) -> Option<u64> {
+        self.sessions.get(name).map(|session| session.epoch)
+    }
+
     /// Woken when something is wanted of the session.
     pub fn events(&self, name: &str) -> Option<Arc<Notify>> {
         self.sessions.get(name).map(|session| session.events.clone())

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::context::{SoftState, seed};
+use super::delegations::{Asker, Delegations};
 use super::locks::Locks;
 use super::session_table::{Opening, SessionTable, SessionTableFull};
 
@@ -33,6 +34,8 @@ pub struct Sessions {
     table: Mutex<SessionTable>,
     /// Locks of files.
     pub locks: Locks,
+    /// Directories that sessions have delegated.
+    pub delegations: Delegations,
     /// Woken when the removal of a name is decided.
     decided: Notify,
     /// Woken when a lease was given back.
@@ -67,6 +70,7 @@ impl Sessions {
         Self {
             table: Mutex::new(SessionTable::new(timeout_ms)),
             locks: Locks::default(),
+            delegations: Delegations::default(),
             decided: Notify::new(),
             lease_released: Notify::new(),
             unwanted: Mutex::default(),
@@ -103,14 +107,16 @@ impl Sessions {
         }
         let patience = Duration::from_millis(u64::from(request.wait_ms)).min(KEEP_WAIT_MAX);
         let deadline = Instant::now() + patience;
-        let recalled = loop {
-            let Some(events) = self.table().events(name) else { break Vec::new() };
+        let (recalled, recalled_directories) = loop {
+            let Some(events) = self.table().events(name) else { break Default::default() };
             let event = events.notified();
             tokio::pin!(event);
             event.as_mut().enable();
             let recalled = self.table().take_recalled(name);
-            if !recalled.is_empty() || request.epoch != epoch || Instant::now() >= deadline {
-                break recalled;
+            let (directories, untold) = self.delegations.take_recalled(name);
+            let is_told = untold || !recalled.is_empty() || request.epoch != epoch;
+            if is_told || Instant::now() >= deadline {
+                break (recalled, directories);
             }
             // Woken or not, the next look tells.
             let _ = timeout_at(deadline, event).await;
@@ -118,7 +124,7 @@ impl Sessions {
         let epoch = self.touch(soft, name)?;
         soft.leases().renew(soft.now_ms(), name);
         let timeout_ms = self.table().timeout_ms();
-        Ok(KeepSessionResponse { epoch, recalled, timeout_ms, recalled_directories: Vec::new() })
+        Ok(KeepSessionResponse { epoch, recalled, timeout_ms, recalled_directories })
     }
 
     /// The session has the file open. If its last name may be going at this moment, waits until that is decided.
@@ -155,7 +161,10 @@ impl Sessions {
     /// The session is over: locks and open files are forgotten. Its leases are the caller's to recover. False if there
     /// was no such session.
     pub fn end(&self, name: &str) -> bool {
-        let Some(unwanted) = self.table().end(name) else { return false };
+        let ended = self.table().end(name);
+        // After the session: one that begins meanwhile gets nothing for it.
+        self.delegations.end(name);
+        let Some(unwanted) = ended else { return false };
         self.locks.drop_session(name);
         self.free(unwanted);
         self.lease_released.notify_waiters();
@@ -165,6 +174,16 @@ impl Sessions {
     /// Sessions that were silent for too long.
     pub fn expired(&self, now_ms: u64) -> Vec<std::sync::Arc<str>> {
         self.table().expired(now_ms)
+    }
+
+    /// Whether a session is alive, and still the one with this epoch.
+    pub fn is_alive(&self, name: &str, epoch: u64) -> bool {
+        self.table().epoch(name) == Some(epoch)
+    }
+
+    /// A call by `client`, as delegations see it.
+    pub fn asker<'a>(&'a self, soft: &'a SoftState, client: Option<&'a [u8]>) -> Asker<'a> {
+        Asker { sessions: &self.table, soft, client }
     }
 
     /// Wants the lease of a file back from `name`. False if that is no session.

@@ -1,5 +1,6 @@
 //! `FileSystemProtocol` over real gRPC: sessions, leases with recall, orphans, locks, durability.
 
+mod delegations;
 mod frames;
 mod harness;
 mod locks;

@@ -53,6 +53,14 @@ pub(super) fn holder(name: &str) -> Result<(), NamesystemError> {
     }
 }
 
+/// The node that the caller means, if it says so (0: it does not).
+pub(super) fn expected(meant: u64, found: Option<InodeId>, path: &Path<'_>) -> Result<(), NamesystemError> {
+    if meant == 0 || found.is_some_and(|found| found.get() == meant) {
+        return Ok(());
+    }
+    Err(NamesystemError::Conflict { path: path.subject(), meant: InodeId(meant), found })
+}
+
 /// Storage ids of one block or one datanode.
 pub(super) fn storage_ids(storage_ids: &[String]) -> Result<(), NamesystemError> {
     match storage_ids.iter().find(|id| !is_name(id)) {

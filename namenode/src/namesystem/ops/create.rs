@@ -65,6 +65,7 @@ pub(super) fn run(
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
     let (mode, xattrs) = make_node::inherit(&directory, FileType::File, mode, 0)?;
     let mut file = tables.new_inode(FreshInode {
+        reserved: None,
         kind: FileType::File,
         mode,
         parent: directory.id,

@@ -1,5 +1,6 @@
 //! Making nodes of any type, by POSIX's rules.
 
+use dfs_proto::InodeId;
 use dfs_proto::v1::FileType;
 
 use super::{block_spec, check, mkdir};
@@ -11,6 +12,7 @@ use crate::namesystem::error::{InvalidReason, NamesystemError, StoreError};
 use crate::namesystem::inode::Inode;
 use crate::namesystem::path::Path;
 use crate::namesystem::permission::{self, Access, SET_GROUP_ID};
+use crate::namesystem::reservation::Reservation;
 use crate::namesystem::resolve::{self, Spot};
 use crate::namesystem::tables::Tables;
 use crate::namesystem::xattrs::Xattrs;
@@ -40,10 +42,18 @@ pub(super) fn run(
     mkdir::check_creator(context)?;
     check_device(context, shape.kind, &path)?;
     let group = group(context, op, &directory, &path)?;
+    let reserved = match op.inode {
+        0 => None,
+        number => Some(Reservation::of(tables, &op.session, InodeId(number))?),
+    };
 
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
     let (mode, xattrs) = shape.mode(context, &directory, op.umask, group)?;
+    if let Some(reservation) = &reserved {
+        tables.use_reserved(&op.session, reservation, InodeId(op.inode));
+    }
     let mut node = tables.new_inode(FreshInode {
+        reserved: reserved.map(|_| InodeId(op.inode)),
         kind: shape.kind,
         mode,
         parent: directory.id,

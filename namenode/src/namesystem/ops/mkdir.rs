@@ -90,6 +90,7 @@ fn make(
     let owner = context.caller.map_or(directory.owner.as_str(), |c| c.user.as_str());
     let (mode, xattrs) = make_node::inherit(directory, FileType::Directory, mode, 0)?;
     let mut made = tables.new_inode(FreshInode {
+        reserved: None,
         kind: FileType::Directory,
         mode,
         parent: directory.id,

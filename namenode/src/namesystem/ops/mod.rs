@@ -20,6 +20,7 @@ mod orphans;
 mod pipeline;
 mod recovery;
 mod rename;
+mod reserve;
 mod set_attributes;
 mod size;
 mod truncate;
@@ -90,6 +91,8 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::MoveToTrash(_)) => 50,
         Some(Op::EmptyTrash(_)) => 51,
         Some(Op::ForgetRestore(_)) => 52,
+        Some(Op::ReserveInodes(_)) => 53,
+        Some(Op::DropReservations(_)) => 54,
     }
 }
 
@@ -142,6 +145,8 @@ pub(super) fn run(
             tables.forget_restore();
             Ok(Reply::Empty(Default::default()))
         }
+        Op::ReserveInodes(op) => reserve::reserve(tables, op),
+        Op::DropReservations(op) => reserve::give_up(tables, op),
         Op::SetXattr(op) => xattrs::set(tables, context, op),
         Op::RemoveXattr(op) => xattrs::remove(tables, context, op),
     }

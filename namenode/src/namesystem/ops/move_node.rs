@@ -1,5 +1,6 @@
 //! Moving a node, or exchanging two, by POSIX's rules.
 
+use dfs_proto::InodeId;
 use dfs_proto::v1::MoveMode;
 
 use super::{check, rename};
@@ -28,6 +29,7 @@ pub(super) fn run(
     let Some(src_entry) = src.child else {
         return Err(NamesystemError::NotFound { path: src_path.subject() });
     };
+    check::expected(op.inode, Some(src_entry.inode), &src_path)?;
     let moved = tables.existing_inode(src_entry.inode)?;
     let other = dst.child.map(|entry| tables.existing_inode(entry.inode)).transpose()?;
     let mode = op.mode();
@@ -43,6 +45,10 @@ pub(super) fn run(
             }));
         }
         (MoveMode::Replace | MoveMode::NoReplace, None) | (MoveMode::Replace | MoveMode::Exchange, _) => {}
+    }
+    if op.inode != 0 && op.other != other.as_ref().map_or(0, |other| other.id.get()) {
+        let found = other.map(|other| other.id);
+        return Err(NamesystemError::Conflict { path: dst_path.subject(), meant: InodeId(op.other), found });
     }
     let ends = Ends { src, src_path: &src_path, dst, dst_path: &dst_path };
     ends.check_loops(tables, mode, &moved, other.as_ref())?;

@@ -168,6 +168,7 @@ fn put(
         let is_homes = at == 0;
         let (owner, group) = (directory.owner.clone(), directory.group.clone());
         let made = tables.new_inode(FreshInode {
+            reserved: None,
             kind: FileType::Directory,
             mode: if is_homes { HOMES_MODE } else { PRIVATE_MODE },
             parent: directory.id,

@@ -63,6 +63,7 @@ pub(super) fn unlink(
     let Some(entry) = place.child else {
         return Err(NamesystemError::NotFound { path: path.subject() });
     };
+    check::expected(op.inode, Some(entry.inode), &path)?;
     let node = tables.existing_inode(entry.inode)?;
     resolve::check_remove(context.caller, &place.directory, &node, &path, Spot::Directory)?;
     match (op.directory, node.is_directory()) {

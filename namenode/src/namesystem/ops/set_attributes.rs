@@ -35,6 +35,7 @@ pub(super) fn run(
         check::principal(name)?;
     }
     let mut node = resolve::node(tables, context.caller, &path)?;
+    check::expected(op.inode, Some(node.id), &path)?;
     if mode.is_some() {
         check::has_mode(&node, &path)?;
         resolve::check_owner(context.caller, &node, &path)?;

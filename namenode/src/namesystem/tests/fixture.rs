@@ -368,5 +368,5 @@ pub(super) fn set_size(path: &str, size: u64) -> Op {
 }
 
 pub(super) fn unlink(path: &str, opened: u64) -> Op {
-    Op::Unlink(log::UnlinkOp { node: Some(node(path)), directory: false, opened })
+    Op::Unlink(log::UnlinkOp { node: Some(node(path)), directory: false, opened, inode: 0 })
 }

@@ -29,11 +29,18 @@ fn link(inode: u64, path: &str) -> Op {
 }
 
 fn rmdir(path: &str) -> Op {
-    Op::Unlink(log::UnlinkOp { node: Some(node(path)), directory: true, opened: 0 })
+    Op::Unlink(log::UnlinkOp { node: Some(node(path)), directory: true, opened: 0, inode: 0 })
 }
 
 fn move_op(src: &str, dst: &str, mode: MoveMode, opened: u64) -> Op {
-    Op::Move(log::MoveOp { src: Some(node(src)), dst: Some(node(dst)), mode: mode.into(), opened })
+    Op::Move(log::MoveOp {
+        src: Some(node(src)),
+        dst: Some(node(dst)),
+        mode: mode.into(),
+        opened,
+        inode: 0,
+        other: 0,
+    })
 }
 
 fn replace(src: &str, dst: &str) -> Op {

@@ -148,7 +148,7 @@ fn unlink(world: &mut World) {
         }
     })();
     let opened = expected.as_ref().copied().ok().filter(|_| open).unwrap_or_default();
-    let op = Op::Unlink(log::UnlinkOp { node: Some(below(parent, name)), directory, opened });
+    let op = Op::Unlink(log::UnlinkOp { node: Some(below(parent, name)), directory, opened, inode: 0 });
     if world.agree(op, expected.map(|_| ())).is_some()
         && let Ok(child) = expected
     {
@@ -167,7 +167,7 @@ fn rename(world: &mut World) {
     let other = expected.ok().and_then(|(_, other)| other);
     let opened = other.filter(|_| open).unwrap_or_default();
     let (from, to) = (Some(below(src, src_name)), Some(below(dst, dst_name)));
-    let op = Op::Move(log::MoveOp { src: from, dst: to, mode: mode.into(), opened });
+    let op = Op::Move(log::MoveOp { src: from, dst: to, mode: mode.into(), opened, inode: 0, other: 0 });
     let done = world.agree(op, expected.map(|_| ())).is_some();
     let Ok((moved, other)) = expected else { return };
     if !done || other == Some(moved) {

@@ -1,0 +1,315 @@
+//! Delegated directories as calls see them: waiting until nobody else has what a call has to do with.
+//!
+//! Locking: the table's mutex is held for moments, never together with another one nor across an await.
+//!
+//! While nobody has anything delegated, a read pays one atomic load for all this, a change a few.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::{ErrorKind, RpcError};
+use metrics::{counter, histogram};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::context::SoftState;
+use super::delegation_table::{ClientId, DelegationTable, Granting};
+use super::session_table::SessionTable;
+use super::status::rpc_error;
+use super::touched::Touched;
+use super::turnstile::{Turn, Turnstile};
+use crate::namesystem::Snapshot;
+
+/// Rounds of recalls of one call. A path has at most 1,000 names, and each round may reveal one more.
+const ROUNDS_MAX: usize = 1_000;
+
+/// How often a waiting call looks whether a holder has had all its time.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A look that comes so late: the process was stopped, and holders could not answer.
+const STOPPED_MS: u64 = 5_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Delegations {
+    table: Mutex<DelegationTable>,
+    /// Directories in the table.
+    held: AtomicUsize,
+    changes: Turnstile,
+    /// Woken when a directory was given back.
+    returned: Notify,
+    /// Calls about subtrees that wait: meanwhile nothing new is delegated, or they would wait for ever.
+    tree_calls: AtomicUsize,
+}
+
+/// Who asks, and where holders are told.
+pub struct Asker<'a> {
+    /// Sessions.
+    pub sessions: &'a Mutex<SessionTable>,
+    /// Clock.
+    pub soft: &'a SoftState,
+    /// Client id of the call; `None`: the namenode itself.
+    pub client: Option<&'a [u8]>,
+}
+
+/// A delegation that is being given; dropped without [`Giving::keep`], it is withdrawn.
+pub struct Giving<'a> {
+    delegations: &'a Delegations,
+    soft: &'a SoftState,
+    session: &'a str,
+    directory: u64,
+    kept: bool,
+}
+
+impl Giving<'_> {
+    /// Nothing was in the way. False: meanwhile somebody wants the directory, and it is withdrawn.
+    pub fn keep(mut self) -> bool {
+        self.kept = self.delegations.table().has(self.session, self.directory);
+        self.kept
+    }
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.delegations.give_back(self.soft, self.session, &[self.directory]);
+        }
+    }
+}
+
+/// A call about a subtree that waits.
+struct TreeCall<'a>(&'a AtomicUsize);
+
+impl<'a> TreeCall<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for TreeCall<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Delegations {
+    fn table(&self) -> MutexGuard<'_, DelegationTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Delegated directories.
+    pub fn len(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// Notes how many there are, and tells those who wait.
+    fn changed(&self, table: &DelegationTable) {
+        self.held.store(table.len(), Ordering::SeqCst);
+        self.returned.notify_waiters();
+    }
+
+    /// Gives a directory to a session. Everybody else is kept out from now on; what they began before is to be waited for
+    /// with [`Self::drain`].
+    pub fn give<'a>(
+        &'a self,
+        soft: &'a SoftState,
+        session: &'a str,
+        client: ClientId,
+        directory: u64,
+    ) -> Option<(Giving<'a>, Granting)> {
+        if self.tree_calls.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        let granting = {
+            let mut table = self.table();
+            let granting = table.grant(soft.now_ms(), session, client, directory);
+            self.changed(&table);
+            granting
+        };
+        (granting != Granting::Refused)
+            .then(|| (Giving { delegations: self, soft, session, directory, kept: false }, granting))
+    }
+
+    /// Waits until the changes are over that began before this call. False: that took too long.
+    pub async fn drain(&self) -> bool {
+        self.changes.drain().await
+    }
+
+    /// Whether a session has a directory that nobody wants back.
+    pub fn has(&self, session: &str, directory: u64) -> bool {
+        self.table().has(session, directory)
+    }
+
+    /// Whether one of these directories is delegated to somebody else.
+    pub fn is_any_others(&self, client: Option<&[u8]>, directories: &[u64]) -> bool {
+        let table = self.table();
+        directories.iter().any(|directory| table.is_others(client, *directory))
+    }
+
+    /// A session gives directories back.
+    pub fn give_back(&self, soft: &SoftState, session: &str, directories: &[u64]) {
+        let mut table = self.table();
+        for directory in directories {
+            table.give_back(soft.now_ms(), session, *directory);
+        }
+        self.changed(&table);
+    }
+
+    /// A directory is gone.
+    pub fn forget(&self, soft: &SoftState, directory: u64) {
+        if self.len() > 0 {
+            let mut table = self.table();
+            table.forget(soft.now_ms(), directory);
+            self.changed(&table);
+        }
+    }
+
+    /// A session has nothing any longer.
+    pub fn end(&self, session: &str) {
+        if self.len() > 0 {
+            let mut table = self.table();
+            let count = table.end(session);
+            self.changed(&table);
+            if count > 0 {
+                tracing::info!(session, count, "delegated directories of a session that ended are free");
+            }
+        }
+    }
+
+    /// Directories that are wanted back from a session, and whether it has not heard of some yet.
+    pub fn take_recalled(&self, session: &str) -> (Vec<u64>, bool) {
+        if self.len() == 0 { (Vec::new(), false) } else { self.table().take_recalled(session) }
+    }
+
+    /// Waits until nobody else has what a read has to do with.
+    pub async fn settle(
+        &self,
+        asker: &Asker<'_>,
+        touched: &Touched,
+        snapshot: impl Fn() -> Result<Snapshot, RpcError>,
+    ) -> Result<(), RpcError> {
+        if self.len() == 0 {
+            return Ok(());
+        }
+        self.rounds(asker, std::slice::from_ref(touched), &snapshot, || ()).await
+    }
+
+    /// The same for changes, which begin with it: nothing that they have to do with is delegated until the answer is dropped.
+    /// The namenode's own changes recall, but wait for nobody.
+    pub async fn begin_changes(
+        &self,
+        asker: &Asker<'_>,
+        touched: impl FnOnce() -> Vec<Touched>,
+        snapshot: impl Fn() -> Result<Snapshot, RpcError>,
+    ) -> Result<Turn<'_>, RpcError> {
+        let turn = self.changes.enter();
+        if self.len() == 0 {
+            return Ok(turn);
+        }
+        drop(turn);
+        self.rounds(asker, &touched(), &snapshot, || self.changes.enter()).await
+    }
+
+    /// Recalls what is in the way until nothing is. Answers what `enter` gave before the last look.
+    async fn rounds<T>(
+        &self,
+        asker: &Asker<'_>,
+        touched: &[Touched],
+        snapshot: &impl Fn() -> Result<Snapshot, RpcError>,
+        enter: impl Fn() -> T,
+    ) -> Result<T, RpcError> {
+        let begun = Instant::now();
+        let mut tree_call = None;
+        for round in 0..ROUNDS_MAX {
+            let entered = enter();
+            let mut blockers = Vec::new();
+            if !self.are_all_of(asker.client, touched) {
+                let snapshot = snapshot()?;
+                for touched in touched {
+                    let found = touched.blockers(&snapshot, asker.client, || self.table(), &mut blockers);
+                    found.map_err(|e| rpc_error(&e))?;
+                }
+            }
+            if blockers.is_empty() {
+                if round > 0 {
+                    histogram!("dfs_delegation_recall_seconds").record(begun.elapsed().as_secs_f64());
+                }
+                return Ok(entered);
+            }
+            self.recall(asker, &blockers);
+            if asker.client.is_none() {
+                return Ok(entered);
+            }
+            drop(entered);
+            if touched.iter().any(Touched::is_tree) {
+                tree_call.get_or_insert_with(|| TreeCall::begin(&self.tree_calls));
+            }
+            self.wait_for(asker, &blockers).await;
+        }
+        let reason = "other sessions go on having delegated what it needs";
+        Err(RpcError::new(ErrorKind::Unavailable, "", reason))
+    }
+
+    /// Whether everything is delegated to this client, so that nothing can be in its way.
+    fn are_all_of(&self, client: Option<&[u8]>, touched: &[Touched]) -> bool {
+        !touched.iter().any(|touched| touched.also_own) && self.table().are_all_of(client)
+    }
+
+    /// Wants directories back.
+    fn recall(&self, asker: &Asker<'_>, directories: &[u64]) {
+        let now = asker.soft.now_ms();
+        for directory in directories {
+            let holder = self.table().recall(now, *directory);
+            let Some(holder) = holder else { continue };
+            counter!("dfs_delegations_recalled_total").increment(1);
+            let sessions = asker.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(events) = sessions.events(&holder) {
+                events.notify_waiters();
+            }
+        }
+    }
+
+    /// Waits until directories were given back, or their holders had their time.
+    async fn wait_for(&self, asker: &Asker<'_>, directories: &[u64]) {
+        let patience_ms = {
+            let sessions = asker.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.timeout_ms()
+        };
+        let mut looked = asker.soft.now_ms();
+        loop {
+            let returned = self.returned.notified();
+            tokio::pin!(returned);
+            returned.as_mut().enable();
+            let now = asker.soft.now_ms();
+            let gap = now.saturating_sub(looked);
+            looked = now;
+            let mut waits = false;
+            {
+                let mut table = self.table();
+                if gap > STOPPED_MS {
+                    // More than one of those who wait may say so; the holders get a little more time then.
+                    table.postpone(gap);
+                }
+                for directory in directories {
+                    match table.recalled_ms(*directory) {
+                        Some(since) if now.saturating_sub(since) >= patience_ms => {
+                            tracing::warn!(directory, "a delegated directory was not given back in time");
+                            counter!("dfs_delegations_revoked_total").increment(1);
+                            table.forget(now, *directory);
+                            self.changed(&table);
+                        }
+                        Some(_) => waits = true,
+                        None => {}
+                    }
+                }
+            }
+            if !waits {
+                return;
+            }
+            // Woken or not, the next look tells.
+            let _ = timeout(LOOK_INTERVAL, returned).await;
+        }
+    }
+}
