@@ -27,6 +27,14 @@ impl DfsClient {
         nn.call(node, request, |mut s, r| async move { s.set_datanode_admin(r).await }).await
     }
 
+    /// Forgets a dead datanode (uuid, host name, address, address:port) that will not come back. Should it come back, it
+    /// is a new one.
+    pub async fn remove_datanode(&self, node: &str) -> Result<(), DfsError> {
+        let nn = &self.inner.namenode;
+        let request = v1::RemoveDatanodeRequest { context: nn.context(), node: node.to_owned() };
+        nn.call(node, request, |mut s, r| async move { s.remove_datanode(r).await }).await.map(drop)
+    }
+
     /// Bytes a second that each datanode may spend on repair; `None`: it decides by how busy it is.
     pub async fn repair_bandwidth(&self) -> Result<Option<u64>, DfsError> {
         self.bandwidth(None).await

@@ -84,20 +84,21 @@ impl WriteTarget {
             if !found.silent.is_empty() {
                 return found.silent;
             }
-            if let Some(stuck) = found.stuck {
-                return vec![stuck];
+            if let Some(culprit) = found.stuck.or(found.hung) {
+                return vec![culprit];
             }
         }
         vec![0]
     }
 
-    /// The members that are to leave for what an inquiry found: the silent ones, or one that crawls if it can be done without.
+    /// The members that are to leave for what an inquiry found: the silent ones, or one that crawls or hangs if it can be done without.
     pub(crate) async fn guilty(&self, block: &OpenBlock, found: Findings) -> Vec<usize> {
         if !found.silent.is_empty() {
             return found.silent;
         }
-        let Some(stuck) = found.stuck else { return Vec::new() };
+        let Some(stuck) = found.stuck.or(found.hung) else { return Vec::new() };
         let Some(member) = block.members.get(stuck) else { return Vec::new() };
+        let hangs = found.stuck.is_none();
         let left = block.members.len() - 1;
         let enough = left >= SAFE_MEMBERS.min(self.replication).max(1);
         let dispensable = enough
@@ -105,8 +106,12 @@ impl WriteTarget {
             || (left > 0 && self.live_datanodes().await > block.members.len());
         let uuid = datanode::uuid(member);
         // The link to the first member is ours as well: if another one's was as slow, it is ours that is slow.
-        if !dispensable || (stuck == 0 && self.client.slow.is_our_link(uuid)) {
+        if !dispensable || (!hangs && stuck == 0 && self.client.slow.is_our_link(uuid)) {
             return Vec::new();
+        }
+        if hangs {
+            tracing::warn!(path = %self.path, block = %block.block, datanode = %datanode::name(member), "pipeline member hangs");
+            return vec![stuck];
         }
         tracing::warn!(path = %self.path, block = %block.block, datanode = %datanode::name(member), "pipeline member crawls");
         self.client.slow.note_slower(uuid);

@@ -5,7 +5,7 @@
 //! asked on its control port how far the packets have come. Who does not answer is out. If all answer, they are asked a few times more:
 //! the member that waits for bytes which the one before it has had all the while is the one that holds the others up. Of several it
 //! is the last, since those before it wait for it with full buffers. A member that is busy with what it has received
-//! is not blamed: disks may be slow for a moment, and its neighbours' patience is the limit.
+//! is given longer, since disks may be slow for a moment; one that has stored nothing of it for [`HUNG_LOOKS`] looks hangs.
 //!
 //! The pipeline goes on meanwhile. Invariant: at most one inquiry a pipeline at a time.
 
@@ -43,6 +43,10 @@ const LOOKS: usize = 4;
 /// Time between two of them: in this time any network that is worth writing over has delivered a packet.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Looks at a member that is busy with what it has received, before it is blamed: with the time before the first one, three and a
+/// half seconds in which its disk did nothing. What is left of five is for going on without it.
+const HUNG_LOOKS: usize = 11;
+
 /// Time in which a member must answer again. One that takes longer is taken to be where it was: the link that its packets crawl over
 /// carries its answers, too.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -57,6 +61,8 @@ pub(crate) struct Findings {
     pub silent: Vec<usize>,
     /// The member that bytes wait for.
     pub stuck: Option<usize>,
+    /// The member that has bytes and does nothing with them.
+    pub hung: Option<usize>,
 }
 
 /// What one member answered.
@@ -101,12 +107,13 @@ pub(crate) async fn inquire(
     let first = look(client, block, members, PROBE_TIMEOUT).await;
     let silent = silent(&first);
     if !silent.is_empty() {
-        return Findings { silent, stuck: None };
+        return Findings { silent, ..Findings::default() };
     }
     let mut last = first.clone();
-    let mut series = Vec::with_capacity(LOOKS);
+    let mut series = Vec::with_capacity(HUNG_LOOKS);
     series.push(first);
-    while series.len() < LOOKS {
+    // A member that may hang is looked at longer.
+    while series.len() < LOOKS || series.len() < HUNG_LOOKS && hung(&series).is_some() {
         tokio::time::sleep(LOOK_EVERY).await;
         for (known, look) in last.iter_mut().zip(look(client, block, members, LOOK_TIMEOUT).await) {
             if look != Look::Silent {
@@ -114,8 +121,26 @@ pub(crate) async fn inquire(
             }
         }
         series.push(last.clone());
+        if series.len() == LOOKS
+            && let Some(stuck) = stuck(&series, queued)
+        {
+            return Findings { stuck: Some(stuck), ..Findings::default() };
+        }
     }
-    Findings { silent: Vec::new(), stuck: stuck(&series, queued) }
+    let hung = if series.len() < HUNG_LOOKS { None } else { hung(&series) };
+    Findings { hung, ..Findings::default() }
+}
+
+/// The last member that had bytes all the while and stored none of them. Those before it may wait for it with full buffers.
+fn hung(series: &[Vec<Look>]) -> Option<usize> {
+    let first = series.first()?;
+    (0..first.len()).rev().find(|member| {
+        let Look::Writes(then) = first[*member] else { return false };
+        then.stored < then.received
+            && series
+                .iter()
+                .all(|looks| matches!(looks[*member], Look::Writes(now) if now.stored == then.stored))
+    })
 }
 
 /// The last member that got nothing, between two looks often enough, while the one before it had more.
@@ -300,6 +325,21 @@ mod tests {
         assert_eq!(stuck(&same([writes(900, 700), writes(800, 400), writes(100, 50)]), 1000), None);
         // The member before it is done with the block.
         assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000), Some(1));
+    }
+
+    #[test]
+    fn the_last_member_whose_disk_does_nothing_hangs() {
+        let same = |looks: [Look; 3]| vec![looks.to_vec(); HUNG_LOOKS];
+        let idle = writes(1000, 1000);
+        assert_eq!(hung(&same([writes(1000, 900), idle, idle])), Some(0));
+        // The first one waits for the second with full buffers.
+        assert_eq!(hung(&same([writes(900, 700), writes(500, 400), writes(100, 100)])), Some(1));
+        assert_eq!(hung(&same([idle, idle, idle])), None);
+        assert_eq!(hung(&same([Look::Idle, idle, Look::Idle])), None);
+        let mut series = same([writes(1000, 900), idle, idle]);
+        series[HUNG_LOOKS - 1][0] = writes(1000, 901);
+        assert_eq!(hung(&series), None, "it gets on");
+        assert_eq!(hung(&[]), None);
     }
 
     #[test]

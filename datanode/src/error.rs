@@ -435,7 +435,8 @@ impl DatanodeError {
         }
     }
 
-    fn socket_error(&self) -> Option<io::ErrorKind> {
+    /// What happened to a connection, if that is the error.
+    pub fn socket_error(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Transfer(TransferError::Io(source)) | Self::Peer { source, .. } => Some(source.kind()),
             _ => None,
@@ -454,6 +455,11 @@ impl DatanodeError {
                     | io::ErrorKind::NotConnected
             )
         )
+    }
+
+    /// Whether another datanode is the reason: it cannot be reached, or it refuses.
+    pub fn is_of_peer(&self) -> bool {
+        matches!(self, Self::Peer { .. } | Self::PeerStatus { .. } | Self::Address(_))
     }
 
     /// Whether the connection being served ended or stayed silent, which is no news. Failures of connections to

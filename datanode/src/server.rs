@@ -46,7 +46,7 @@ const SYNC_WORKERS: usize = 2;
 /// Syncs waiting at most: writers ask for a few blocks at a time, and what is refused counts as not synced.
 const SYNC_QUEUE: usize = 1024;
 /// Copies waiting at most; the namenode orders few at a time and again what is lost.
-const COPY_QUEUE: usize = 256;
+const COPY_QUEUE: usize = 1024;
 /// Copies for balancing at once: one disk is read while another waits, and repair has threads of its own.
 const MOVE_WORKERS: usize = 4;
 /// Bytes a second for balancing until the namenode says otherwise.

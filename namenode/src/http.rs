@@ -127,6 +127,7 @@ fn set_gauges(context: &Context) {
     gauge!("dfs_failed_volumes").set(f64::from(stats.failed_volumes));
     counter!("dfs_copied_blocks_total").absolute(stats.copied_blocks);
     counter!("dfs_copied_bytes_total").absolute(stats.copied_bytes);
+    counter!("dfs_failed_copies_total").absolute(stats.failed_copies);
     gauge!("dfs_datanodes_administered", "state" => "decommissioning")
         .set(f64::from(stats.decommissioning_datanodes));
     gauge!("dfs_datanodes_administered", "state" => "decommissioned")

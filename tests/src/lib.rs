@@ -20,6 +20,7 @@
 
 pub mod chaos;
 pub mod cluster;
+pub mod frozen_disk;
 pub mod harness;
 pub mod hostile;
 pub mod model;

@@ -398,6 +398,13 @@ impl ClientProtocol for Namenode {
         Err(Status::unimplemented(""))
     }
 
+    async fn remove_datanode(
+        &self,
+        _: Request<v1::RemoveDatanodeRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn repair_bandwidth(
         &self,
         _: Request<v1::RepairBandwidthRequest>,

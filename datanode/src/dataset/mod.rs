@@ -29,6 +29,7 @@ pub mod relocation;
 pub mod replacing;
 pub mod replica_map;
 mod scan;
+pub mod scrub_counts;
 mod spread;
 pub mod sync_replica;
 pub mod verify;

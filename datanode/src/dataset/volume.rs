@@ -18,6 +18,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::health::{self, VolumeFault};
 use super::mount_point::{DirectoryId, mount_point_of};
+use super::scrub_counts::ScrubCounts;
 use super::version_file::{VersionFile, sync_dir};
 use super::{layout, spread};
 use crate::error::{DatanodeError, disk};
@@ -59,8 +60,7 @@ pub struct Volume {
     formatted: AtomicBool,
     /// When a reader or writer last used it, in milliseconds since `opened`.
     used_at: AtomicU64,
-    /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
-    scrubbed_s: AtomicU64,
+    scrub: ScrubCounts,
     opened: Instant,
     directory: DirectoryId,
     mount_point: Option<PathBuf>,
@@ -131,7 +131,7 @@ impl Volume {
             check_wanted: AtomicBool::new(false),
             formatted: AtomicBool::new(identity.is_some()),
             used_at: AtomicU64::new(0),
-            scrubbed_s: AtomicU64::new(0),
+            scrub: ScrubCounts::default(),
             opened: Instant::now(),
             directory,
             mount_point,
@@ -176,7 +176,7 @@ impl Volume {
             check_wanted: AtomicBool::new(false),
             formatted: AtomicBool::new(false),
             used_at: AtomicU64::new(0),
-            scrubbed_s: AtomicU64::new(0),
+            scrub: ScrubCounts::default(),
             opened: Instant::now(),
             directory: DirectoryId::default(),
             mount_point: None,
@@ -270,9 +270,9 @@ impl Volume {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// All of its replicas had been verified at this time, in seconds since the epoch.
-    pub fn set_scrubbed(&self, at_s: u64) {
-        self.scrubbed_s.store(at_s, Ordering::Relaxed);
+    /// How far its scrub is.
+    pub fn scrub(&self) -> &ScrubCounts {
+        &self.scrub
     }
 
     /// Its space as it stands.
@@ -294,6 +294,7 @@ impl Volume {
             Ok(space) => (Some(space), String::new()),
             Err(failure) => (None, failure),
         };
+        let scrub = self.scrub.figures();
         v1::StorageReport {
             storage_id: self.storage_id.clone(),
             capacity: space.map_or(0, |s| s.capacity),
@@ -302,7 +303,9 @@ impl Volume {
             failed: space.is_none(),
             path: self.dir.display().to_string(),
             failure,
-            scrubbed_s: self.scrubbed_s.load(Ordering::Relaxed),
+            scrubbed_s: scrub.ended_s,
+            scrub_done_milli: scrub.done_milli,
+            scrub_bad: scrub.bad,
         }
     }
 

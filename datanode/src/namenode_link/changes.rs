@@ -61,8 +61,25 @@ impl ChangeQueue {
             event: event.into(),
             block: Some(block.to_proto(length)),
             storage_id: storage_id.to_owned(),
+            unsendable: false,
         };
-        let id = block.id.get();
+        self.push_change(event, change);
+    }
+
+    /// Adds a copy that the namenode ordered and that was not made: `unsendable` if the replica here is the reason.
+    pub fn push_failed_copy(&self, block: BlockRef, storage_id: &str, unsendable: bool) {
+        let event = ReplicaEvent::CopyFailed;
+        let change = ReplicaChange {
+            event: event.into(),
+            block: Some(block.to_proto(0)),
+            storage_id: storage_id.to_owned(),
+            unsendable,
+        };
+        self.push_change(event, change);
+    }
+
+    fn push_change(&self, event: ReplicaEvent, change: ReplicaChange) {
+        let id = change.block.map_or(0, |block| block.id);
         let wake = {
             let mut pending = lock(&self.pending);
             if pending.changes.len() + pending.receiving.len() >= MAX_CHANGES {
@@ -75,7 +92,9 @@ impl ChangeQueue {
                 pending.receiving.insert(id, (change, Instant::now()));
                 false
             } else {
-                pending.receiving.remove(&id);
+                if event != ReplicaEvent::CopyFailed {
+                    pending.receiving.remove(&id);
+                }
                 pending.changes.push_back(change);
                 let first = pending.since.is_none();
                 pending.since.get_or_insert_with(Instant::now);

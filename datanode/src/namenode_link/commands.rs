@@ -9,16 +9,34 @@ use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, TransferCommand};
 
 use super::NamenodeLink;
+use super::small_orders::{Batch, SmallOrders};
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
 use crate::sync::lock;
 use crate::transfer::copy;
+use crate::transfer::copy_batch::{SmallCopy, copy_batch};
 
 /// Block recoveries at once. Each is a handful of calls.
 const MAX_RECOVERIES: usize = 64;
 
+/// Carries commands out. Orders to copy small replicas go together.
+pub fn execute_all(link: &NamenodeLink, commands: Vec<DatanodeCommand>) {
+    let mut small = SmallOrders::default();
+    for command in commands {
+        match command.command {
+            Some(Command::Transfer(order)) if SmallOrders::takes(&order) => {
+                if let Some(batch) = small.add(order) {
+                    transfer_batch(link, batch);
+                }
+            }
+            _ => execute(link, command),
+        }
+    }
+    small.rest().for_each(|batch| transfer_batch(link, batch));
+}
+
 /// Carries one command out.
-pub fn execute(link: &NamenodeLink, command: DatanodeCommand) {
+fn execute(link: &NamenodeLink, command: DatanodeCommand) {
     match command.command {
         None => tracing::debug!("command of an unknown kind"),
         Some(Command::Transfer(order)) => transfer(link, order),
@@ -93,6 +111,8 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
     let bytes = order.block.map_or(0, |block| block.length).saturating_mul(order.targets.len() as u64);
     let number = copies.add(block.id);
     let workers = if order.balancing { &link.move_workers } else { &link.copy_workers };
+    let changes = Arc::clone(&link.changes);
+    let storages: Vec<String> = order.targets.iter().map(|target| target.storage_id.clone()).collect();
     let taken = workers.submit(move || {
         if !copies.wants(block.id, number) {
             return;
@@ -114,16 +134,61 @@ fn transfer(link: &NamenodeLink, order: TransferCommand) {
             };
             let storage = Some(target.storage_id.clone()).filter(|s| !s.is_empty());
             match copy::copy_replica(&shared, block, &datanode.into(), storage, "", pace) {
-                Ok(()) => tracing::debug!(%block, target = datanode.uuid, "replica copied"),
+                Ok(()) => {
+                    shared.metrics.copies.increment(1);
+                    tracing::debug!(%block, target = datanode.uuid, "replica copied");
+                }
                 Err(error) => {
                     tracing::warn!(%block, target = datanode.uuid, %error, "replica cannot be copied");
+                    shared.metrics.failed_copies.increment(1);
+                    changes.push_failed_copy(block, &target.storage_id, !error.is_of_peer());
                 }
             }
         }
     });
     if !taken {
         link.copies.withdraw(block.id);
+        storages.iter().for_each(|storage| link.changes.push_failed_copy(block, storage, true));
         tracing::info!(%block, "too many copies at once");
+    }
+}
+
+/// Copies small replicas to one datanode.
+fn transfer_batch(link: &NamenodeLink, batch: Batch) {
+    let (shared, copies) = (Arc::clone(&link.shared), Arc::clone(&link.copies));
+    let changes = Arc::clone(&link.changes);
+    let numbers: Vec<u64> = batch.copies.iter().map(|copy| copies.add(copy.block.id)).collect();
+    let dropped = batch.copies.clone();
+    let taken = link.copy_workers.submit(move || {
+        let client_bytes = || shared.metrics.client_bytes.load(Ordering::Relaxed);
+        if shared.repair_pace.pay(batch.bytes, client_bytes).is_err() {
+            return;
+        }
+        // Some may have been withdrawn in the meantime.
+        let orders = batch.copies.iter().zip(numbers);
+        let wanted: Vec<SmallCopy> = orders
+            .filter(|(copy, number)| copies.begin(copy.block.id, *number))
+            .map(|(copy, _)| copy.clone())
+            .collect();
+        let outcomes = copy_batch(&shared, &wanted, &batch.target);
+        for (copy, outcome) in wanted.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => shared.metrics.copies.increment(1),
+                Err(error) => {
+                    tracing::warn!(block = %copy.block, %error, "replica cannot be copied");
+                    shared.metrics.failed_copies.increment(1);
+                    let storage = copy.storage_id.as_deref().unwrap_or_default();
+                    changes.push_failed_copy(copy.block, storage, !error.is_of_peer());
+                }
+            }
+        }
+    });
+    if !taken {
+        tracing::info!(copies = dropped.len(), "too many copies at once");
+        for copy in dropped {
+            link.copies.withdraw(copy.block.id);
+            link.changes.push_failed_copy(copy.block, copy.storage_id.as_deref().unwrap_or_default(), true);
+        }
     }
 }
 

@@ -166,9 +166,7 @@ async fn beat(link: &NamenodeLink, intervals: Intervals) {
                     link.shared.balance_pace.set_rate(bandwidth);
                 }
                 link.shared.repair_pace.set_limit(answer.repair_bandwidth);
-                for command in answer.commands {
-                    super::commands::execute(link, command);
-                }
+                super::commands::execute_all(link, answer.commands);
             }
             Err(status) => {
                 let DatanodeError::Rpc { error, .. } = link.failed(&status) else {
@@ -207,6 +205,9 @@ fn request(link: &NamenodeLink, storages: Vec<StorageReport>) -> HeartbeatReques
     metrics.xceivers.set(f64::from(xceivers));
     metrics.replicas.set(shared.dataset.replica_count() as f64);
     metrics.used_bytes.set(storages.iter().map(|s| s.used).sum::<u64>() as f64);
+    let volumes = shared.dataset.volumes();
+    let scrubs: Vec<_> = volumes.iter().filter(|v| !v.is_failed()).map(|v| v.scrub().figures()).collect();
+    metrics.set_scrubs(&scrubs);
     metrics.remaining_bytes.set(storages.iter().map(|s| s.remaining).sum::<u64>() as f64);
     HeartbeatRequest {
         uuid: shared.dataset.uuid().to_owned(),

@@ -10,6 +10,7 @@ pub mod copies;
 pub mod heartbeat;
 pub mod recovery;
 pub mod reports;
+mod small_orders;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -122,7 +122,7 @@ impl VolumeScrub {
             // New, or the clock was wrong.
             self.record.began_s = now;
         }
-        self.volume.set_scrubbed(self.record.ended_s);
+        self.volume.scrub().set_ended(self.record.ended_s);
         let storage_id = self.volume.storage_id().to_owned();
         for (block, length) in std::mem::take(&mut self.record.bad) {
             let reason = "found bad before the datanode started".to_owned();
@@ -213,8 +213,17 @@ impl VolumeScrub {
         if !matches!(verdict, Verdict::Stopped) {
             self.due += Pace::time_for(REPLICA_WORK, rate);
             self.record.work += read;
+            self.note(&verdict, read - REPLICA_WORK);
+            self.volume.scrub().set_progress(self.record.work, self.work());
         }
         verdict
+    }
+
+    /// Counts a verification.
+    fn note(&self, verdict: &Verdict, bytes: u64) {
+        if matches!(verdict, Verdict::Good { .. } | Verdict::Bad { .. }) {
+            self.volume.scrub().add(bytes, matches!(verdict, Verdict::Bad { .. }));
+        }
     }
 
     /// All the work of a pass.
@@ -240,7 +249,7 @@ impl VolumeScrub {
             "all replicas of the volume verified"
         );
         (self.record.cursor, self.record.work) = (None, 0);
-        self.volume.set_scrubbed(self.record.ended_s);
+        self.volume.scrub().set_ended(self.record.ended_s);
         self.write_record();
     }
 
@@ -293,6 +302,7 @@ impl VolumeScrub {
         'pass: loop {
             let (ids, last) = dataset.closed_on(&volume, after, BATCH);
             for id in ids {
+                let before = progress.bytes;
                 let verdict = self.verifier.verify(&dataset, id, &mut |bytes| {
                     if volume.used_within(BUSY_WINDOW) {
                         std::thread::sleep(POLITE_PAUSE);
@@ -300,6 +310,7 @@ impl VolumeScrub {
                     progress.bytes += bytes as u64;
                     wanted()
                 });
+                self.note(&verdict, progress.bytes - before);
                 match verdict {
                     Verdict::Good { .. } => progress.replicas += 1,
                     Verdict::Absent | Verdict::Open => {}

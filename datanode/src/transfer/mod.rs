@@ -8,6 +8,7 @@ pub mod acks;
 pub mod buffers;
 pub mod checksum_op;
 pub mod copy;
+pub mod copy_batch;
 pub mod local;
 pub mod net;
 pub mod peers;

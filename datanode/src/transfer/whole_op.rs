@@ -31,6 +31,11 @@ pub struct WholeBlock {
 impl WholeBlock {
     /// Looks for one, and nothing more, in what came behind a request. Anything else, also what makes no sense, is for the receiver.
     pub fn find(received: &[u8], checksum: Checksum) -> Option<Self> {
+        Self::find_first(received, checksum).filter(|whole| whole.length == received.len())
+    }
+
+    /// The same if something may follow: a sender of copies does not wait for the answer to one before it sends the next.
+    pub fn find_first(received: &[u8], checksum: Checksum) -> Option<Self> {
         let (first, sums, data) = packet(received, 0)?;
         let (last, none, length) = packet(received, data.end)?;
         let plain = |header: &PacketHeader| !header.sync_block && header.zero_len == 0;
@@ -44,9 +49,31 @@ impl WholeBlock {
             && last.last_packet_in_block
             && last.offset_in_block == data.len() as u64
             && none.is_empty()
-            && length.is_empty()
-            && length.end == received.len();
+            && length.is_empty();
         whole.then_some(Self { sums, data, length: length.end, seqnos: [first.seqno, last.seqno], checksum })
+    }
+
+    /// Bytes that must have come before [`Self::find_first`] can tell; `None`: it can, or two packets do not fit the buffer. Who
+    /// sends a copy sends all of it without an answer, so that they can be waited for.
+    pub fn awaits(received: &[u8]) -> Option<usize> {
+        let mut end = 0;
+        for _ in 0..2 {
+            let lengths_end = end + PACKET_LENGTHS_BYTES;
+            let Some(raw) = received.get(end..lengths_end) else { return Some(lengths_end) };
+            let lengths = PacketLengths::decode(*raw.first_chunk::<PACKET_LENGTHS_BYTES>()?).ok()?;
+            end = lengths_end + lengths.header_len + lengths.payload_len;
+            if end + PACKET_LENGTHS_BYTES > BUFFER_BYTES {
+                return None;
+            }
+            if received.len() < end {
+                return Some(end);
+            }
+            let head = received.get(lengths_end..lengths_end + lengths.header_len)?;
+            if lengths.decode_header(head).ok()?.0.last_packet_in_block {
+                return None;
+            }
+        }
+        None
     }
 
     /// Verifies it and makes the replica. `false`: something of this block is here already.
@@ -178,6 +205,18 @@ mod tests {
         let mut longer = raw.clone();
         longer.extend_from_slice(b"the next request");
         assert_eq!(WholeBlock::find(&longer, Checksum::default()), None, "something follows");
+        let followed = WholeBlock::find_first(&longer, Checksum::default()).expect("found");
+        assert_eq!((followed.length, WholeBlock::awaits(&longer)), (end, None));
+        for cut in 0..end {
+            let wanted = WholeBlock::awaits(&raw[..cut]).expect("more is to come");
+            assert!(wanted > cut && wanted <= end, "{cut}: {wanted}");
+        }
+        let mut large = Vec::new();
+        encode(0, 0, &[7; BUFFER_BYTES], false, false, &mut large);
+        assert_eq!(WholeBlock::awaits(&large[..100]), None, "it does not fit the buffer");
+        let mut empty = Vec::new();
+        encode(0, 0, &[], true, false, &mut empty);
+        assert_eq!(WholeBlock::awaits(&empty), None);
         let variants = [
             (0, false, true, 5000, false),
             (0, false, false, 5000, true),

@@ -9,7 +9,7 @@ use dfs_proto::data_transfer::{Op, encode_op};
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
 use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
 
-use super::net::Connection;
+use super::net::{BUFFER_BYTES, Connection};
 use super::peers::{address_of, at, of_peer};
 use super::receiver::{BlockReceiver, Mode, Waits};
 use super::whole_op::WholeBlock;
@@ -62,6 +62,9 @@ pub fn write_block(
             None => return Ok(()),
             Some(link) => next = link,
         }
+    }
+    if request.mode == Mode::Copy && copy_whole(shared, upstream, &request)? {
+        return Ok(());
     }
     let writer = match request.open(shared) {
         Ok(writer) => writer,
@@ -161,6 +164,32 @@ fn write_whole(
         shared.peers.put(connection);
     }
     Ok(None)
+}
+
+/// Takes a small copy as a whole. `false`: nothing was done since it is not small, or something of the block is here.
+fn copy_whole(
+    shared: &Shared,
+    upstream: &mut Connection,
+    request: &Request<'_>,
+) -> Result<bool, DatanodeError> {
+    upstream.set_timeout(shared.config.stream_timeout)?;
+    while let Some(least) = WholeBlock::awaits(upstream.buffered()) {
+        upstream.fill(least, BUFFER_BYTES)?;
+    }
+    let Some(whole) = WholeBlock::find_first(upstream.buffered(), request.checksum) else { return Ok(false) };
+    let storage = request.op.storage_id.as_deref().filter(|s| !s.is_empty());
+    match whole.store(&shared.dataset, request.block, upstream.buffered(), storage) {
+        Ok(true) => {}
+        Ok(false) => return Ok(false),
+        Err(error) => {
+            upstream.send_message(&failure(&error, String::new()))?;
+            return Err(error);
+        }
+    }
+    shared.metrics.bytes_written.increment(whole.data_len() as u64);
+    upstream.consume(whole.length);
+    upstream.send_message(&BlockOpResponseProto { status: Status::Success.into(), ..Default::default() })?;
+    Ok(true)
 }
 
 /// The answer that packets may come.

@@ -14,7 +14,7 @@
 use dfs_proto::v1;
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{Datanode, DatanodeManager, NodeIndex, StorageIndex};
+use super::datanode_manager::{Datanode, DatanodeManager, Liveness, NodeIndex, StorageIndex};
 use super::drain::Drain;
 
 /// Replicas that must stay elsewhere before those of a datanode in maintenance count (HDFS's default).
@@ -90,7 +90,7 @@ pub(super) enum Worth {
 impl Datanode {
     /// New replicas may go there.
     pub(super) fn takes(&self) -> bool {
-        self.liveness == super::datanode_manager::Liveness::Live && self.admin == Admin::Normal
+        self.liveness == Liveness::Live && self.admin == Admin::Normal
     }
 
     /// Its replicas count in full.
@@ -143,6 +143,32 @@ impl BlockManager {
         self.datanodes.refresh();
         self.withdraw_copies_to(now, node);
         self.sweep.request();
+    }
+
+    /// Whether a datanode may be forgotten: it is dead, and nobody waits for it. Otherwise why not.
+    pub fn may_remove(&self, uuid: &str) -> Result<(), &'static str> {
+        let Some(node) = self.datanodes.find_node(uuid) else { return Err("no such datanode") };
+        let datanode = self.datanodes.node(node);
+        match (datanode.liveness, datanode.admin) {
+            (_, Admin::Maintenance { .. }) => Err("it is in maintenance: recommission it first"),
+            (Liveness::Live | Liveness::Stale, _) => Err("it is alive: decommission it, then stop it"),
+            (Liveness::Expected, _) => {
+                Err("the namenode has just started and waits for it: try again in a minute")
+            }
+            (Liveness::Dead, Admin::Normal | Admin::Leaving) => Ok(()),
+        }
+    }
+
+    /// A datanode was removed from the namespace's record. One that serves again in this moment stays.
+    pub(super) fn remove_datanode(&mut self, uuid: &str) {
+        let Some(node) = self.datanodes.find_node(uuid) else { return };
+        let datanode = self.datanodes.node_mut(node);
+        if !datanode.serves() {
+            (datanode.liveness, datanode.removed, datanode.admin) = (Liveness::Dead, true, Admin::Normal);
+            datanode.awaited_until = None;
+            self.datanodes.refresh();
+            self.sweep.request();
+        }
     }
 
     /// What each datanode may spend on repair, in bytes a second; 0: as it sees fit.
@@ -198,7 +224,7 @@ impl BlockManager {
     /// The one datanode that `name` means: its uuid, host name, address or address and port. Otherwise all that it
     /// could mean.
     pub fn find_datanode(&self, name: &str) -> Result<String, Vec<String>> {
-        if self.datanodes.find_node(name).is_some() {
+        if self.datanodes.find_node(name).is_some_and(|node| !self.datanodes.node(node).removed) {
             return Ok(name.to_owned());
         }
         let named = |info: &v1::DatanodeInfo| {
@@ -206,7 +232,8 @@ impl BlockManager {
             let host = format!("{}:{}", info.hostname, info.xfer_port);
             [&info.ip, &info.hostname, &address, &host].into_iter().any(|known| known == name)
         };
-        let all = self.datanodes.nodes().iter().filter(|node| named(&node.info));
+        let known = self.datanodes.nodes().iter().filter(|node| !node.removed);
+        let all = known.filter(|node| named(&node.info));
         // A datanode that died for good may have left its name to another one.
         let serving: Vec<&Datanode> = all.clone().filter(|node| node.serves()).collect();
         let found: Vec<&Datanode> = if serving.is_empty() { all.collect() } else { serving };

@@ -9,6 +9,7 @@ use super::block_map::BlockMap;
 use super::config::BlockManagementConfig;
 use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
 use super::drain::DrainScan;
+use super::failed_copies::FailedCopies;
 use super::kept::Kept;
 use super::low_redundancy::{Level, LowRedundancy};
 use super::pending::{Pending, PendingTransfers};
@@ -50,6 +51,7 @@ pub struct BlockManager {
     /// Last block of the previous slice of the background check.
     pub(super) check_cursor: Option<BlockId>,
     pub(super) drain_scan: DrainScan,
+    pub(super) failed_copies: FailedCopies,
     pub(super) meter: RepairMeter,
     /// Bytes a second that each datanode may spend on repair; 0: as it sees fit.
     pub(super) repair_bandwidth: u64,
@@ -91,6 +93,7 @@ impl BlockManager {
             last_tick: None,
             check_cursor: None,
             drain_scan: DrainScan::default(),
+            failed_copies: FailedCopies::default(),
             meter: RepairMeter::default(),
             repair_bandwidth: 0,
             random,

@@ -11,8 +11,8 @@ pub struct BlockManagementConfig {
     /// After a start with known datanodes, repair waits until all of them have reported, at most this
     /// long; otherwise a restart of the namenode would copy every block. Default 30,000.
     pub startup_grace_ms: u64,
-    /// Replica copies that one datanode sends, and that one receives, at a time. Default 128: enough to
-    /// keep small blocks flowing at one heartbeat a second; large blocks are limited by bytes. 1 to 10,000.
+    /// Replica copies that one datanode sends, and that one receives, at a time. Default 512: what a datanode does with
+    /// small blocks between two of the heartbeats that come while it copies; large blocks are limited by bytes. 1 to 10,000.
     pub node_transfers_max: u32,
     /// Bytes of the copies that one datanode sends, and that one receives, at a time; one copy is always
     /// allowed. Default 512 MiB.
@@ -50,7 +50,7 @@ impl Default for BlockManagementConfig {
             stale_after_ms: 5_000,
             dead_after_ms: 30_000,
             startup_grace_ms: 30_000,
-            node_transfers_max: 128,
+            node_transfers_max: 512,
             node_transfer_bytes_max: 512 << 20,
             pending_timeout_ms: 30_000,
             invalidate_limit: 1_000,

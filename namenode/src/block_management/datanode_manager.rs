@@ -85,6 +85,10 @@ pub(super) struct Storage {
     pub(super) failure: String,
     /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
     pub(super) scrubbed_s: u64,
+    /// Share of the present pass that is verified, in thousandths.
+    pub(super) scrub_done_milli: u32,
+    /// Bad replicas found by that since its datanode started.
+    pub(super) scrub_bad: u64,
     /// A full report has arrived since its datanode registered.
     pub(super) reported: bool,
     pub(super) replicas: u64,
@@ -134,6 +138,8 @@ pub(super) struct Datanode {
     pub(super) writing: u64,
     pub(super) outgoing: CopyLoad,
     pub(super) incoming: CopyLoad,
+    /// It did not take a copy: others get copies first until then.
+    pub(super) shunned_until: u64,
     pub(super) invalidates: Invalidates,
     pub(super) finalizations: Finalizations,
     /// Copies to order on its next heartbeat.
@@ -142,6 +148,8 @@ pub(super) struct Datanode {
     pub(super) recoveries: Vec<BlockId>,
     /// Copies it was told of that are not wanted any longer; no more than it may be told of at a time.
     pub(super) withdrawals: Vec<BlockId>,
+    /// Dead, and not to be told of any longer: its number stays taken until the namenode starts anew.
+    pub(super) removed: bool,
     /// What an administrator wants of it.
     pub(super) admin: Admin,
     /// How far that is.
@@ -316,6 +324,7 @@ impl DatanodeManager {
                 node.info = info;
                 node.ip = ip;
                 node.rack = rack;
+                node.removed = false;
                 index
             }
             Entry::Vacant(vacant) => {
@@ -338,11 +347,13 @@ impl DatanodeManager {
                     writing: 0,
                     outgoing: CopyLoad::default(),
                     incoming: CopyLoad::default(),
+                    shunned_until: 0,
                     invalidates: Invalidates::default(),
                     finalizations: Finalizations::default(),
                     transfers: Vec::new(),
                     recoveries: Vec::new(),
                     withdrawals: Vec::new(),
+                    removed: false,
                     admin: Admin::Normal,
                     drain: Drain::default(),
                     awaited_until: None,
@@ -391,6 +402,8 @@ impl DatanodeManager {
             path: String::new(),
             failure: String::new(),
             scrubbed_s: 0,
+            scrub_done_milli: 0,
+            scrub_bad: 0,
             reported: false,
             replicas: 0,
             writing: 0,

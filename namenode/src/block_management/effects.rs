@@ -35,6 +35,7 @@ impl BlockManager {
             Effect::DatanodeAdminSet { uuid, state, remaining_ms } => {
                 self.set_admin(now, uuid, *state, *remaining_ms);
             }
+            Effect::DatanodeRemoved { uuid } => self.remove_datanode(uuid),
             Effect::RepairBandwidthSet { bytes_per_second } => self.set_repair_bandwidth(*bytes_per_second),
             // The lease manager's business.
             Effect::LeaseTaken { .. } | Effect::LeaseReleased { .. } => {}
@@ -142,6 +143,7 @@ impl BlockManager {
         self.end_recovery(id);
         self.outdated_hints.remove(&id);
         self.suspects.forget(id);
+        self.failed_copies.forget(id);
         self.set_level(id, None);
         let Some(entry) = self.blocks.remove(id) else { return };
         for replica in entry.replicas.iter() {

@@ -146,6 +146,7 @@ impl BlockManager {
         self.check_startup(now, began);
         self.removed.expire(now);
         self.deleted.expire(now);
+        self.failed_copies.expire(now);
         self.check_recoveries(now);
         for id in self.pending.overdue(now) {
             self.cancel_pending(id);
@@ -191,6 +192,7 @@ impl BlockManager {
             // Nobody waits for one that is in maintenance or was to leave; should it come, it reports.
             let expected_away = node.admin != Admin::Normal && !node.serves();
             expected_away
+                || node.removed
                 || node.serves()
                     && node.storages.iter().all(|storage| {
                         let storage = self.datanodes.storage(*storage);
@@ -290,6 +292,8 @@ impl BlockManager {
             storage.remaining = report.remaining;
             storage.listed = true;
             storage.scrubbed_s = report.scrubbed_s;
+            storage.scrub_done_milli = report.scrub_done_milli;
+            storage.scrub_bad = report.scrub_bad;
             for (known, told) in [(&mut storage.path, &report.path), (&mut storage.failure, &report.failure)]
             {
                 if known != told && told.len() <= TEXT_BYTES_MAX {

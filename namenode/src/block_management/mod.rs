@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`block_map`](self) entries and [`replica_set`](self), then `block_manager` (the state and
 //! its primitive changes), `liveness` (registration, heartbeats, tick), `effects`, `report`, `redundancy`
-//! (what a block needs), `administration` (what a replica is worth), `suspects` (when corrupt replicas go), `repair` (planning copies), `placement`, `locate`, `recovery`, `balancer`.
+//! (what a block needs), `administration` (what a replica is worth), `suspects` (when corrupt replicas go), `repair` (planning copies), `failed_copies`, `placement`, `locate`, `recovery`, `balancer`.
 //!
 //! Invariants, checked by `BlockManager::check_invariants` in tests:
 //! 1. A block has at most one replica on a datanode, and a replica only on a storage that is known.
@@ -36,6 +36,7 @@ mod datanode_manager;
 mod describe;
 mod drain;
 mod effects;
+mod failed_copies;
 mod finalizations;
 mod invalidate;
 mod kept;

@@ -278,6 +278,23 @@ impl BlockManager {
         }
     }
 
+    /// Datanode `source` has not sent a replica to `target`; answers whether that was a move.
+    pub(super) fn move_failed(
+        &mut self,
+        now: u64,
+        id: BlockId,
+        source: NodeIndex,
+        target: StorageIndex,
+    ) -> bool {
+        let sent =
+            |moved: &&Move| moved.phase == Phase::Sent && moved.from == source && moved.target == target;
+        if self.balancer.moves.get(&id).filter(sent).is_none() {
+            return false;
+        }
+        self.forget_move(now, id);
+        true
+    }
+
     fn release_accounts(&mut self, moved: &Move) {
         let (from, to) = (moved.from, moved.to);
         let accounts = &mut self.balancer.accounts;

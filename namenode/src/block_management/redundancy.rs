@@ -102,6 +102,9 @@ impl BlockManager {
             self.rescue(id);
         }
         self.set_level(id, level);
+        if level.is_none() {
+            self.failed_copies.forget(id);
+        }
         if staying > wanted {
             if self.suspects.contains(id) {
                 // Any of the good ones may turn out bad; the corrupt ones are dealt with first.

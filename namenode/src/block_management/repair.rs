@@ -1,8 +1,8 @@
 //! Plans copies of blocks that have too few replicas or have them on too few racks.
 //!
 //! The most endangered blocks come first. Each datanode sends and receives a limited number of copies
-//! and bytes at a time; sources are the least loaded of two drawn at random, so that a source which
-//! fails is not asked again and again.
+//! and bytes at a time; sources are the least loaded of two drawn at random. Whoever failed a moment ago is passed over
+//! as long as others can do it (`failed_copies`).
 
 use dfs_proto::BlockId;
 use smallvec::SmallVec;
@@ -39,9 +39,9 @@ impl BlockManager {
     }
 
     /// Plans one copy if a source and a target have room for it; otherwise the block keeps its place.
-    fn plan_copy(&mut self, now: u64, id: BlockId, level: Level) {
+    pub(super) fn plan_copy(&mut self, now: u64, id: BlockId, level: Level) {
         let Some(entry) = self.blocks.get(id) else { return };
-        if self.pending.get(id).is_some() {
+        if self.pending.get(id).is_some() || self.failed_copies.waits(now, id) {
             return;
         }
         let tally = self.tally(entry);
@@ -53,8 +53,11 @@ impl BlockManager {
             Level::Misplaced => 1,
             _ => tally.need(wanted).saturating_sub(tally.staying.len()).min(TARGETS_MAX),
         };
-        let Some(source) = self.choose_source(&tally, bytes) else { return };
-        let targets = self.choose_repair_targets(now, id, &tally, bytes, count, level);
+        let Some(source) = self.choose_source(id, &tally, bytes) else { return };
+        let mut targets = self.choose_repair_targets(now, id, &tally, bytes, count, level, false);
+        if targets.is_empty() && self.failed_copies.total() > 0 {
+            targets = self.choose_repair_targets(now, id, &tally, bytes, count, level, true);
+        }
         if targets.is_empty() {
             return;
         }
@@ -65,7 +68,7 @@ impl BlockManager {
     }
 
     /// A datanode with a good replica and room to send it.
-    fn choose_source(&mut self, tally: &Tally, bytes: u64) -> Option<NodeIndex> {
+    fn choose_source(&mut self, id: BlockId, tally: &Tally, bytes: u64) -> Option<NodeIndex> {
         let mut able: SmallVec<[NodeIndex; 4]> = SmallVec::new();
         // A stale datanode would get the order late or never.
         for storage in tally.good.iter().filter(|storage| self.datanodes.fresh(**storage)) {
@@ -74,6 +77,9 @@ impl BlockManager {
             if outgoing.allows(bytes, self.config.node_transfers_max, self.config.node_transfer_bytes_max) {
                 able.push(node);
             }
+        }
+        if able.iter().any(|node| !self.failed_copies.is_bad_source(id, *node)) {
+            able.retain(|node| !self.failed_copies.is_bad_source(id, *node));
         }
         if able.is_empty() {
             return None;
@@ -86,6 +92,8 @@ impl BlockManager {
         })
     }
 
+    /// `shunned`: datanodes that failed a moment ago, too.
+    #[allow(clippy::too_many_arguments)]
     fn choose_repair_targets(
         &mut self,
         now: u64,
@@ -94,6 +102,7 @@ impl BlockManager {
         bytes: u64,
         count: usize,
         level: Level,
+        shunned: bool,
     ) -> SmallVec<[StorageIndex; 2]> {
         let Some(entry) = self.blocks.get(id) else { return SmallVec::new() };
         let mut exclude: Vec<NodeIndex> =
@@ -109,10 +118,16 @@ impl BlockManager {
         let counting = tally.staying.iter().chain(&tally.absent);
         let present: Vec<NodeIndex> = counting.map(|storage| self.datanodes.node_of(*storage)).collect();
         exclude.retain(|node| !present.contains(node));
+        if !shunned {
+            let failed = self.failed_copies.bad_target(id);
+            exclude.extend(failed.filter(|node| !present.contains(node)));
+        }
         let mut chooser =
             Chooser::new(&self.datanodes, usize::from(entry.replication), bytes, seed, exclude, present);
         chooser.allow = Some(Box::new(move |node| {
-            node.incoming.allows(bytes, count_max, bytes_max) && node.invalidates.stamp_of(id).is_none()
+            node.incoming.allows(bytes, count_max, bytes_max)
+                && node.invalidates.stamp_of(id).is_none()
+                && (shunned || node.shunned_until <= now)
         }));
         chooser.elsewhere_only = level == Level::Misplaced;
         chooser.now = now;

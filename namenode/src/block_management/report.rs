@@ -71,11 +71,19 @@ impl BlockManager {
         change: &v1::ReplicaChange,
         stored: Option<&StoredBlock>,
     ) {
+        if change.event() == ReplicaEvent::CopyFailed {
+            let source = self.datanodes.find_node(uuid).filter(|node| self.datanodes.node(*node).serves());
+            if let Some(source) = source {
+                self.copy_failed(now, source, change);
+            }
+            return;
+        }
         let Some((node, storage)) = self.reporting(uuid, &change.storage_id) else { return };
         let Some(block) = &change.block else { return };
         let state = match change.event() {
             ReplicaEvent::Receiving => ReplicaState::Rbw,
             ReplicaEvent::Received => ReplicaState::Finalized,
+            ReplicaEvent::CopyFailed => return,
             ReplicaEvent::Deleted => return self.replica_deleted(now, node, storage, block),
         };
         let (id, stamp, length) = (block.block_id(), block.stamp(), block.length);
@@ -325,6 +333,7 @@ impl BlockManager {
         let arrived = mark == Mark::Good && self.settle_pending(id, node);
         if arrived {
             self.meter.add(now, replica.length);
+            self.datanodes.node_mut(node).shunned_until = 0;
         }
         if mark == Mark::Corrupt {
             self.found_corrupt(now, id, storage);

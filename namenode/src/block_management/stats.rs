@@ -25,12 +25,16 @@ impl BlockManager {
             repair_queue_blocks: REPAIRED.into_iter().map(count).sum(),
             repair_bandwidth: self.repair_bandwidth,
             starting: !self.startup.over,
+            failed_copies: self.failed_copies.total(),
             ..Default::default()
         };
         (stats.copied_blocks, stats.copied_bytes) = self.meter.totals();
         (stats.copied_blocks_rate_milli, stats.copied_bytes_rate) = self.meter.rates(now);
         for index in self.datanodes.indices() {
             let node = self.datanodes.node(index);
+            if node.removed {
+                continue;
+            }
             match node.liveness {
                 Liveness::Live => stats.live_datanodes += 1,
                 Liveness::Stale => stats.stale_datanodes += 1,
@@ -63,6 +67,7 @@ impl BlockManager {
         let mut rows: Vec<v1::DatanodeReport> = self
             .datanodes
             .indices()
+            .filter(|index| !self.datanodes.node(*index).removed)
             .map(|index| {
                 let node = self.datanodes.node(index);
                 let mut info = node.info.clone();
@@ -87,6 +92,8 @@ impl BlockManager {
                             path: storage.path.clone(),
                             failure: storage.failure.clone(),
                             scrubbed_s: storage.scrubbed_s,
+                            scrub_done_milli: storage.scrub_done_milli,
+                            scrub_bad: storage.scrub_bad,
                         })
                         .collect(),
                     last_heartbeat_ms: now.saturating_sub(node.last_heartbeat),

@@ -76,6 +76,11 @@ pub enum Effect {
         /// Maintenance: milliseconds from the command until it ends.
         remaining_ms: u64,
     },
+    /// An administrator had a datanode forgotten.
+    DatanodeRemoved {
+        /// Datanode.
+        uuid: String,
+    },
     /// An administrator set what each datanode may spend on repair.
     RepairBandwidthSet {
         /// Bytes a second; 0: as the datanode sees fit.

@@ -28,6 +28,30 @@ async fn superuser(context: &Context, call: Option<&CallContext>, subject: &str)
     }
 }
 
+/// The one datanode that a name means.
+fn uuid_of(context: &Context, node: &str) -> Result<String, RpcError> {
+    let found = context.soft.blocks().find_datanode(node);
+    found.map_err(|meant| match &meant[..] {
+        [] => invalid(node, "no such datanode"),
+        several => invalid(node, format!("means several datanodes: {}", several.join(", "))),
+    })
+}
+
+/// Forgets a dead datanode.
+pub async fn remove_datanode(
+    context: &Arc<Context>,
+    request: RemoveDatanodeRequest,
+) -> Result<Empty, RpcError> {
+    let RemoveDatanodeRequest { context: call, node } = request;
+    let user = superuser(context, call.as_ref(), &node).await?;
+    let uuid = uuid_of(context, &node)?;
+    let may = context.soft.blocks().may_remove(&uuid);
+    may.map_err(|reason| invalid(&node, reason))?;
+    context.change(call, Op::RemoveDatanode(log::RemoveDatanodeOp { uuid: uuid.clone() })).await?;
+    tracing::info!(datanode = uuid, user, "datanode removed");
+    Ok(Empty {})
+}
+
 /// Orders what is to become of a datanode, and answers how it stands.
 pub async fn set_datanode_admin(
     context: &Arc<Context>,
@@ -36,11 +60,7 @@ pub async fn set_datanode_admin(
     let state = request.state();
     let SetDatanodeAdminRequest { context: call, node, duration_ms, .. } = request;
     let user = superuser(context, call.as_ref(), &node).await?;
-    let found = context.soft.blocks().find_datanode(&node);
-    let uuid = found.map_err(|meant| match &meant[..] {
-        [] => invalid(&node, "no such datanode"),
-        several => invalid(&node, format!("means several datanodes: {}", several.join(", "))),
-    })?;
+    let uuid = uuid_of(context, &node)?;
     let until_ns = match state {
         AdminState::Maintenance if !(MAINTENANCE_MIN_MS..=MAINTENANCE_MAX_MS).contains(&duration_ms) => {
             return Err(invalid(&node, "maintenance lasts a second to 30 days"));

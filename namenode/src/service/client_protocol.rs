@@ -400,6 +400,10 @@ impl ClientProtocol for ClientService {
         answer(administration::set_datanode_admin(&self.context, request.into_inner()).await)
     }
 
+    async fn remove_datanode(&self, request: Request<RemoveDatanodeRequest>) -> Answer<Empty> {
+        answer(administration::remove_datanode(&self.context, request.into_inner()).await)
+    }
+
     async fn repair_bandwidth(
         &self,
         request: Request<RepairBandwidthRequest>,

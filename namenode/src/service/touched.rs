@@ -115,6 +115,7 @@ impl Touched {
             | Op::ReleaseOrphans(_)
             | Op::SetDatanodeAdmin(_)
             | Op::SetRepairBandwidth(_)
+            | Op::RemoveDatanode(_)
             | Op::ForgetRestore(_)
             | Op::ReserveInodes(_)
             | Op::DropReservations(_) => Self::default(),

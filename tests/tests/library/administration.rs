@@ -83,6 +83,39 @@ fn a_decommissioned_datanode_can_be_stopped_and_nothing_is_lost() -> Result<()> 
 }
 
 #[test]
+fn a_dead_datanode_is_removed_for_good_until_it_comes_back() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().datanodes(4).block_size(BLOCK).start().await?;
+        let client = cluster.client().await?;
+        write_file(&client, "/f", &pattern(9, 0, BLOCK as usize)).await?;
+        let gone = cluster.located_on("/f", 0).await?[0];
+        let named = name(&cluster, gone)?;
+        ensure_error(client.remove_datanode(&named).await, ErrorKind::InvalidArgument, &named)?;
+        client.set_datanode_admin(&named, AdminState::Decommission, Duration::ZERO).await?;
+        wait_until_done(&cluster, &client, gone).await?;
+        cluster.kill_datanode(gone).await;
+        wait_until("the datanode is removed", PATIENCE, async || {
+            Ok(client.remove_datanode(&named).await.is_ok())
+        })
+        .await?;
+        ensure!(client.datanodes().await?.len() == 3, "it is listed");
+        cluster.restart_namenode().await?;
+        cluster.wait_for_live_datanodes(3).await?;
+        let client = cluster.client().await?;
+        let stats = client.stats().await?;
+        ensure!(
+            stats.dead_datanodes == 0 && client.datanodes().await?.len() == 3,
+            "it is remembered: {stats:?}"
+        );
+        cluster.start_datanode(gone).await?;
+        cluster.wait_for_live_datanodes(4).await?;
+        let stats = client.stats().await?;
+        ensure!(stats.decommissioning_datanodes + stats.decommissioned_datanodes == 0, "it is a new one");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_datanode_that_is_taken_back_is_used_again_and_excess_replicas_go() -> Result<()> {
     run(async {
         let cluster = MiniCluster::builder().datanodes(4).block_size(BLOCK).start().await?;

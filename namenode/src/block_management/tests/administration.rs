@@ -227,3 +227,28 @@ fn a_datanode_is_found_by_any_of_its_names() {
     assert_eq!(world.manager.find_datanode("10.0.0.2").map_err(|meant| meant.len()), Err(2));
     assert_eq!(world.manager.find_datanode("10.0.0.2:9966"), Ok(uuid(2)));
 }
+
+#[test]
+fn only_a_dead_datanode_is_removed_and_may_come_back() {
+    let mut world = World::cluster(4);
+    let block = world.write(3, &[0, 1, 2]);
+    assert!(world.manager.may_remove(&uuid(2)).is_err(), "it lives");
+    world.seconds(20, &[0, 1, 3]);
+    assert!(world.manager.may_remove(&uuid(2)).is_err(), "it is only silent");
+    let copies = transfers(&world.seconds(15, &[0, 1, 3]));
+    world.received(copies[0].2[0], &block);
+    assert_eq!(world.manager.may_remove(&uuid(2)), Ok(()));
+    world.effect(Effect::DatanodeRemoved { uuid: uuid(2) });
+    let stats = world.manager.stats(world.now);
+    assert_eq!((stats.live_datanodes, stats.dead_datanodes), (3, 0));
+    assert_eq!(world.manager.datanode_report(world.now).len(), 3);
+    assert_eq!(world.manager.find_datanode("host2"), Err(vec![]));
+    assert_eq!(world.manager.find_datanode(&uuid(2)), Err(vec![]));
+    world.seconds(5, &[0, 1, 3]);
+    world.register(2);
+    world.full_report(2, &[finalized(&block)]);
+    assert_eq!(world.manager.stats(world.now).live_datanodes, 4);
+    assert_eq!(world.manager.datanode_report(world.now).len(), 4);
+    let deleted = deletions(&world.seconds(2, &[0, 1, 2, 3]));
+    assert_eq!(deleted.len(), 1, "one replica too many");
+}

@@ -148,7 +148,12 @@ impl Cluster {
 
     fn tell(&mut self, node: usize, event: ReplicaEvent, block: v1::Block) {
         let stored = self.world.stored.get(&block.block_id()).cloned();
-        let change = v1::ReplicaChange { event: event.into(), block: Some(block), storage_id: storage(node) };
+        let change = v1::ReplicaChange {
+            event: event.into(),
+            block: Some(block),
+            storage_id: storage(node),
+            ..Default::default()
+        };
         self.world.manager.incremental(self.world.now, &uuid(node), &change, stored.as_ref());
     }
 

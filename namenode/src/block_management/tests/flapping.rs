@@ -79,7 +79,12 @@ impl Flapping {
     }
 
     fn report(&mut self, node: usize, event: ReplicaEvent, block: v1::Block) {
-        let change = v1::ReplicaChange { event: event.into(), block: Some(block), storage_id: storage(node) };
+        let change = v1::ReplicaChange {
+            event: event.into(),
+            block: Some(block),
+            storage_id: storage(node),
+            ..Default::default()
+        };
         let stored = self.world.stored.get(&block.block_id());
         self.world.manager.incremental(self.world.now, &uuid(node), &change, stored);
     }

@@ -4,6 +4,7 @@ mod administration;
 mod balancing;
 mod corruption;
 mod deletion;
+mod failed_copies;
 mod flapping;
 mod invariants;
 mod leaving;
@@ -204,7 +205,12 @@ impl World {
 
     fn change(&mut self, node: usize, event: ReplicaEvent, block: v1::Block) {
         let stored = self.stored.get(&block.block_id()).cloned();
-        let change = v1::ReplicaChange { event: event.into(), block: Some(block), storage_id: storage(node) };
+        let change = v1::ReplicaChange {
+            event: event.into(),
+            block: Some(block),
+            storage_id: storage(node),
+            ..Default::default()
+        };
         self.manager.incremental(self.now, &uuid(node), &change, stored.as_ref());
         self.manager.check_invariants();
     }

@@ -135,6 +135,7 @@ fn a_replica_that_moved_to_another_volume_counts_once() {
         event: ReplicaEvent::Received.into(),
         block: Some(block.to_proto()),
         storage_id: "dn0-s1".to_owned(),
+        ..Default::default()
     };
     world.manager.incremental(world.now, &uuid(0), &change, None);
     world.manager.check_invariants();

@@ -64,7 +64,12 @@ impl Simulation {
 
     fn tell(&mut self, node: usize, event: ReplicaEvent, id: u64, copy: Copy) {
         let block = v1::Block { id, generation_stamp: copy.stamp, length: copy.length };
-        let change = v1::ReplicaChange { event: event.into(), block: Some(block), storage_id: storage(node) };
+        let change = v1::ReplicaChange {
+            event: event.into(),
+            block: Some(block),
+            storage_id: storage(node),
+            ..Default::default()
+        };
         self.disks[node].changes.push(change);
     }
 

@@ -56,6 +56,21 @@ pub(super) fn set_admin(
     Ok(Reply::Empty(Default::default()))
 }
 
+/// Forgets a datanode. What the rows of blocks say about its storages stays, and means nothing any longer.
+pub(super) fn remove(
+    tables: &mut Tables<'_>,
+    context: &mut Context<'_>,
+    op: &log::RemoveDatanodeOp,
+) -> Result<Reply, NamesystemError> {
+    superuser_only(context, &op.uuid)?;
+    if record_of(tables, &op.uuid)?.is_none() {
+        return Err(NamesystemError::DatanodeNotFound { uuid: op.uuid.clone() });
+    }
+    tables.remove(Table::Datanodes, op.uuid.as_bytes());
+    context.effects.push(Effect::DatanodeRemoved { uuid: op.uuid.clone() });
+    Ok(Reply::Empty(Default::default()))
+}
+
 /// Records how many bytes a second each datanode may spend on repair; 0: as it sees fit.
 pub(super) fn set_repair_bandwidth(
     tables: &mut Tables<'_>,

@@ -93,6 +93,7 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::ForgetRestore(_)) => 52,
         Some(Op::ReserveInodes(_)) => 53,
         Some(Op::DropReservations(_)) => 54,
+        Some(Op::RemoveDatanode(_)) => 60,
     }
 }
 
@@ -138,6 +139,7 @@ pub(super) fn run(
         Op::CommitBlocks(op) => commit_blocks::run(tables, context, op),
         Op::ReleaseOrphans(op) => orphans::release(tables, context, op),
         Op::SetDatanodeAdmin(op) => datanodes::set_admin(tables, context, op),
+        Op::RemoveDatanode(op) => datanodes::remove(tables, context, op),
         Op::SetRepairBandwidth(op) => datanodes::set_repair_bandwidth(tables, context, op),
         Op::MoveToTrash(op) => move_to_trash::run(tables, context, op),
         Op::EmptyTrash(op) => empty_trash::run(tables, context, op),

@@ -74,6 +74,22 @@ fn the_bandwidth_of_repair_is_kept() {
 }
 
 #[test]
+fn a_datanode_is_removed_by_the_superuser() {
+    let mut t = Fixture::new();
+    register(&mut t, "10.0.0.1");
+    let remove = |uuid: &str| Op::RemoveDatanode(log::RemoveDatanodeOp { uuid: uuid.to_owned() });
+    t.refused(remove("dn-2"), ErrorKind::InvalidArgument);
+    t.ok(remove("dn-1"));
+    assert_eq!(t.effects, [Effect::DatanodeRemoved { uuid: "dn-1".to_owned() }]);
+    assert_eq!(t.snapshot().datanodes().expect("reads").len(), 0);
+    t.refused(remove("dn-1"), ErrorKind::InvalidArgument);
+    register(&mut t, "10.0.0.1");
+    assert_eq!(t.snapshot().datanodes().expect("reads").len(), 1);
+    t.become_user("ann", &["staff"]);
+    t.refused(remove("dn-1"), ErrorKind::NotPermitted);
+}
+
+#[test]
 fn golden_bytes_of_a_datanode_and_of_the_bandwidth() {
     let mut t = Fixture::new();
     // As versions without administration wrote it: a RegisterDatanodeOp.

@@ -1,4 +1,5 @@
-//! `dfs admin decommission|recommission|maintenance`: a datanode shall leave, be taken back, or be down for a while.
+//! `dfs admin decommission|recommission|maintenance|remove`: a datanode shall leave, be taken back, be down for a while, or be
+//! forgotten.
 //!
 //! The order is recorded by the namenode and carried out without this command. `--wait` follows it and ends with
 //! success when the datanode may be stopped; it fails when that cannot come to pass, because too few other datanodes are
@@ -52,6 +53,14 @@ pub struct MaintenanceArgs {
     json: bool,
 }
 
+/// `dfs admin remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Host name, address, address:port or uuid of the datanode
+    #[arg(value_name = "NODE")]
+    node: String,
+}
+
 /// A length of time that is not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a length of time such as 90s, 30m, 2h or 1d")]
@@ -87,6 +96,13 @@ pub async fn recommission(session: &Session, out: &mut Out, args: &NodeArgs) -> 
 pub async fn maintenance(session: &Session, out: &mut Out, args: &MaintenanceArgs) -> anyhow::Result<()> {
     let row = session.client.set_datanode_admin(&args.node, AdminState::Maintenance, args.duration).await?;
     follow(session, out, row, args.wait, args.json).await
+}
+
+/// Forgets a dead datanode.
+pub async fn remove(session: &Session, out: &mut Out, args: &RemoveArgs) -> anyhow::Result<()> {
+    session.client.remove_datanode(&args.node).await?;
+    out.line(format_args!("{}: removed", args.node))?;
+    Ok(())
 }
 
 async fn follow(

@@ -41,6 +41,8 @@ enum AdminCommand {
     Recommission(membership::NodeArgs),
     /// Let a datanode be down for a while without its replicas being replaced
     Maintenance(membership::MaintenanceArgs),
+    /// Forget a dead datanode that will not come back
+    Remove(membership::RemoveArgs),
     /// After a restore of the namenode: show, or end, that replicas which it does not know are kept
     Restored(restored::RestoredArgs),
     /// Show or set what each datanode may spend on repair, in bytes a second
@@ -69,6 +71,7 @@ pub async fn run(session: &Session, out: &mut Out, args: &AdminArgs) -> anyhow::
         AdminCommand::Decommission(args) => membership::decommission(session, out, args).await,
         AdminCommand::Recommission(args) => membership::recommission(session, out, args).await,
         AdminCommand::Maintenance(args) => membership::maintenance(session, out, args).await,
+        AdminCommand::Remove(args) => membership::remove(session, out, args).await,
         AdminCommand::Restored(args) => restored::run(session, out, args).await,
         AdminCommand::Bandwidth(args) => bandwidth::run(session, out, args).await,
         AdminCommand::Scrub(args) => scrub::run(session, out, args).await,

@@ -49,6 +49,10 @@ pub struct VolumeRow {
     pub failure: String,
     /// When all of its replicas had last been verified, in seconds since the epoch; 0: not yet.
     pub scrubbed_s: u64,
+    /// Share of the present pass that is verified, in thousandths; 1,000 between two passes.
+    pub scrub_done_milli: u32,
+    /// Bad replicas found since the datanode started.
+    pub scrub_bad: u64,
 }
 
 impl VolumeRow {
@@ -62,6 +66,8 @@ impl VolumeRow {
             failed: storage.failed,
             failure: storage.failure.clone(),
             scrubbed_s: storage.scrubbed_s,
+            scrub_done_milli: storage.scrub_done_milli,
+            scrub_bad: storage.scrub_bad,
         }
     }
 }

@@ -43,6 +43,7 @@ struct ReportRow {
     repair_bytes_per_second: u64,
     repaired_blocks: u64,
     repaired_bytes: u64,
+    failed_copies: u64,
     repair_bandwidth: Option<u64>,
     decommissioning_datanodes: u32,
     decommissioned_datanodes: u32,
@@ -84,6 +85,7 @@ impl ReportRow {
             repair_bytes_per_second: stats.copied_bytes_rate,
             repaired_blocks: stats.copied_blocks,
             repaired_bytes: stats.copied_bytes,
+            failed_copies: stats.failed_copies,
             repair_bandwidth: Some(stats.repair_bandwidth).filter(|bytes| *bytes > 0),
             decommissioning_datanodes: stats.decommissioning_datanodes,
             decommissioned_datanodes: stats.decommissioned_datanodes,
@@ -151,6 +153,7 @@ fn report_lines(row: &ReportRow) -> Vec<String> {
             human::size(row.repair_bytes_per_second)
         ),
         format!("\tCopied since start: {} blocks, {}", row.repaired_blocks, both(row.repaired_bytes)),
+        format!("\tFailed since start, and tried again: {}", row.failed_copies),
         format!("\tBandwidth of each datanode: {}", bandwidth::words(row.repair_bandwidth)),
         format!(
             "Datanodes: {} decommissioning, {} decommissioned, {} in maintenance, {} failed volumes",
@@ -200,6 +203,13 @@ fn node_lines(node: &NodeRow, lines: &mut Vec<String>) {
         ),
         None => "All replicas verified since: not yet".to_owned(),
     });
+    for volume in node.storages.iter().filter(|volume| !volume.failed) {
+        let state = match volume.scrub_done_milli {
+            1_000.. => "waits for the next pass".to_owned(),
+            done => format!("{} % of the present pass", f64::from(done) / 10.0),
+        };
+        lines.push(format!("Verification of {}: {state}, {} bad found", volume.path, volume.scrub_bad));
+    }
     lines.extend([
         format!("Xceivers: {}", node.xceivers),
         format!("Last contact: {} ago", seconds(node.last_heartbeat_ms)),
