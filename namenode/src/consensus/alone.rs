@@ -281,7 +281,10 @@ impl Alone {
     fn carry_out(&self, core: &mut Core, proposals: Vec<Proposal>) -> Result<(), ConsensusError> {
         let bytes: usize = proposals.iter().map(|proposal| proposal.bytes() + COMMAND_OVERHEAD).sum();
         if !lock(&self.log).has_room(bytes + RECORD_OVERHEAD)? {
-            proposals.into_iter().for_each(|proposal| proposal.waiter.answer(Err(ProposeError::NoRoom)));
+            // What comes after it might be smaller, but must not overtake it.
+            let rest = mem::take(&mut lock(&self.queue).proposals);
+            let refused = proposals.into_iter().chain(rest);
+            refused.for_each(|proposal| proposal.waiter.answer(Err(ProposeError::NoRoom)));
             return Ok(());
         }
         let durable = proposals.iter().any(|proposal| proposal.waiter.level == Level::Durable);

@@ -13,7 +13,7 @@ use dfs_proto::{ErrorKind, InodeId, RpcError};
 use prost::Message;
 
 use super::context::{Context, client_id, wall_clock_ns};
-use super::delegation_table::{ClientId, Granting};
+use super::delegation_table::ClientId;
 use super::sessions::Unlinking;
 use super::status::{rpc_error, wrong_reply};
 use super::{session_files, session_names};
@@ -120,7 +120,8 @@ enum Prepared<'a> {
 #[derive(Clone, Copy)]
 struct Delegating {
     inode: u64,
-    granting: Granting,
+    /// Since an earlier time that the batch was sent.
+    known: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -201,14 +202,13 @@ impl<'a> Batch<'a> {
     /// Delegates a directory that does not exist yet, so that nobody can come before its maker.
     fn delegate(&self, inode: u64) -> Result<Option<Delegating>, RpcError> {
         let delegations = &self.context.sessions.delegations;
-        let known = || Delegating { inode, granting: Granting::Known };
         let exists = self.context.snapshot()?.directory_of(InodeId(inode)).map_err(|e| rpc_error(&e))?;
         if exists.is_some() {
             // Made when the batch was sent for the first time; others may have seen it since.
-            return Ok(delegations.has(self.session, inode).then(known));
+            return Ok(delegations.has(self.session, inode).then_some(Delegating { inode, known: true }));
         }
         let given = delegations.give(&self.context.soft, self.session, self.client, inode);
-        Ok(given.and_then(|(giving, granting)| giving.keep().then_some(Delegating { inode, granting })))
+        Ok(given.and_then(|giving| giving.keep().then_some(Delegating { inode, known: false })))
     }
 
     /// Announces that a node may lose its name.
@@ -277,13 +277,13 @@ fn keep_or_withdraw(
     made: Option<&MakeNodeResponse>,
     delegated: Option<Delegating>,
 ) -> bool {
-    let Some(Delegating { inode, granting }) = delegated else { return false };
+    let Some(Delegating { inode, known }) = delegated else { return false };
     let is_delegable = || {
         let snapshot = context.snapshot()?;
         snapshot.is_delegable(InodeId(inode)).map_err(|e| rpc_error(&e))
     };
     let delegations = &context.sessions.delegations;
-    if made.is_some() && (granting == Granting::Known || is_delegable().unwrap_or(false)) {
+    if made.is_some() && (known || is_delegable().unwrap_or(false)) {
         return delegations.has(session, inode);
     }
     delegations.give_back(&context.soft, session, &[inode]);

@@ -42,7 +42,7 @@ pub async fn delegate(
         counter!("dfs_delegations_refused_total").increment(1);
         return Ok(refused());
     }
-    let Some((giving, _)) = delegations.give(&context.soft, session, client, request.inode) else {
+    let Some(giving) = delegations.give(&context.soft, session, client, request.inode) else {
         counter!("dfs_delegations_refused_total").increment(1);
         return Ok(refused());
     };

@@ -53,12 +53,15 @@ pub struct Asker<'a> {
     pub client: Option<&'a [u8]>,
 }
 
-/// A delegation that is being given; dropped without [`Giving::keep`], it is withdrawn.
+/// A delegation that is being given; dropped without [`Giving::keep`], it is withdrawn, or recalled if the session had it
+/// before.
 pub struct Giving<'a> {
     delegations: &'a Delegations,
     soft: &'a SoftState,
     session: &'a str,
     directory: u64,
+    /// The session had it before.
+    known: bool,
     kept: bool,
 }
 
@@ -72,7 +75,13 @@ impl Giving<'_> {
 
 impl Drop for Giving<'_> {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.kept {
+            return;
+        }
+        if self.known {
+            // Told with the next answer: nobody waits.
+            self.delegations.table().recall(self.soft.now_ms(), self.directory);
+        } else {
             self.delegations.give_back(self.soft, self.session, &[self.directory]);
         }
     }
@@ -118,7 +127,7 @@ impl Delegations {
         session: &'a str,
         client: ClientId,
         directory: u64,
-    ) -> Option<(Giving<'a>, Granting)> {
+    ) -> Option<Giving<'a>> {
         if self.tree_calls.load(Ordering::SeqCst) > 0 {
             return None;
         }
@@ -128,8 +137,12 @@ impl Delegations {
             self.changed(&table);
             granting
         };
-        (granting != Granting::Refused)
-            .then(|| (Giving { delegations: self, soft, session, directory, kept: false }, granting))
+        let known = match granting {
+            Granting::New => false,
+            Granting::Known => true,
+            Granting::Refused => return None,
+        };
+        Some(Giving { delegations: self, soft, session, directory, known, kept: false })
     }
 
     /// Waits until the changes are over that began before this call. False: that took too long.

@@ -1,9 +1,11 @@
 //! `FileSystemProtocol` over real gRPC: sessions, leases with recall, orphans, locks, durability.
 
+mod batches;
 mod delegations;
 mod frames;
 mod harness;
 mod locks;
 mod orphans;
 mod relaxed;
+mod session;
 mod sessions;

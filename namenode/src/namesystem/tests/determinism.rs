@@ -1,5 +1,7 @@
 //! The same commands give the same state, however they are cut into transactions.
 
+use log::command::Op;
+
 use super::fixture::*;
 use super::model::Random;
 use crate::log;
@@ -13,7 +15,12 @@ fn commands(seed: u64, count: usize) -> Vec<log::Command> {
     let mut open: Vec<(u64, dfs_proto::v1::Block)> = vec![];
     while commands.len() < count {
         let path = format!("/{}/{}", random.below(4), random.below(6));
-        let op = match random.below(9) {
+        let op = match random.below(11) {
+            9 => Op::ReserveInodes(log::ReserveInodesOp { session: "s".to_owned(), count: 3 }),
+            10 => {
+                let inode = 16_385 + random.below(count as u64);
+                Op::MakeNode(log::MakeNodeOp { inode, session: "s".to_owned(), ..file_op(&path) })
+            }
             0 => mkdir(&path, true),
             1..=3 => create(&path, "w"),
             4 | 5 if !open.is_empty() => {

@@ -15,6 +15,7 @@ use crate::namesystem::block_record::BlockRecord;
 use crate::namesystem::counters::Counters;
 use crate::namesystem::entry::Entry;
 use crate::namesystem::inode::{Inode, InodeView};
+use crate::namesystem::reservation::Reservation;
 use crate::namesystem::xattrs::Xattrs;
 use crate::namesystem::{BlockState, keys};
 
@@ -120,6 +121,11 @@ fn fuzzed_small_rows() {
     fuzz("counters", &[counters], |input| {
         Counters::decode(input).is_ok_and(|counters| counters.encode()[..] == *input)
     });
+    let reserved = Reservation { first: 7, next: 8, end: 9 }.encode().to_vec();
+    let key = keys::reservation("s", 7);
+    fuzz("reserved numbers", &[reserved], |input| {
+        Reservation::decode(&key, input).is_ok_and(|range| range.encode()[..] == *input)
+    });
     fuzz("keys of leases", &[keys::lease("client-1", InodeId(7))], |input| keys::parse_lease(input).is_ok());
 }
 
@@ -156,6 +162,10 @@ fn commands(fixture: &mut Fixture) -> Vec<Vec<u8>> {
         Op::CommitBlocks(log::CommitBlocksOp::default()),
         Op::ReleaseOrphans(log::ReleaseOrphansOp::default()),
         Op::Reclaim(log::ReclaimOp::default()),
+        Op::ReserveInodes(log::ReserveInodesOp { session: "s".to_owned(), count: 4 }),
+        Op::MakeNode(log::MakeNodeOp { inode: 16_387, session: "s".to_owned(), ..file_op("/r") }),
+        Op::Unlink(log::UnlinkOp { node: path("/r"), inode: 16_387, ..log::UnlinkOp::default() }),
+        Op::DropReservations(log::DropReservationsOp { session: "s".to_owned() }),
         Op::RegisterDatanode(log::RegisterDatanodeOp::default()),
     ];
     ops.into_iter().map(|op| fixture.command(op).encode_to_vec()).collect()

@@ -14,6 +14,7 @@ mod names;
 mod posix_attributes;
 mod posix_names;
 mod queries;
+mod reservations;
 mod retries;
 mod store;
 mod trash;

@@ -6,6 +6,7 @@
 
 mod files;
 mod nodes;
+mod reserved;
 mod steps;
 
 use dfs_proto::InodeId;
@@ -17,6 +18,7 @@ use super::model::Random;
 use crate::log;
 use crate::namesystem::{Effect, NamesystemError};
 use nodes::Model;
+use reserved::Reserved;
 
 const STEPS: usize = 1_500;
 
@@ -29,6 +31,7 @@ struct World {
     t: Fixture,
     model: Model,
     random: Random,
+    reserved: Reserved,
     commands: Vec<log::Command>,
     effects: Vec<Effect>,
 }
@@ -39,7 +42,8 @@ impl World {
         t.ok(chmod("/", 0o777));
         let root = t.stat("/");
         let model = Model::new(&root);
-        Self { t, model, random: Random::new(seed), commands: Vec::new(), effects: Vec::new() }
+        let (random, reserved) = (Random::new(seed), Reserved::default());
+        Self { t, model, random, reserved, commands: Vec::new(), effects: Vec::new() }
     }
 
     fn below(&mut self, bound: u64) -> u64 {

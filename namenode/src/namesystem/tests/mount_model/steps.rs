@@ -7,7 +7,7 @@ use log::reply::Reply;
 
 use super::super::fixture::*;
 use super::nodes::{Model, Outcome};
-use super::{World, files};
+use super::{World, files, reserved};
 use crate::log;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -23,6 +23,7 @@ pub(super) fn step(world: &mut World) {
         12 => xattrs(world),
         13 => release(world),
         14 => delete(world),
+        15 => reserved::step(world),
         _ => files::step(world),
     }
 }
@@ -49,6 +50,7 @@ fn name(world: &mut World) -> &'static str {
 
 fn make(world: &mut World) {
     let (parent, name) = (directory(world), name(world));
+    let (session, number) = reserved::choose(world);
     let kinds = [
         FileType::File,
         FileType::File,
@@ -65,7 +67,7 @@ fn make(world: &mut World) {
     let caller = world.t.caller.clone();
     let own_group = caller.groups[0].clone();
     let group = (*world.random.pick(&["", own_group.as_str(), "team"])).to_owned();
-    let expected = (|| {
+    let mut expect = || {
         if world.model.look_up(&caller, parent, name)?.is_some() {
             return Err(ErrorKind::AlreadyExists);
         }
@@ -80,6 +82,9 @@ fn make(world: &mut World) {
         if !inherits && !member {
             return Err(ErrorKind::NotPermitted);
         }
+        if number != 0 && !world.reserved.take(session, number) {
+            return Err(ErrorKind::Conflict);
+        }
         let mut bits = mode & !umask;
         if kind == FileType::Directory {
             bits |= above.mode & 0o2000;
@@ -89,7 +94,8 @@ fn make(world: &mut World) {
             bits &= !0o2000;
         }
         Ok((bits, group))
-    })();
+    };
+    let expected = expect();
     let op = log::MakeNodeOp {
         node: Some(below(parent, name)),
         r#type: kind.into(),
@@ -97,12 +103,15 @@ fn make(world: &mut World) {
         umask,
         group,
         symlink: if kind == FileType::Symlink { b"t".to_vec() } else { vec![] },
+        inode: number,
+        session: session.to_owned(),
         ..file_op("")
     };
     let wanted = expected.as_ref().map(|_| ()).map_err(|kind| *kind);
     if let Some(Reply::Opened(opened)) = world.agree(make_node(op), wanted)
         && let (Ok((bits, group)), Some(status)) = (expected, opened.status)
     {
+        assert!(number == 0 || status.inode == number);
         assert_eq!((status.mode, &status.group, &status.owner), (bits, &group, &caller.user));
         let now_ns = world.t.now_ns;
         assert_eq!((status.mtime_ns, status.ctime_ns), (now_ns, now_ns));
@@ -134,11 +143,22 @@ fn link(world: &mut World) {
     }
 }
 
+/// The node that a command says it means: mostly it does not say.
+fn meant(world: &mut World) -> u64 {
+    if world.below(3) == 0 { anything(world) } else { 0 }
+}
+
+fn is_meant(meant: u64, found: u64) -> Outcome<()> {
+    if meant == 0 || meant == found { Ok(()) } else { Err(ErrorKind::Conflict) }
+}
+
 fn unlink(world: &mut World) {
     let (parent, name, directory, open) = (directory(world), name(world), world.flag(), world.flag());
+    let inode = meant(world);
     let caller = world.t.caller.clone();
     let expected = (|| {
         let child = world.model.look_up(&caller, parent, name)?.ok_or(ErrorKind::NotFound)?;
+        is_meant(inode, child)?;
         world.model.may_remove(&caller, parent, child)?;
         match (directory, world.model.nodes[&child].is_directory()) {
             (true, false) => Err(ErrorKind::NotADirectory),
@@ -148,7 +168,7 @@ fn unlink(world: &mut World) {
         }
     })();
     let opened = expected.as_ref().copied().ok().filter(|_| open).unwrap_or_default();
-    let op = Op::Unlink(log::UnlinkOp { node: Some(below(parent, name)), directory, opened, inode: 0 });
+    let op = Op::Unlink(log::UnlinkOp { node: Some(below(parent, name)), directory, opened, inode });
     if world.agree(op, expected.map(|_| ())).is_some()
         && let Ok(child) = expected
     {
@@ -163,11 +183,13 @@ fn rename(world: &mut World) {
     let dst = if world.flag() { src } else { directory(world) };
     let (dst_name, open) = (name(world), world.flag());
     let mode = *world.random.pick(&[MoveMode::Replace, MoveMode::NoReplace, MoveMode::Exchange]);
-    let expected = expected_move(world, (src, src_name), (dst, dst_name), mode);
+    let inode = meant(world);
+    let said = if world.flag() { 0 } else { anything(world) };
+    let expected = expected_move(world, (src, src_name), (dst, dst_name), mode, (inode, said));
     let other = expected.ok().and_then(|(_, other)| other);
     let opened = other.filter(|_| open).unwrap_or_default();
     let (from, to) = (Some(below(src, src_name)), Some(below(dst, dst_name)));
-    let op = Op::Move(log::MoveOp { src: from, dst: to, mode: mode.into(), opened, inode: 0, other: 0 });
+    let op = Op::Move(log::MoveOp { src: from, dst: to, mode: mode.into(), opened, inode, other: said });
     let done = world.agree(op, expected.map(|_| ())).is_some();
     let Ok((moved, other)) = expected else { return };
     if !done || other == Some(moved) {
@@ -195,15 +217,18 @@ fn expected_move(
     (src, src_name): (u64, &str),
     (dst, dst_name): (u64, &str),
     mode: MoveMode,
+    (inode, said): (u64, u64),
 ) -> Outcome<(u64, Option<u64>)> {
     let (model, caller) = (&world.model, &world.t.caller);
     let moved = model.look_up(caller, src, src_name)?;
     let other = model.look_up(caller, dst, dst_name)?;
     let moved = moved.ok_or(ErrorKind::NotFound)?;
+    is_meant(inode, moved)?;
     match (mode, other) {
         (MoveMode::NoReplace, Some(_)) => return Err(ErrorKind::AlreadyExists),
         (MoveMode::Exchange, None) => return Err(ErrorKind::NotFound),
         (_, Some(other)) if other == moved => return Ok((moved, Some(moved))),
+        _ if inode != 0 && other.unwrap_or(0) != said => return Err(ErrorKind::Conflict),
         _ => {}
     }
     let is_directory = |id: u64| model.nodes[&id].is_directory();
@@ -238,7 +263,8 @@ fn expected_move(
 fn attributes(world: &mut World) {
     let id = anything(world);
     let caller = world.t.caller.clone();
-    let mut op = log::SetAttributesOp { node: Some(below(id, "")), ..Default::default() };
+    let inode = meant(world);
+    let mut op = log::SetAttributesOp { node: Some(below(id, "")), inode, ..Default::default() };
     match world.below(4) {
         0 => op.mode = Some(*world.random.pick(&[0o777, 0o700, 0o6775, 0o6767, 0o1777, 0o055])),
         1 => op.owner = Some((*world.random.pick(&["ann", "bob"])).to_owned()),
@@ -248,6 +274,7 @@ fn attributes(world: &mut World) {
     op.kill_privileges = world.below(8) == 0;
     let node = &world.model.nodes[&id];
     let expected = (|| {
+        is_meant(inode, id)?;
         if op.mode.is_some() && node.kind == FileType::Symlink {
             return Err(ErrorKind::Unsupported);
         }
