@@ -4,6 +4,7 @@
 //! Each is a loop of its own that ends with the namenode. Decisions are made in block management; here
 //! are only the clock and the proposals, which the leader alone makes.
 
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,10 @@ const HYSTERESIS_SHARE: u64 = 4;
 
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a session that fell silent keeps the inode numbers that it had reserved: changes that it has answered
+/// are carried out when it comes back, and mounts do not wait longer for that.
+const RESERVATIONS_KEPT_MS: u64 = 600_000;
 
 /// Orphans that one command frees.
 const ORPHANS_MAX: usize = 1_000;
@@ -166,6 +171,8 @@ async fn expire_sessions(context: Arc<Context>) {
     let period = Duration::from_millis(context.config.session_timeout_ms / SESSION_CHECKS);
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // At most the sessions that end in the time.
+    let mut reserving: VecDeque<(u64, Arc<str>)> = VecDeque::new();
     loop {
         ticks.tick().await;
         if !context.consensus.is_leader() {
@@ -174,15 +181,29 @@ async fn expire_sessions(context: Arc<Context>) {
         let now = context.soft.now_ms();
         for session in context.sessions.expired(now) {
             end_session(&context, &session, "session was silent").await;
+            reserving.push_back((now.saturating_add(RESERVATIONS_KEPT_MS), session));
+        }
+        while let Some((until, session)) = reserving.front()
+            && *until <= now
+        {
+            if !context.sessions.is_served(session) {
+                drop_reservations(&context, session).await;
+            }
+            reserving.pop_front();
         }
         context.sessions.free_unclaimed(now);
     }
 }
 
-/// Ends a session, recovers the leases that it has not given back, and forgets which inode numbers it had reserved.
-pub async fn end_session(context: &Context, session: &str, why: &'static str) {
-    let known = context.sessions.end(session);
+/// Ends a session at its own wish: it will not make anything any more.
+pub async fn close_session(context: &Context, session: &str) {
+    end_session(context, session, "session closed").await;
     drop_reservations(context, session).await;
+}
+
+/// Ends a session, and recovers the leases that it has not given back.
+async fn end_session(context: &Context, session: &str, why: &'static str) {
+    let known = context.sessions.end(session);
     let leases = context.snapshot().and_then(|snapshot| {
         let leases = snapshot.leases_of(session);
         leases.map_err(|e| crate::service::rpc_error(&e))

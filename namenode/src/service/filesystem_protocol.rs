@@ -59,7 +59,7 @@ impl FileSystemProtocol for FileSystemService {
         let request = request.into_inner();
         let result = async {
             self.context.caller(request.context.as_ref()).await?;
-            monitor::end_session(&self.context, &request.session, "session closed").await;
+            monitor::close_session(&self.context, &request.session).await;
             Ok(Empty {})
         };
         answer(result.await)

@@ -176,6 +176,11 @@ impl Sessions {
         self.table().expired(now_ms)
     }
 
+    /// Whether a session is alive.
+    pub fn is_served(&self, name: &str) -> bool {
+        self.table().epoch(name).is_some()
+    }
+
     /// Whether a session is alive, and still the one with this epoch.
     pub fn is_alive(&self, name: &str, epoch: u64) -> bool {
         self.table().epoch(name) == Some(epoch)

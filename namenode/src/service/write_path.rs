@@ -9,6 +9,7 @@ use dfs_proto::{ErrorKind, InodeId, RpcError};
 
 use super::context::{Context, seed};
 use super::status::{rpc_error, wrong_reply};
+use super::touched::Touched;
 use crate::block_management::PlacementRequest;
 use crate::config::MAX_REPLICATION;
 use crate::log::reply::Reply;
@@ -190,6 +191,7 @@ pub async fn recover_lease(
 ) -> Result<RecoverLeaseResponse, RpcError> {
     let caller = context.caller(request.context.as_ref()).await?;
     let node = request.node.unwrap_or_default();
+    context.settle(request.context.as_ref(), || Touched::name(node.clone())).await?;
     let (status, holder) = context.snapshot()?.writer_of(&caller, &node).map_err(|e| rpc_error(&e))?;
     let now = context.soft.now_ms();
     if holder.is_some() && context.soft.blocks().recovers(now, InodeId(status.inode)) {

@@ -144,9 +144,15 @@ async fn a_silent_holder_holds_others_up_until_its_session_ends() {
     let timeout = Duration::from_millis(SESSION_TIMEOUT_MS);
     assert!(waited >= timeout / 2 && waited < 10 * timeout, "{waited:?}");
     assert!(b.ask(d).await.expect("asked").granted, "nobody has it, and nobody will hand it to and fro");
-    // What the session had reserved is nobody's any more.
-    let late = a.apply(&[a.change(Kind::Make(make(1, "late", FileType::Fifo)), reserved)]).await;
-    assert_eq!(refusal(&late[0]), Some(ErrorKind::Conflict));
+    // What it has answered before is carried out when it comes back, also with the numbers that it had reserved ...
+    let fifo = |name| Kind::Make(make(1, name, FileType::Fifo));
+    let late = a.apply(&[a.change(fifo("late"), reserved)]).await;
+    assert_eq!(inode_of(&late[0]), reserved);
+    // ... unless it was closed.
+    let request = CloseSessionRequest { context: a.context(), session: a.name() };
+    a.mount.calls.close_session(request).await.expect("closed");
+    let later = a.apply(&[a.change(fifo("later"), reserved + 1)]).await;
+    assert_eq!(refusal(&later[0]), Some(ErrorKind::Conflict));
     drop(alive);
     namenode.shutdown().await;
 }

@@ -144,6 +144,9 @@ async fn three_voters_replicate_and_a_follower_names_the_leader() {
     cluster.make(0..20).await;
     cluster.wait_until_all_have("/d19").await;
     let leader = cluster.wait_for_leader().await;
+    let together = vec![mkdir("/together"), mkdir("/together/a"), mkdir("/together/a")];
+    let outcomes = cluster.members[&leader].consensus.propose_all_relaxed(together).await;
+    assert!(matches!(outcomes[..], [Ok(_), Ok(_), Err(ProposeError::Refused(_))]), "{outcomes:?}");
     let (_, follower) = cluster.members.iter().find(|(id, _)| **id != leader).expect("three members");
     follower.consensus.wait_for_leader(PATIENCE).await.expect("known");
     match follower.consensus.propose(mkdir("/x")).await {

@@ -62,6 +62,32 @@ async fn make(consensus: &Consensus, names: std::ops::Range<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_made_together_are_carried_out_in_their_order() {
+    let dir = dir();
+    let consensus = start(small(dir.path(), 1)).await;
+    consensus.propose(initialize()).await.expect("carried out");
+    // Each needs the one before; each second one is refused and stops nothing. More than an entry holds.
+    let mut path = String::new();
+    let mut commands = Vec::new();
+    for at in 0..700 {
+        if at % 50 == 0 {
+            path = format!("/{at}");
+        } else {
+            path.push_str("/d");
+        }
+        commands.extend([mkdir(&path), mkdir(&path)]);
+    }
+    let outcomes = consensus.propose_all_relaxed(commands).await;
+    assert_eq!(outcomes.len(), 1_400);
+    for pair in outcomes.chunks(2) {
+        assert!(pair[0].is_ok() && matches!(pair[1], Err(ProposeError::Refused(_))), "{pair:?}");
+    }
+    let indexes: Vec<u64> = outcomes.iter().flatten().map(|(_, index)| *index).collect();
+    assert!(indexes.is_sorted() && indexes.last() > indexes.first());
+    consensus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proposal_is_applied_and_a_refusal_reported() {
     let dir = dir();
     let consensus = start(small(dir.path(), 1)).await;
