@@ -25,8 +25,12 @@ const MEMBER_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two such looks.
 const MEMBER_DELAY: Duration = Duration::from_millis(100);
 
-/// Longest copy of nothing to a new member.
+/// Longest copy of nothing to a new member without which the block would not be safe.
 const COPY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long further members are looked for when enough are left: with the time that it takes to find out who is at fault, nothing
+/// moves for five seconds at most. The namenode makes what is missing later.
+const SPARE_PATIENCE: Duration = SUSPECT_AFTER;
 
 /// Bytes a second at which a copy goes at the least: slower ones are not worth waiting for while others can be had.
 const COPY_RATE: u64 = 16 << 20;
@@ -182,8 +186,12 @@ impl WriteTarget {
         exclusions: &mut Exclusions,
     ) -> Result<bool, DfsError> {
         let before = block.members.len();
-        let deadline = Instant::now() + MEMBER_PATIENCE;
+        let began = Instant::now();
+        let deadline = began + MEMBER_PATIENCE;
         while block.members.len() < self.replication {
+            if !self.is_short_of_members(block) && began.elapsed() >= SPARE_PATIENCE {
+                break;
+            }
             if let Some(target) = self.candidate(block, exclusions).await? {
                 match self.copy_replica(block, &target).await {
                     Copied::Yes => block.members.push(target),
@@ -246,7 +254,8 @@ impl WriteTarget {
         source: &ReplicaLocation,
         target: &ReplicaLocation,
     ) -> Result<(), (TransferFault, bool)> {
-        let gives_up = Instant::now() + COPY_PATIENCE + Duration::from_secs(block.block.length / COPY_RATE);
+        let patience = if self.is_short_of_members(block) { COPY_PATIENCE } else { Duration::ZERO };
+        let gives_up = Instant::now() + patience + Duration::from_secs(block.block.length / COPY_RATE);
         let both = [source.clone(), target.clone()];
         let mut copying = std::pin::pin!(transfer(&self.client, block.block, source, target));
         loop {

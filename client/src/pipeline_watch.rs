@@ -167,7 +167,9 @@ fn starving(looks: &[Look], member: usize, queued: u64) -> Option<u64> {
         // All that there is.
         Some(Look::Idle | Look::Silent) | None => queued,
     };
-    (progress.received < before && progress.stored == progress.received).then_some(progress.received)
+    // The beginning of a packet counts before its bytes have come.
+    let waits = progress.received.saturating_sub(progress.stored) <= units(0);
+    (progress.received < before && waits).then_some(progress.received)
 }
 
 /// Watches how the packets of one pipeline are acknowledged.
@@ -323,6 +325,8 @@ mod tests {
         assert_eq!(stuck(&same([writes(1000, 900), writes(1000, 1000), writes(1000, 900)]), 1000), None);
         // The last one's disk is slow, and all others wait for it.
         assert_eq!(stuck(&same([writes(900, 700), writes(800, 400), writes(100, 50)]), 1000), None);
+        // The last one has got the beginning of a packet.
+        assert_eq!(stuck(&same([writes(900, 700), writes(500, 400), writes(101, 100)]), 1000), Some(2));
         // The member before it is done with the block.
         assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000), Some(1));
     }

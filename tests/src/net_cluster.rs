@@ -35,6 +35,9 @@ const DISK_BYTES: u64 = 96 << 20;
 /// What a slow link lets through, in bytes a second.
 pub const SLOW_BYTES: u64 = 4 << 10;
 
+/// Names a directory that gets the servers' logs when the cluster ends; then servers also log what `RUST_LOG` says.
+const KEEP_VARIABLE: &str = "DFS_TEST_KEEP_LOGS";
+
 /// The file that fills a disk.
 const FILLER: &str = "filler";
 
@@ -249,6 +252,15 @@ impl Drop for NetCluster {
         if std::thread::panicking() {
             eprintln!("== namenode\n{}", self.log("namenode"));
         }
+        if let Some(kept) = std::env::var_os(KEEP_VARIABLE) {
+            for name in (0..self.machines.len())
+                .map(|index| format!("datanode-{index}"))
+                .chain(["namenode".to_owned()])
+            {
+                // Who asks for logs sees that there are none.
+                let _ = std::fs::write(Path::new(&kept).join(format!("{name}.log")), self.log(&name));
+            }
+        }
         // Gone already is as good.
         let _ = self.namenode.kill();
         let _ = self.namenode.wait();
@@ -262,7 +274,10 @@ impl Drop for NetCluster {
 /// Starts a server whose log goes to a file of its name.
 fn spawn(mut command: Command, home: &Path, name: &str) -> Result<Child> {
     let log = File::options().create(true).append(true).open(home.join(format!("{name}.log")))?;
-    command.env_remove("RUST_LOG").current_dir(home);
+    if std::env::var_os(KEEP_VARIABLE).is_none() {
+        command.env_remove("RUST_LOG");
+    }
+    command.current_dir(home);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| name.to_owned())
 }

@@ -122,8 +122,10 @@ impl BlockWriter {
                 // What was on disk on all members is not on the new one's.
                 self.file.member_added(self.index);
             }
+            tracing::debug!(file = %self.target.path, block = %block.block, members = block.member_names(), "pipeline is set up anew");
             match self.target.recover_pipeline(&mut block, closing).await? {
                 Ok(()) => {
+                    tracing::debug!(file = %self.target.path, block = %block.block, "pipeline goes on");
                     self.file.block_established(self.index, block.block, &block.members);
                     if closing {
                         // The replicas are closed; the connection is not used again.
@@ -137,7 +139,10 @@ impl BlockWriter {
                     }
                     return Ok(());
                 }
-                Err(failure) => (bad, fault) = failure,
+                Err(failure) => {
+                    (bad, fault) = failure;
+                    tracing::debug!(file = %self.target.path, block = %block.block, ?bad, %fault, "pipeline not set up");
+                }
             }
         }
     }
