@@ -14,6 +14,7 @@ use super::peers::{address_of, at, of_peer};
 use super::receiver::{BlockReceiver, Mode, Waits};
 use super::whole_op::WholeBlock;
 use super::{Shared, failure};
+use crate::dataset::open_replica::WriterToken;
 use crate::dataset::pipeline::{Purpose, Reopen};
 use crate::dataset::writer::ReplicaWriter;
 use crate::dataset::writer::random::{MAX_BLOCK_BYTES, MIN_CHUNK_BYTES};
@@ -78,13 +79,9 @@ pub fn write_block(
     }
     let mut downstream = None;
     if let Some((name, link)) = next {
-        match link.answer(shared, op, upstream.buffered()) {
-            Ok((connection, ahead)) => {
-                if let Some(writer) = &writer {
-                    writer.token().add_socket(connection.socket());
-                }
-                downstream = Some((connection, ahead));
-            }
+        let token = writer.as_ref().map(|writer| writer.token().as_ref());
+        match link.answer(shared, op, upstream.buffered(), token) {
+            Ok(answered) => downstream = Some(answered),
             Err((bad_link, error)) => {
                 if let Some(writer) = writer
                     && request.stage == Stage::PipelineSetupCreate
@@ -150,7 +147,7 @@ fn write_whole(
     shared.metrics.count_client(whole.data_len() as u64);
     let mut downstream = None;
     if let Some((name, link)) = next {
-        match link.answer(shared, op, upstream.buffered()) {
+        match link.answer(shared, op, upstream.buffered(), None) {
             Ok((connection, _)) => downstream = Some(connection),
             Err((bad_link, error)) => {
                 shared.dataset.invalidate(block)?;
@@ -327,19 +324,29 @@ fn ask(
 
 impl Link {
     /// Waits for the member's answer. A kept connection that turns out to be dead is replaced once.
-    /// An error comes with the address that the member blames, if it blames one.
+    /// An error comes with the address that the member blames, if it blames one. Who stops the writer of `token` ends the wait: the
+    /// next pipeline of the block does not wait for this one's members.
     fn answer(
         mut self,
         shared: &Shared,
         op: &OpWriteBlockProto,
         eager: &[u8],
+        token: Option<&WriterToken>,
     ) -> Result<(Connection, usize), (Option<String>, DatanodeError)> {
         let peer = self.connection.peer();
         let wait = setup_wait(shared, op);
+        let stoppable = |link: &Self| {
+            if let Some(token) = token {
+                token.add_socket(link.connection.socket());
+            }
+        };
+        stoppable(&self);
         let mut answer = self.read_answer(wait);
-        if self.reused && answer.as_ref().is_err_and(DatanodeError::is_hang_up) {
+        let stopped = token.is_some_and(WriterToken::is_stopped);
+        if self.reused && !stopped && answer.as_ref().is_err_and(DatanodeError::is_hang_up) {
             let eager = &eager[..self.ahead];
             self = ask(shared, peer, op, eager, true).map_err(|e| (None, e))?;
+            stoppable(&self);
             answer = self.read_answer(wait);
         }
         let answer = answer.map_err(|e| (None, e))?;
