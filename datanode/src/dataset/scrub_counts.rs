@@ -31,10 +31,14 @@ pub struct ScrubFigures {
 }
 
 impl ScrubCounts {
-    /// A replica was verified.
-    pub fn add(&self, bytes: u64, bad: bool) {
-        self.replicas.fetch_add(1, Ordering::Relaxed);
+    /// Bytes are read.
+    pub fn add_bytes(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A replica was verified.
+    pub fn add_replica(&self, bad: bool) {
+        self.replicas.fetch_add(1, Ordering::Relaxed);
         self.bad.fetch_add(u64::from(bad), Ordering::Relaxed);
     }
 
@@ -74,8 +78,9 @@ mod tests {
         let counts = ScrubCounts::default();
         assert_eq!(counts.figures(), ScrubFigures::default());
         counts.set_progress(50, 200);
-        counts.add(4_096, false);
-        counts.add(100, true);
+        counts.add_bytes(4_196);
+        counts.add_replica(false);
+        counts.add_replica(true);
         let expected = ScrubFigures { done_milli: 250, replicas: 2, bytes: 4_196, bad: 1, ended_s: 0 };
         assert_eq!(counts.figures(), expected);
         counts.set_progress(300, 200);

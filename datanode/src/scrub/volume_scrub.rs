@@ -208,21 +208,22 @@ impl VolumeScrub {
             let go_on = shared.wait(*due, volume.storage_id()) && !volume.is_failed();
             *due += Pace::time_for(bytes as u64, rate);
             read += bytes as u64;
+            volume.scrub().add_bytes(bytes as u64);
             go_on
         });
         if !matches!(verdict, Verdict::Stopped) {
             self.due += Pace::time_for(REPLICA_WORK, rate);
             self.record.work += read;
-            self.note(&verdict, read - REPLICA_WORK);
+            self.note(&verdict);
             self.volume.scrub().set_progress(self.record.work, self.work());
         }
         verdict
     }
 
     /// Counts a verification.
-    fn note(&self, verdict: &Verdict, bytes: u64) {
+    fn note(&self, verdict: &Verdict) {
         if matches!(verdict, Verdict::Good { .. } | Verdict::Bad { .. }) {
-            self.volume.scrub().add(bytes, matches!(verdict, Verdict::Bad { .. }));
+            self.volume.scrub().add_replica(matches!(verdict, Verdict::Bad { .. }));
         }
     }
 
@@ -302,15 +303,15 @@ impl VolumeScrub {
         'pass: loop {
             let (ids, last) = dataset.closed_on(&volume, after, BATCH);
             for id in ids {
-                let before = progress.bytes;
                 let verdict = self.verifier.verify(&dataset, id, &mut |bytes| {
                     if volume.used_within(BUSY_WINDOW) {
                         std::thread::sleep(POLITE_PAUSE);
                     }
                     progress.bytes += bytes as u64;
+                    volume.scrub().add_bytes(bytes as u64);
                     wanted()
                 });
-                self.note(&verdict, progress.bytes - before);
+                self.note(&verdict);
                 match verdict {
                     Verdict::Good { .. } => progress.replicas += 1,
                     Verdict::Absent | Verdict::Open => {}

@@ -123,7 +123,7 @@ async fn write_and_die(order: &str, lines: usize) -> Result<(usize, ExitStatus)>
 async fn outlive(cluster: &MiniCluster, number: usize, rng_seed: u64) -> Result<()> {
     let mut rng = Rng::new(rng_seed);
     let moment = MOMENTS[number % MOMENTS.len()];
-    let heir = if number / MOMENTS.len() % 2 == 0 { Heir::Writer } else { Heir::Namenode };
+    let heir = if (number / MOMENTS.len()).is_multiple_of(2) { Heir::Writer } else { Heir::Namenode };
     let (path, seed) = (format!("/dead{number}"), rng.next_u64());
     let order = format!("{} {path} {seed} {}", cluster.namenode_address(), number % MOMENTS.len());
     let (written, status) = write_and_die(&order, 1 + rng.index(24)).await?;
