@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use dfs_namenode::Namenode;
+use dfs_namenode::{Namenode, NamenodeConfig};
 use dfs_proto::v1::change::Change as Kind;
 use dfs_proto::v1::*;
 use dfs_proto::{ErrorKind, RpcError};
@@ -109,10 +109,16 @@ pub fn make(base: u64, name: &str, kind: FileType) -> MakeNodeRequest {
     MakeNodeRequest { node: below(base, name), r#type: kind.into(), mode: 0o755, ..Default::default() }
 }
 
-/// A namenode and two sessions.
+/// A namenode and two sessions, which do not end because the machine is busy.
 pub async fn two_sessions() -> (TempDir, Namenode, Session, Session) {
+    two_sessions_that_end_after(u64::try_from(PATIENCE.as_millis()).expect("small")).await
+}
+
+/// The same, with the time after which silent sessions end.
+pub async fn two_sessions_that_end_after(session_timeout_ms: u64) -> (TempDir, Namenode, Session, Session) {
     let dir = tempdir().expect("directory");
-    let namenode = start(&dir).await;
+    let namenode = Namenode::start(NamenodeConfig { session_timeout_ms, ..config(&dir) }).await;
+    let namenode = namenode.expect("started");
     let a = Session::connect(&namenode, "mount-a", 1).await;
     let b = Session::connect(&namenode, "mount-b", 2).await;
     (dir, namenode, a, b)
