@@ -1,4 +1,4 @@
-//! Fuzzing of what lies on a volume: checksum files, `VERSION`, names of files, and the redo journal.
+//! Fuzzing of what lies on a volume: checksum files, `VERSION`, names of files, the redo journal, and the scrubber's record.
 
 use dfs_proto::checksum::{Checksum, ChecksumKind};
 use dfs_proto::{BlockId, GenerationStamp};
@@ -9,6 +9,7 @@ use crate::dataset::version_file::VersionFile;
 use crate::fuzzing::{fuzz, fuzz_repaired};
 use crate::journal::record::{BLOCK_BYTES, Change, Record, SegmentHeader, records};
 use crate::replica::BlockRef;
+use crate::scrub::record::ScrubRecord;
 
 /// Bytes that a record's checksum takes.
 const CRC_BYTES: usize = 4;
@@ -139,5 +140,25 @@ fn fuzzed_segments_of_the_journal() {
         let found = records(input, first.unwrap_or(1)).count();
         assert!(found <= input.len());
         first.is_some()
+    });
+}
+
+#[test]
+fn fuzzed_records_of_the_scrubber() {
+    let bad = vec![(BlockRef::new(7, 8), 9), (BlockRef::new(10, 11), 12)];
+    let record = ScrubRecord { began_s: 1, ended_s: 2, cursor: Some(BlockId(3)), work: 4, bad };
+    let valid = [record.encode(), ScrubRecord::default().encode()];
+    let repair = |raw: &mut Vec<u8>| {
+        if let Some(end) = raw.len().checked_sub(CRC_BYTES) {
+            let crc = crc32c::crc32c(&raw[..end]);
+            raw[end..].copy_from_slice(&crc.to_be_bytes());
+        }
+    };
+    fuzz_repaired("record of the scrubber", &valid, repair, |input| match ScrubRecord::decode(input) {
+        Ok(record) => {
+            assert_eq!(record.encode(), input);
+            true
+        }
+        Err(_) => false,
     });
 }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Inputs for each decoder in the ordinary test suite.
 const CASES: u64 = 4_000;
 
+/// Inputs for each kind of message: there are a hundred kinds, all read by the same generated code.
+const CASES_OF_MESSAGE: u64 = 500;
+
 /// Inputs between two looks at the clock.
 const CASES_PER_LOOK: u64 = 256;
 
@@ -123,7 +126,16 @@ pub(crate) fn fuzz(name: &str, valid: &[Vec<u8>], decode: impl Fn(&[u8]) -> bool
 /// If the decoder panics or asks for too much memory.
 #[allow(dead_code, reason = "not every crate has such decoders")]
 pub(crate) fn fuzz_from(name: &str, seeds: &[Vec<u8>], decode: impl Fn(&[u8]) -> bool) {
-    run(name, seeds, |_| {}, decode);
+    run(name, seeds, CASES, |_| {}, decode);
+}
+
+/// Like [`fuzz_from`], for one of many kinds of messages.
+///
+/// # Panics
+/// If the decoder panics or asks for too much memory.
+#[allow(dead_code, reason = "not every crate has such decoders")]
+pub(crate) fn fuzz_message(name: &str, seeds: &[Vec<u8>], decode: impl Fn(&[u8]) -> bool) {
+    run(name, seeds, CASES_OF_MESSAGE, |_| {}, decode);
 }
 
 /// Runs `work`, whose memory is not its input's fault.
@@ -145,10 +157,16 @@ pub(crate) fn fuzz_repaired(
     for input in valid {
         assert!(decode(input), "{name} does not accept {input:?}");
     }
-    run(name, valid, repair, decode);
+    run(name, valid, CASES, repair, decode);
 }
 
-fn run(name: &str, valid: &[Vec<u8>], repair: impl Fn(&mut Vec<u8>), decode: impl Fn(&[u8]) -> bool) {
+fn run(
+    name: &str,
+    valid: &[Vec<u8>],
+    at_least: u64,
+    repair: impl Fn(&mut Vec<u8>),
+    decode: impl Fn(&[u8]) -> bool,
+) {
     let number = |variable| std::env::var(variable).ok().and_then(|text: String| text.parse::<u64>().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = number("DFS_FUZZ_SEED").unwrap_or(now.as_nanos() as u64);
@@ -186,7 +204,7 @@ fn run(name: &str, valid: &[Vec<u8>], repair: impl Fn(&mut Vec<u8>), decode: imp
         }
         let over = match end {
             Some(end) => cases.is_multiple_of(CASES_PER_LOOK) && Instant::now() >= end,
-            None => cases >= CASES,
+            None => cases >= at_least,
         };
         if over {
             break;

@@ -16,6 +16,8 @@ pub mod data_transfer;
 pub mod error;
 pub mod framing;
 #[cfg(test)]
+mod fuzz_messages;
+#[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod fuzzing;

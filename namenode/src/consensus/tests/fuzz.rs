@@ -110,7 +110,7 @@ fn fuzzed_segments() {
 }
 
 #[test]
-fn fuzzed_payloads() {
+fn fuzzed_batches() {
     fuzz("batches of the log", &[batch()], |input| match decode_payload(Kind::Batch, input) {
         Ok(payload) => {
             let mut again = Vec::new();
@@ -119,6 +119,10 @@ fn fuzzed_payloads() {
         }
         Err(_) => false,
     });
+}
+
+#[test]
+fn fuzzed_memberships() {
     fuzz("memberships of the log", &[membership().encode_to_vec()], |input| {
         match decode_payload(Kind::Membership, input) {
             Ok(payload) => {
@@ -129,6 +133,10 @@ fn fuzzed_payloads() {
             Err(_) => false,
         }
     });
+}
+
+#[test]
+fn fuzzed_stored_memberships() {
     let stored = RaftStoredMembership {
         log_id: Some(RaftLogId { term: 2, node_id: 1, index: 9 }),
         membership: Some(membership()),

@@ -95,11 +95,15 @@ fn fuzzed_block_rows() {
 }
 
 #[test]
-fn fuzzed_small_rows() {
+fn fuzzed_entries() {
     let entry = Entry { inode: InodeId(7), kind: FileType::Directory }.encode().to_vec();
     fuzz("entries", &[entry], |input| {
         Entry::decode(b"k", input).is_ok_and(|entry| entry.encode()[..] == *input)
     });
+}
+
+#[test]
+fn fuzzed_extended_attributes() {
     let xattrs = [&[1, 6, 2, 0, 0, 0][..], b"user.a", b"vv", &[6, 0, 0, 0, 0], b"user.b"].concat();
     fuzz("extended attributes", &[xattrs], |input| match Xattrs::decode(InodeId(1), input) {
         Ok(xattrs) => {
@@ -108,6 +112,10 @@ fn fuzzed_small_rows() {
         }
         Err(_) => false,
     });
+}
+
+#[test]
+fn fuzzed_access_lists() {
     let acl = [&[1, 1, 6, 0, 2, 4, 3][..], b"ann", &[3, 4, 0, 5, 7, 0, 6, 0, 0]].concat();
     fuzz("access lists", &[acl], |input| match Acl::decode(input) {
         Some(acl) => {
@@ -116,16 +124,28 @@ fn fuzzed_small_rows() {
         }
         None => false,
     });
+}
+
+#[test]
+fn fuzzed_counters() {
     let mut counters = vec![0; 64];
     counters[0] = 1;
     fuzz("counters", &[counters], |input| {
         Counters::decode(input).is_ok_and(|counters| counters.encode()[..] == *input)
     });
+}
+
+#[test]
+fn fuzzed_reservations() {
     let reserved = Reservation { first: 7, next: 8, end: 9 }.encode().to_vec();
     let key = keys::reservation("s", 7);
     fuzz("reserved numbers", &[reserved], |input| {
         Reservation::decode(&key, input).is_ok_and(|range| range.encode()[..] == *input)
     });
+}
+
+#[test]
+fn fuzzed_keys_of_leases() {
     fuzz("keys of leases", &[keys::lease("client-1", InodeId(7))], |input| keys::parse_lease(input).is_ok());
 }
 
