@@ -48,7 +48,7 @@ impl DfsClient {
     /// Has a datanode reread and verify all its replicas now. Dropping the answer ends it.
     pub async fn scrub(&self, at: &DatanodeInfo) -> Result<Scrub, DfsError> {
         let location = location(at);
-        let messages = datanode::scrub(&location, &self.inner.config).await;
+        let messages = datanode::scrub(&location, self.inner.namenode.context(), &self.inner.config).await;
         let messages = messages.map_err(|fault| failed(&location, fault))?;
         Ok(Scrub { name: datanode::name(&location), messages })
     }

@@ -59,13 +59,15 @@ impl DfsClient {
         nn.call("balancer", request, |mut s, r| async move { s.balance(r).await }).await
     }
 
-    /// Asks a datanode how even its volumes are, or has it even them out. It is asked itself, at its control port.
+    /// Asks a datanode how even its volumes are, or has it even them out, which superusers may. It is asked itself, at its
+    /// control port; who calls is filled in.
     pub async fn balance_disks(
         &self,
         datanode: v1::DatanodeInfo,
         request: v1::BalanceDisksRequest,
     ) -> Result<v1::BalanceDisksStatus, DfsError> {
         let location = v1::ReplicaLocation { datanode: Some(datanode), storage_id: String::new() };
+        let request = v1::BalanceDisksRequest { context: self.inner.namenode.context(), ..request };
         let answer = crate::datanode::balance_disks(&location, request, &self.inner.config).await;
         answer.map_err(|fault| DfsError::Refused {
             subject: format!("datanode {}", crate::datanode::name(&location)),

@@ -172,9 +172,11 @@ pub(crate) async fn describe_replica(
 /// Has a datanode verify all its replicas.
 pub(crate) async fn scrub(
     location: &ReplicaLocation,
+    context: Option<v1::CallContext>,
     config: &ClientConfig,
 ) -> Result<tonic::Streaming<v1::ScrubProgress>, TransferFault> {
-    let answer = control(location, config).await?.scrub(v1::ScrubRequest {}).await.map_err(refused)?;
+    let request = v1::ScrubRequest { context };
+    let answer = control(location, config).await?.scrub(request).await.map_err(refused)?;
     Ok(answer.into_inner())
 }
 

@@ -385,7 +385,22 @@ impl DfsClient {
     /// namespace does not know may be deleted (superuser).
     pub async fn restored(&self, finish: bool) -> Result<RestoredResponse, DfsError> {
         let nn = &self.inner.namenode;
-        let request = v1::RestoredRequest { context: nn.context(), finish };
+        let request = v1::RestoredRequest { context: nn.context(), finish, ..Default::default() };
+        nn.call("", request, |mut s, r| async move { s.restored(r).await }).await
+    }
+
+    /// Lets a restored namespace take over blocks as their newer replicas are. Some at a time: the answer says how many.
+    pub async fn adopt_newer_replicas(&self) -> Result<RestoredResponse, DfsError> {
+        let nn = &self.inner.namenode;
+        let request = v1::RestoredRequest { context: nn.context(), adopt: true, ..Default::default() };
+        nn.call("", request, |mut s, r| async move { s.restored(r).await }).await
+    }
+
+    /// Like [`DfsClient::restored`] with `finish`; newer replicas of blocks that it knows are deleted, too.
+    pub async fn discard_newer_replicas(&self) -> Result<RestoredResponse, DfsError> {
+        let nn = &self.inner.namenode;
+        let request =
+            v1::RestoredRequest { context: nn.context(), finish: true, discard: true, ..Default::default() };
         nn.call("", request, |mut s, r| async move { s.restored(r).await }).await
     }
 

@@ -20,6 +20,7 @@ use crate::dataset::Dataset;
 use crate::disk_balancer::DiskBalancer;
 use crate::error::DatanodeError;
 use crate::namenode_link::changes::ChangeQueue;
+use crate::namenode_link::superusers::Superusers;
 use crate::replica::{BlockRef, ReplicaState};
 use crate::scrub::Scrubber;
 use crate::workers::Workers;
@@ -39,6 +40,7 @@ pub struct ControlService {
     sync_workers: Arc<Workers>,
     scrubber: Weak<Scrubber>,
     disk_balancer: Weak<DiskBalancer>,
+    superusers: Superusers,
 }
 
 impl ControlService {
@@ -50,10 +52,11 @@ impl ControlService {
         sync_workers: Arc<Workers>,
         scrubber: &Arc<Scrubber>,
         disk_balancer: &Arc<DiskBalancer>,
+        superusers: Superusers,
     ) -> Self {
         let (dataset, scrubber) = (Arc::downgrade(dataset), Arc::downgrade(scrubber));
         let disk_balancer = Arc::downgrade(disk_balancer);
-        Self { dataset, changes, disk_workers, sync_workers, scrubber, disk_balancer }
+        Self { dataset, changes, disk_workers, sync_workers, scrubber, disk_balancer, superusers }
     }
 
     async fn call<T: Send + 'static>(
@@ -107,12 +110,14 @@ impl DatanodeControl for ControlService {
                 block: None,
                 original_state: ReplicaState::Rwr.to_proto().into(),
                 storage_id: String::new(),
+                damaged: false,
             },
             Some(found) => InitReplicaRecoveryResponse {
                 exists: true,
                 block: Some(found.block.to_proto(found.length)),
                 original_state: found.original_state.to_proto().into(),
                 storage_id: found.storage_id,
+                damaged: found.damaged,
             },
         }))
     }
@@ -153,7 +158,8 @@ impl DatanodeControl for ControlService {
 
     type ScrubStream = ReceiverStream<Result<ScrubProgress, Status>>;
 
-    async fn scrub(&self, _request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        self.superusers.check(request.into_inner().context, "scrub").await?;
         let scrubber = self.scrubber.upgrade().ok_or_else(|| DatanodeError::Stopping.to_status())?;
         let (progress, mut told) = mpsc::channel(PROGRESS_QUEUE);
         let mut running = scrubber.scrub_now(&progress);
@@ -189,7 +195,13 @@ impl DatanodeControl for ControlService {
         &self,
         request: Request<BalanceDisksRequest>,
     ) -> Result<Response<BalanceDisksStatus>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        match request.action() {
+            BalanceDisksAction::Get => {}
+            BalanceDisksAction::Start | BalanceDisksAction::Stop => {
+                self.superusers.check(request.context.take(), "balancing of disks").await?;
+            }
+        }
         if request.bandwidth.is_some_and(|bandwidth| bandwidth < BANDWIDTH_MIN) {
             return Err(DatanodeError::Field("bandwidth").to_status());
         }

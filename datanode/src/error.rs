@@ -289,6 +289,16 @@ pub enum DatanodeError {
         /// Another length.
         second: u64,
     },
+    /// No replica has all of a block.
+    #[error("{block}: replicas of {longest} bytes at most, {needed} are needed")]
+    ReplicasShort {
+        /// Block.
+        block: BlockRef,
+        /// Bytes of the longest one.
+        longest: u64,
+        /// Bytes of the block.
+        needed: u64,
+    },
     /// No datanode could take part in a recovery.
     #[error("{block}: no datanode could take part in its recovery")]
     NothingToRecover {
@@ -352,7 +362,7 @@ impl DatanodeError {
             Self::Transfer(_) | Self::Packet(_) => ErrorKind::InvalidArgument,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Peer { .. } | Self::PeerStatus { .. } => ErrorKind::Unavailable,
-            Self::ReplicasDiffer { .. } => ErrorKind::ChecksumMismatch,
+            Self::ReplicasDiffer { .. } | Self::ReplicasShort { .. } => ErrorKind::ChecksumMismatch,
             Self::NothingToRecover { .. } | Self::Stopping => ErrorKind::Unavailable,
         }
     }
@@ -400,6 +410,7 @@ impl DatanodeError {
             | Self::AckOrder { .. }
             | Self::TooManyPackets(_)
             | Self::ReplicasDiffer { .. }
+            | Self::ReplicasShort { .. }
             | Self::NothingToRecover { .. }
             | Self::Stopping => Status::Error,
         }

@@ -136,6 +136,11 @@ impl Replica {
         self.acked
     }
 
+    /// The recovery that has begun, if one has.
+    pub fn recovery_id(&self) -> Option<GenerationStamp> {
+        self.recovery.map(|recovery| recovery.id)
+    }
+
     /// State before a recovery began, or the state.
     pub fn original_state(&self) -> ReplicaState {
         self.recovery.map_or(self.state, |r| r.original)

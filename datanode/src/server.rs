@@ -166,6 +166,7 @@ impl Datanode {
             Arc::clone(&sync_workers),
             &scrubber,
             &disk_balancer,
+            link.superusers(),
         );
         let pages = http::router(&shared, registration.clone());
         let tasks = vec![

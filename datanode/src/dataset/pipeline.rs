@@ -113,7 +113,11 @@ impl Dataset {
             let replaceable = match replica.state() {
                 ReplicaState::Finalized => older && purpose == Purpose::Copy,
                 ReplicaState::Rbw | ReplicaState::Rwr | ReplicaState::Temporary => older || empty,
-                ReplicaState::Rur => false,
+                // Its recovery went on without it if the block that is copied in has that recovery's stamp.
+                ReplicaState::Rur => {
+                    let over = replica.recovery_id().is_some_and(|id| id <= block.stamp);
+                    older && over && purpose == Purpose::Copy
+                }
             };
             if replaceable { Ok(()) } else { exists(here) }
         };

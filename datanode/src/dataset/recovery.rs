@@ -19,6 +19,8 @@ pub struct RecoveryCandidate {
     pub original_state: ReplicaState,
     /// Where it is.
     pub storage_id: String,
+    /// It ends where its disk spoilt it, and had more before.
+    pub damaged: bool,
 }
 
 impl Dataset {
@@ -36,6 +38,7 @@ impl Dataset {
                 length: state.replica.length(),
                 original_state: state.replica.original_state(),
                 storage_id: open.volume.storage_id().to_owned(),
+                damaged: state.damaged,
             })
         });
         match outcome {

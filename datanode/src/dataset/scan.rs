@@ -363,6 +363,7 @@ fn open_unfinished(
     let mut length = 0;
     let mut partial_sum = 0;
     let mut meta_len = 0;
+    let mut damaged = false;
     if let Some(checksum) = checksum {
         let good = if home == Home::Random {
             meta_file::covered_length(&data, &meta, checksum)
@@ -371,6 +372,8 @@ fn open_unfinished(
         };
         let good = good.map_err(disk(&data_at))?;
         (length, partial_sum) = (good.length, good.partial_sum);
+        let covered = meta_file::covered_length(&data, &meta, checksum).map_err(disk(&data_at))?.length;
+        damaged = covered > length + checksum.bytes_per_checksum() as u64;
         let chunks = length.div_ceil(checksum.bytes_per_checksum() as u64);
         meta_len = META_HEADER_BYTES as u64 + chunks * checksum.checksum_size() as u64;
     }
@@ -392,7 +395,7 @@ fn open_unfinished(
     let open = OpenReplica::new(Arc::clone(volume), replica, home, checksum);
     {
         let mut state = open.lock();
-        (state.partial_sum, state.torn) = (partial_sum, torn);
+        (state.partial_sum, state.torn, state.damaged) = (partial_sum, torn, damaged);
     }
     Ok(Entry::Open(Arc::new(open)))
 }

@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod recovery;
 pub mod reports;
 mod small_orders;
+pub mod superusers;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use self::changes::ChangeQueue;
 use self::copies::CopyOrders;
+use self::superusers::Superusers;
 use crate::error::DatanodeError;
 use crate::scrub::verifications::Verifications;
 use crate::transfer::Shared;
@@ -124,6 +126,11 @@ impl NamenodeLink {
         DatanodeProtocolClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_RPC_BYTES)
             .max_encoding_message_size(MAX_RPC_BYTES)
+    }
+
+    /// Who asks the namenode who may give orders.
+    pub fn superusers(&self) -> Superusers {
+        Superusers::new(self.channel.clone())
     }
 
     /// Names the namenode in a failed call.

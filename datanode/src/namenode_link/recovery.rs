@@ -4,7 +4,9 @@
 //! 1. Every datanode stops writing the replica and tells what it has.
 //! 2. The length: that of the finalized replicas if there is one; otherwise the least of those that were being
 //!    written when the recovery began; otherwise the least of those found at a restart. What every member
-//!    had acknowledged is on all of them, so none of it is lost. A truncate brings its own length.
+//!    had acknowledged is on all of them, so none of it is lost. A truncate, and a block that was complete before, bring
+//!    their own length. A replica that is shorter than the namenode knows the block, or that ends where its disk spoilt
+//!    it, decides nothing as long as there is a better one; and nothing is cut when none has the length that is known.
 //! 3. The content: overwrites that were never acknowledged may have reached some replicas only. The checksums over that
 //!    length are compared, and the largest group of equal ones goes on; every member has what was acknowledged, so no
 //!    choice loses any of it.
@@ -47,13 +49,29 @@ fn is_usable(block: BlockRef, candidate: &RecoveryCandidate) -> bool {
     candidate.block.stamp >= block.stamp && candidate.length > 0
 }
 
-/// Agrees on a length; `None`: no replica has data, the block can be forgotten.
+/// Agrees on a length; `None`: no replica has data, the block can be forgotten. `known_length` bytes are known to have
+/// been acknowledged.
 pub fn agree(
     block: BlockRef,
+    known_length: u64,
     candidates: &[RecoveryCandidate],
     truncate_length: Option<u64>,
 ) -> Result<Option<Agreement>, DatanodeError> {
-    let usable = |c: &RecoveryCandidate| is_usable(block, c);
+    let with_data = |c: &RecoveryCandidate| is_usable(block, c);
+    let Some(longest) = candidates.iter().filter(|c| with_data(c)).map(|c| c.length).max() else {
+        return Ok(None);
+    };
+    let needed = match truncate_length {
+        Some(needed) if longest < needed => {
+            return Err(DatanodeError::ReplicasShort { block, longest, needed });
+        }
+        Some(needed) => needed,
+        // What was acknowledged was not on disk, and is lost everywhere.
+        None => known_length.min(longest),
+    };
+    let has_all = |c: &RecoveryCandidate| with_data(c) && c.length >= needed;
+    let any_whole = candidates.iter().any(|c| has_all(c) && !c.damaged);
+    let usable = |c: &RecoveryCandidate| has_all(c) && !(any_whole && c.damaged);
     let Some(best) = candidates.iter().filter(|c| usable(c)).map(|c| c.original_state).min() else {
         return Ok(None);
     };
@@ -112,12 +130,10 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
         new_generation_stamp: id.get(),
         ..Default::default()
     };
-    match agree(known, &candidates, order.truncate_length)? {
+    let agreed = agree_on_content(link, order, (known, block.length), (&candidates, &places), undecided > 0);
+    match agreed.await? {
         None => outcome.delete_block = true,
-        Some(mut agreement) => {
-            if agreement.members.len() > 1 && agreement.length > 0 {
-                agreement.members = of_one_content(link, &places, &candidates, &agreement).await;
-            }
+        Some(agreement) => {
             let updates = agreement
                 .members
                 .iter()
@@ -146,6 +162,44 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     );
     link.client().commit_block_synchronization(outcome).await.map_err(|s| link.failed(&s))?;
     Ok(())
+}
+
+/// [`agree`], and members whose content can be read and is the same. Replicas that do not verify decide nothing if there
+/// are others, or if `others_may_have_it`. Where nothing else can be there, they go on as they are: the file is closed,
+/// and found corrupt.
+async fn agree_on_content(
+    link: &NamenodeLink,
+    order: &RecoverBlockCommand,
+    (known, known_length): (BlockRef, u64),
+    (candidates, places): (&[RecoveryCandidate], &[&DatanodeInfo]),
+    others_may_have_it: bool,
+) -> Result<Option<Agreement>, DatanodeError> {
+    let mut left: Vec<usize> = (0..candidates.len()).collect();
+    let mut first = None;
+    loop {
+        let asked: Vec<RecoveryCandidate> = left.iter().map(|i| candidates[*i].clone()).collect();
+        // Of what is left, some may be too short; then the unreadable ones were the better ones.
+        let agreed = match agree(known, known_length, &asked, order.truncate_length) {
+            Err(_) if first.is_some() => None,
+            agreed => agreed?,
+        };
+        let Some(mut agreement) = agreed else {
+            return match first {
+                Some(_) if others_may_have_it => Err(DatanodeError::NothingToRecover { block: known }),
+                first => Ok(first),
+            };
+        };
+        agreement.members = agreement.members.iter().map(|i| left[*i]).collect();
+        if agreement.length == 0 {
+            return Ok(Some(agreement));
+        }
+        let kept = of_one_content(link, places, candidates, &agreement).await;
+        if !kept.is_empty() {
+            return Ok(Some(Agreement { members: kept, ..agreement }));
+        }
+        left.retain(|i| !agreement.members.contains(i));
+        first.get_or_insert(agreement);
+    }
 }
 
 /// The members of the largest group with equal content.
@@ -225,6 +279,7 @@ async fn begin(
         length: block.length,
         original_state: ReplicaState::from_proto(answer.original_state()),
         storage_id: answer.storage_id.clone(),
+        damaged: answer.damaged,
     }))
 }
 
@@ -255,6 +310,7 @@ mod tests {
     use super::*;
 
     const BLOCK: BlockRef = BlockRef::new(1, 10);
+    const KNOWN: u64 = 40;
 
     fn candidate(original_state: ReplicaState, length: u64, stamp: u64) -> RecoveryCandidate {
         RecoveryCandidate {
@@ -262,6 +318,7 @@ mod tests {
             length,
             original_state,
             storage_id: String::new(),
+            damaged: false,
         }
     }
 
@@ -286,7 +343,8 @@ mod tests {
                 None,
                 Some((80, vec![0, 1])),
             ),
-            ("least of the found", vec![(Rwr, 90, 10), (Rwr, 20, 11)], None, Some((20, vec![0, 1]))),
+            ("least of the found", vec![(Rwr, 90, 10), (Rwr, 50, 11)], None, Some((50, vec![0, 1]))),
+            ("nobody has what is known", vec![(Rwr, 9, 10), (Rwr, 8, 10)], None, Some((9, vec![0]))),
             ("truncate", vec![(Finalized, 70, 10), (Finalized, 70, 10)], Some(33), Some((33, vec![0, 1]))),
             (
                 "truncate anew",
@@ -294,11 +352,17 @@ mod tests {
                 Some(33),
                 Some((33, vec![0, 1])),
             ),
-            ("truncate never grows", vec![(Rwr, 20, 10)], Some(33), Some((20, vec![0]))),
+            (
+                "one that is too short decides nothing",
+                vec![(Rwr, 20, 11), (Rwr, 71, 11), (Rwr, 70, 11)],
+                Some(70),
+                Some((70, vec![1, 2])),
+            ),
+            ("not even in a better state", vec![(Rbw, 20, 10), (Rwr, 40, 10)], None, Some((40, vec![1]))),
         ];
         for (name, replicas, truncate, expected) in table {
             let candidates: Vec<_> = replicas.iter().map(|(s, l, g)| candidate(*s, *l, *g)).collect();
-            let found = agree(BLOCK, &candidates, truncate).expect("agreement");
+            let found = agree(BLOCK, KNOWN, &candidates, truncate).expect("agreement");
             let found = found.map(|a| (a.length, a.members));
             assert_eq!(found, expected, "{name}");
         }
@@ -316,7 +380,28 @@ mod tests {
     fn finalized_replicas_of_different_lengths_are_an_error() {
         let candidates =
             [candidate(ReplicaState::Finalized, 5, 10), candidate(ReplicaState::Finalized, 6, 10)];
-        assert!(matches!(agree(BLOCK, &candidates, None), Err(DatanodeError::ReplicasDiffer { .. })));
-        assert!(matches!(agree(BLOCK, &candidates, Some(6)), Err(DatanodeError::ReplicasDiffer { .. })));
+        assert!(matches!(agree(BLOCK, 0, &candidates, None), Err(DatanodeError::ReplicasDiffer { .. })));
+        let cut = agree(BLOCK, 0, &candidates, Some(6)).expect("agreement");
+        assert_eq!(cut, Some(Agreement { length: 6, members: vec![1] }), "the other is too short");
+    }
+
+    #[test]
+    fn nothing_is_cut_below_the_length_that_a_block_had() {
+        let candidates = [candidate(ReplicaState::Rwr, 20, 11), candidate(ReplicaState::Rwr, 69, 11)];
+        let refused = agree(BLOCK, 70, &candidates, Some(70));
+        assert!(matches!(refused, Err(DatanodeError::ReplicasShort { longest: 69, needed: 70, .. })));
+    }
+
+    #[test]
+    fn a_replica_that_its_disk_spoilt_decides_nothing_beside_a_whole_one() {
+        let spoilt = RecoveryCandidate { damaged: true, ..candidate(ReplicaState::Rwr, 20, 10) };
+        let mut candidates = vec![spoilt, candidate(ReplicaState::Rwr, 60, 10)];
+        let agreed = |candidates: &[RecoveryCandidate]| {
+            let found = agree(BLOCK, 0, candidates, None).expect("agreement");
+            found.map(|a| (a.length, a.members))
+        };
+        assert_eq!(agreed(&candidates), Some((60, vec![1])));
+        candidates.pop();
+        assert_eq!(agreed(&candidates), Some((20, vec![0])), "better than nothing");
     }
 }

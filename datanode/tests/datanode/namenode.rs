@@ -152,6 +152,10 @@ impl DatanodeProtocol for FakeNamenode {
         self.recorded().synchronized.push(request.into_inner());
         Ok(Response::new(Empty {}))
     }
+
+    async fn check_superuser(&self, _: Request<CheckSuperuserRequest>) -> Result<Response<Empty>, Status> {
+        Ok(Response::new(Empty {}))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

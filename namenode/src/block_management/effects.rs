@@ -95,6 +95,7 @@ impl BlockManager {
 
     /// The content is settled, and these storages hold it.
     fn block_committed(&mut self, now: u64, block: &StoredBlock, storage_ids: &[String]) {
+        self.kept.forget(block.id);
         self.cancel_pending(block.id);
         self.end_recovery(block.id);
         let same_stamp = self.blocks.get(block.id).is_some_and(|entry| entry.stamp == block.stamp);
@@ -139,6 +140,7 @@ impl BlockManager {
 
     /// Drops everything known about a block and orders the deletion of its replicas.
     pub(super) fn forget_block(&mut self, id: BlockId, stamp: GenerationStamp) {
+        self.kept.forget(id);
         self.cancel_pending(id);
         self.end_recovery(id);
         self.outdated_hints.remove(&id);

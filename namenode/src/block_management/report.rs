@@ -308,7 +308,7 @@ impl BlockManager {
         }
         let Some(entry) = self.blocks.get(id) else { return false };
         if self.kept.is_on && replica.stamp > entry.stamp {
-            self.kept.note(id);
+            self.kept.note_newer(storage, replica);
             return false;
         }
         let known = entry.replicas.mark_on(storage);

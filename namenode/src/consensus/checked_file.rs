@@ -6,7 +6,9 @@
 //!
 //! Invariants: a page that was read has the sum that it was written with; a sync makes sums durable before it returns;
 //! the sum of a new page 0 is durable before that page is written. Any error is final: redb stops at the first one, and so
-//! does the namenode; it names the file.
+//! does the namenode; it names the file. A disk without room need not be an error ([`WaitForRoom`]): what the file grows by is taken
+//! from the disk at once, if it has that much, and who still finds it full waits. Readers of pages that redb has in memory only may wait
+//! with it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,6 +24,7 @@ use redb::{BackendError, StorageBackend};
 use super::durable_file;
 use super::error::{ConsensusError, Damage};
 use super::page_sums::{self, HEADER_BYTES, Header, PAGE_BYTES, SUM_BYTES};
+use super::room::{self, WaitForRoom};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -41,6 +44,9 @@ pub fn sums_path(path: &Path) -> PathBuf {
 pub struct CheckedFile {
     path: PathBuf,
     file: FileBackend,
+    /// The same file.
+    room_ahead: File,
+    room: WaitForRoom,
     /// Read when redb has locked the file: until then, its last user may be writing them.
     sums: OnceLock<Sums>,
 }
@@ -143,10 +149,12 @@ impl Sums {
 }
 
 impl CheckedFile {
-    /// Opens the store at `path`, or makes an empty one.
-    pub fn open(path: &Path) -> Result<Self, ConsensusError> {
-        let file = FileBackend::new(open(path)?).map_err(|error| ConsensusError::store(path, error))?;
-        Ok(Self { path: path.to_owned(), file, sums: OnceLock::new() })
+    /// Opens the store at `path`, or makes an empty one. `room` says what becomes of writes when the disk is full.
+    pub fn open(path: &Path, room: &WaitForRoom) -> Result<Self, ConsensusError> {
+        let room_ahead = open(path)?;
+        let file = room_ahead.try_clone().map_err(|error| ConsensusError::io(path, "open", error))?;
+        let file = FileBackend::new(file).map_err(|error| ConsensusError::store(path, error))?;
+        Ok(Self { path: path.to_owned(), file, room_ahead, room: room.clone(), sums: OnceLock::new() })
     }
 
     fn sums(&self) -> io::Result<&Sums> {
@@ -210,6 +218,31 @@ impl CheckedFile {
         Ok(())
     }
 
+    /// Writes, and notes the sums of the pages that this changes. Can be done again after it failed.
+    fn write_pages(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let failed = |error| self.failed(&self.path, "write", error);
+        let sums = self.sums()?;
+        let (first, bytes) = Self::pages_of(offset, data.len());
+        let mut unsaved = sums.writing();
+        let whole = first == offset && bytes == data.len();
+        let mut pages = Vec::new();
+        if !whole {
+            pages.resize(bytes, 0);
+            self.file.read(first, &mut pages).map_err(failed)?;
+            let from = usize::try_from(offset - first).unwrap_or(usize::MAX);
+            pages[from..from + data.len()].copy_from_slice(data);
+        }
+        let content = if whole { data } else { &pages };
+        if let Some(page) = content.get(..PAGE_BYTES).filter(|_| first == 0) {
+            self.announce_head(sums, &mut unsaved, crc32c::crc32c(page))?;
+        }
+        self.file.write(offset, data).map_err(failed)?;
+        for (number, page) in (first / PAGE..).zip(content.chunks(PAGE_BYTES)) {
+            sums.set(&mut unsaved, number, crc32c::crc32c(page));
+        }
+        Ok(())
+    }
+
     /// The pages that a range of bytes touches: offset of the first one, and bytes of all.
     fn pages_of(offset: u64, bytes: usize) -> (u64, usize) {
         let first = offset / PAGE * PAGE;
@@ -242,41 +275,31 @@ impl StorageBackend for CheckedFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let sums = self.sums()?;
+        let before = self.file.len().map_err(|error| self.failed(&self.path, "stat", error))?;
+        let grow = || self.file.set_len(len);
+        self.room
+            .write(&self.path, grow)
+            .map_err(|error| self.failed(&self.path, "set the length", error))?;
+        if len > before {
+            room::take_ahead(&self.room_ahead, before, len - before);
+        }
         let mut unsaved = sums.writing();
-        self.file.set_len(len).map_err(|error| self.failed(&self.path, "set the length", error))?;
         sums.resize(&mut unsaved, usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let sums = self.sums()?;
-        sums.save(&mut sums.writing()).map_err(|error| self.sums_failed("write", error))?;
+        self.room
+            .write(&sums_path(&self.path), || sums.save(&mut sums.writing()))
+            .map_err(|error| self.sums_failed("write", error))?;
         sums.file.sync_data().map_err(|error| self.sums_failed("sync", error))?;
         self.file.sync_data().map_err(|error| self.failed(&self.path, "sync", error))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let failed = |error| self.failed(&self.path, "write", error);
-        let sums = self.sums()?;
-        let (first, bytes) = Self::pages_of(offset, data.len());
-        let mut unsaved = sums.writing();
-        let whole = first == offset && bytes == data.len();
-        let mut pages = Vec::new();
-        if !whole {
-            pages.resize(bytes, 0);
-            self.file.read(first, &mut pages).map_err(failed)?;
-            let from = usize::try_from(offset - first).unwrap_or(usize::MAX);
-            pages[from..from + data.len()].copy_from_slice(data);
-        }
-        let content = if whole { data } else { &pages };
-        if let Some(page) = content.get(..PAGE_BYTES).filter(|_| first == 0) {
-            self.announce_head(sums, &mut unsaved, crc32c::crc32c(page))?;
-        }
-        self.file.write(offset, data).map_err(failed)?;
-        for (number, page) in (first / PAGE..).zip(content.chunks(PAGE_BYTES)) {
-            sums.set(&mut unsaved, number, crc32c::crc32c(page));
-        }
-        Ok(())
+        // Without the lock on sums while it waits: readers need it.
+        self.room.write(&self.path, || self.write_pages(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

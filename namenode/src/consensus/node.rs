@@ -194,6 +194,8 @@ impl Consensus {
             Err(error) => return Err(health.failure().and_then(Arc::into_inner).unwrap_or(error)),
         };
         let Watches { store, synced, applied } = watches;
+        // From here on there is somebody to serve, if only readers.
+        store.room().begin();
         let threads = Mutex::new(threads);
         let inner = Inner { node_id: config.node_id, role, store, synced, applied, health, threads };
         Ok(Self { inner: Arc::new(inner) })
@@ -356,6 +358,7 @@ impl Consensus {
         if threads.is_empty() {
             return;
         }
+        self.inner.store.room().end();
         match &self.inner.role {
             Role::Alone(alone) => alone.end(true),
             Role::Member(member) => member.shutdown().await,
@@ -368,6 +371,7 @@ impl Consensus {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.store.room().end();
         if let Role::Alone(alone) = &self.role {
             // Does nothing after a shutdown.
             alone.end(false);

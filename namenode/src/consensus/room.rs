@@ -1,8 +1,13 @@
-//! Room on the disk: seen to before something is written, so that a full disk is a refusal and not a failed write.
+//! Room on the disk: seen to before something is written, so that a full disk is a refusal and not a failed write. What cannot
+//! be refused any more waits for room.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -58,9 +63,57 @@ impl RoomAhead {
     }
 }
 
+/// Takes the room of `bytes` of a file from the disk, beyond its end or not, if the disk has it and can do so.
+pub fn take_ahead(file: &File, offset: u64, bytes: u64) {
+    // Without it, what is written there may find the disk full and wait.
+    let _ = allocate(file, offset, bytes);
+}
+
 fn allocate(file: &File, offset: u64, bytes: u64) -> Result<(), Errno> {
     let number = |value: u64| i64::try_from(value).map_err(|_| Errno::EFBIG);
     fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, number(offset)?, number(bytes)?)
+}
+
+/// Pause between two attempts to write to a full disk: somebody has to make room by hand, or another program ends.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a full disk means to writers of the store, who share it: from [`WaitForRoom::begin`] to [`WaitForRoom::end`] they wait for
+/// room, otherwise they fail. Clients are refused meanwhile, since the log has no room either.
+#[derive(Clone, Debug, Default)]
+pub struct WaitForRoom(Arc<AtomicBool>);
+
+impl WaitForRoom {
+    /// From now on they wait.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on they fail, also those who wait.
+    pub fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Writes to the file at `path` with `write`, which is called again after it found the disk full.
+    pub fn write(&self, path: &Path, mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        let mut waited = false;
+        loop {
+            let outcome = write();
+            let is_full = outcome.as_ref().is_err_and(|error| {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            });
+            if !is_full || !self.0.load(Ordering::Relaxed) {
+                if waited && outcome.is_ok() {
+                    tracing::info!(path = %path.display(), "the disk has room again");
+                }
+                return outcome;
+            }
+            if !waited {
+                tracing::error!(path = %path.display(), "disk full in the middle of a checkpoint: waiting for room");
+                waited = true;
+            }
+            thread::sleep(FULL_PAUSE);
+        }
+    }
 }
 
 /// Room of the disk that a directory is on.

@@ -28,6 +28,7 @@ use super::durable_file;
 use super::error::{ConsensusError, Damage};
 use super::raft_types::{self, LogId, StoredMembership};
 use super::record::u64_at;
+use super::room::WaitForRoom;
 use super::segment::EntryId;
 use crate::log;
 use crate::namesystem::{Store, StoreError, Table, Tables};
@@ -117,6 +118,7 @@ pub struct StateStore {
     path: PathBuf,
     cache_bytes: usize,
     layer_bytes: usize,
+    room: WaitForRoom,
     /// Replaced when a snapshot is installed. Locked for moments only.
     rows: Arc<RwLock<Arc<Store>>>,
 }
@@ -131,7 +133,8 @@ impl StateStore {
         let path = dir.join(FILE_NAME);
         tidy(&path, &dir.join(RECEIVED_FILE_NAME))?;
         let is_new = !path.exists();
-        let database = open_released(&path, cache_bytes)?;
+        let room = WaitForRoom::default();
+        let database = open_released(&path, cache_bytes, &room)?;
         if is_new {
             // From here on the file holds what redb needs to open it quickly after a crash.
             let failed = |error: redb::Error| ConsensusError::store(&path, error);
@@ -139,7 +142,12 @@ impl StateStore {
             durable_file::sync_parent(&path)?;
         }
         let (rows, position) = open_rows(&path, database, layer_bytes)?;
-        Ok((Self { path, cache_bytes, layer_bytes, rows: Arc::new(RwLock::new(rows)) }, position))
+        Ok((Self { path, cache_bytes, layer_bytes, room, rows: Arc::new(RwLock::new(rows)) }, position))
+    }
+
+    /// What a full disk means to those who write the store. They fail at first.
+    pub const fn room(&self) -> &WaitForRoom {
+        &self.room
     }
 
     /// The rows. They are others when a snapshot was installed, so hold them for one request only.
@@ -179,7 +187,7 @@ impl StateStore {
         if !path.exists() {
             return Ok(());
         }
-        let mut database = open_released(&path, cache_bytes)?;
+        let mut database = open_released(&path, cache_bytes, &WaitForRoom::default())?;
         match database.check_integrity() {
             Ok(true) => Ok(()),
             Ok(false) => Err(ConsensusError::Unsound { path }),
@@ -200,7 +208,7 @@ impl StateStore {
     /// Replaces the state by a received one; durable on return. Readers keep what they hold.
     pub fn install(&self, received: &Path) -> Result<Position, ConsensusError> {
         take_place(received, &self.path)?;
-        let database = open_database(&self.path, self.cache_bytes)?;
+        let database = open_database(&self.path, self.cache_bytes, &self.room)?;
         let (rows, position) = open_rows(&self.path, database, self.layer_bytes)?;
         let old = {
             let mut current = self.rows.write().unwrap_or_else(PoisonError::into_inner);
@@ -263,7 +271,7 @@ impl ReceivedStore {
     pub fn create(path: PathBuf) -> Result<Self, ConsensusError> {
         durable_file::remove(&sums_path(&path))?;
         durable_file::remove(&path)?;
-        let database = open_database(&path, RECEIVED_CACHE_BYTES)?;
+        let database = open_database(&path, RECEIVED_CACHE_BYTES, &WaitForRoom::default())?;
         Ok(Self { path, database })
     }
 
@@ -294,10 +302,10 @@ impl ReceivedStore {
     }
 }
 
-fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
+fn open_database(path: &Path, cache_bytes: usize, room: &WaitForRoom) -> Result<Database, ConsensusError> {
     Database::builder()
         .set_cache_size(cache_bytes)
-        .create_with_backend(CheckedFile::open(path)?)
+        .create_with_backend(CheckedFile::open(path, room)?)
         .map_err(|error| ConsensusError::store(path, error))
 }
 
@@ -309,10 +317,10 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens a store that nobody else may use, since the caller holds the directory's lock; but requests
 /// that a namenode of this process was serving when it shut down may still read it for a moment.
-fn open_released(path: &Path, cache_bytes: usize) -> Result<Database, ConsensusError> {
+fn open_released(path: &Path, cache_bytes: usize, room: &WaitForRoom) -> Result<Database, ConsensusError> {
     let deadline = Instant::now() + RELEASE_PATIENCE;
     loop {
-        let file = CheckedFile::open(path)?;
+        let file = CheckedFile::open(path, room)?;
         match Database::builder().set_cache_size(cache_bytes).create_with_backend(file) {
             Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
                 thread::sleep(RELEASE_PAUSE);

@@ -19,7 +19,11 @@ fn invalid(subject: &str, reason: impl Into<String>) -> RpcError {
 }
 
 /// Refuses everybody but superusers.
-async fn superuser(context: &Context, call: Option<&CallContext>, subject: &str) -> Result<String, RpcError> {
+pub(super) async fn superuser(
+    context: &Context,
+    call: Option<&CallContext>,
+    subject: &str,
+) -> Result<String, RpcError> {
     let caller = context.caller(call).await?;
     if caller.superuser {
         Ok(caller.user)

@@ -344,28 +344,7 @@ impl ClientProtocol for ClientService {
     }
 
     async fn restored(&self, request: Request<RestoredRequest>) -> Answer<RestoredResponse> {
-        let RestoredRequest { context, finish } = request.into_inner();
-        let result = async {
-            if finish {
-                let caller = self.context.caller(context.as_ref()).await?;
-                if !caller.superuser {
-                    return Err(RpcError::new(ErrorKind::NotPermitted, "restored", "superuser only"));
-                }
-                self.context.change(context, Op::ForgetRestore(log::ForgetRestoreOp {})).await?;
-                self.context.soft.blocks().keep_unknown(false);
-                tracing::info!(
-                    user = caller.user,
-                    "replicas that the namespace does not know may be deleted"
-                );
-            }
-            let backup = self.context.snapshot()?.restored_from().map_err(|e| rpc_error(&e.into()))?;
-            Ok(RestoredResponse {
-                restored: backup.is_some(),
-                backup_ns: backup.unwrap_or(0),
-                kept_blocks: self.context.soft.blocks().kept_blocks().unwrap_or(0),
-            })
-        };
-        answer(result.await)
+        answer(super::restored::restored(&self.context, request.into_inner()).await)
     }
 
     async fn balance(&self, request: Request<BalanceRequest>) -> Answer<BalanceStatus> {

@@ -8,6 +8,7 @@ use dfs_proto::v1::*;
 use dfs_proto::{BlockId, DATANODE_PROTOCOL_VERSION, ErrorKind, RpcError};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::administration;
 use super::context::Context;
 use super::status::rpc_error;
 use crate::block_management::ReportedReplica;
@@ -305,5 +306,14 @@ impl DatanodeProtocol for DatanodeService {
             storage_ids,
         };
         answer(self.context.own_change(Op::CommitBlockSynchronization(op)).await.map(|_| Empty {}))
+    }
+
+    async fn check_superuser(&self, request: Request<CheckSuperuserRequest>) -> Answer<Empty> {
+        let CheckSuperuserRequest { context, subject } = request.into_inner();
+        let checked = administration::superuser(&self.context, context.as_ref(), &subject).await;
+        answer(checked.map(|user| {
+            tracing::info!(user, subject, "order given to a datanode");
+            Empty {}
+        }))
     }
 }

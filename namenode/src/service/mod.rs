@@ -16,6 +16,7 @@ mod filesystem_protocol;
 mod lock_table;
 mod locks;
 mod read_path;
+mod restored;
 mod session_files;
 mod session_names;
 mod session_table;

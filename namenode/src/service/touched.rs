@@ -96,6 +96,7 @@ impl Touched {
             Op::CommitBlockSynchronization(op) => {
                 Self::by(op.block.iter().map(|block| Touch::Block(block.id)).collect())
             }
+            Op::AdoptReplicas(op) => Self::by(op.block.iter().map(|block| Touch::Block(block.id)).collect()),
             // What has several names cannot be in a delegated directory.
             Op::Link(op) => Self {
                 touches: op.node.iter().cloned().map(Touch::Name).chain([Touch::Node(op.inode)]).collect(),

@@ -200,9 +200,28 @@ fn the_volumes_of_a_datanode_are_evened_out_while_it_serves() -> Result<()> {
 
         let info = client.datanodes().await?.pop().and_then(|report| report.info).context("a datanode")?;
         let ask = async |action: BalanceDisksAction, bandwidth: Option<u64>| {
-            client.balance_disks(info.clone(), BalanceDisksRequest { action: action.into(), bandwidth }).await
+            client
+                .balance_disks(
+                    info.clone(),
+                    BalanceDisksRequest { action: action.into(), bandwidth, context: None },
+                )
+                .await
         };
         let before = ask(BalanceDisksAction::Get, None).await?;
+        // Looking is for everybody, orders are for superusers.
+        let alice = cluster.client_of("alice").await?;
+        for (action, allowed) in [
+            (BalanceDisksAction::Get, true),
+            (BalanceDisksAction::Start, false),
+            (BalanceDisksAction::Stop, false),
+        ] {
+            let request =
+                BalanceDisksRequest { action: action.into(), bandwidth: None, ..Default::default() };
+            match alice.balance_disks(info.clone(), request).await {
+                Ok(status) => ensure!(allowed && !status.running, "{action:?}: {status:?}"),
+                Err(error) => ensure!(!allowed && error.kind() == ErrorKind::NotPermitted, "{error}"),
+            }
+        }
         ensure!(before.difference > 5_000, "{before:?}");
         let bandwidth = 8 * MIB;
         let begun = Instant::now();

@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use dfs_client::{CreateOptions, DfsClient, MkdirOptions};
 use dfs_datanode::{Datanode, DatanodeConfig};
+use dfs_namenode::consensus::{Consensus, ConsensusConfig};
+use dfs_namenode::log::command::Op;
+use dfs_namenode::log::{Caller, Command, InitializeOp, MkdirOp};
+use dfs_namenode::namesystem::Snapshot;
 use dfs_namenode::{Namenode, NamenodeConfig};
 use dfs_proto::ErrorKind;
+use dfs_proto::v1::NodeRef;
 use dfs_tests::cluster::{MiniCluster, SUPERUSER};
 use dfs_tests::harness::run;
 use dfs_tests::small_disk::SmallDisk;
@@ -174,4 +180,81 @@ fn a_namenode_whose_disk_is_filled_and_freed_loses_nothing_and_goes_on() -> Resu
         namenode.shutdown().await;
         Ok(())
     })
+}
+
+#[test]
+fn a_checkpoint_that_finds_the_disk_full_waits_for_room_and_reads_go_on() -> Result<()> {
+    run(async {
+        let Some(disk) = SmallDisk::mount(48 << 20)? else { return Ok(()) };
+        // Checkpoints come at once and are not held back, as if something else had taken the room in the middle of one.
+        let config = || ConsensusConfig {
+            checkpoint_interval: Duration::from_millis(50),
+            checkpoint_room_bytes: 0,
+            layer_bytes: 64 << 10,
+            ..ConsensusConfig::new(disk.path().join("namenode"), 1)
+        };
+        let consensus = Consensus::start(config(), Arc::new(|_| ())).await?;
+        let names = InitializeOp {
+            cluster_id: "c".into(),
+            block_pool_id: "p".into(),
+            superuser: "root".into(),
+            supergroup: "wheel".into(),
+        };
+        consensus.propose(command(Op::Initialize(names))).await?;
+        let (mut made, mut next) = (Vec::new(), 0);
+        for _ in 0..2 {
+            let before = made.len();
+            disk.fill()?;
+            // Until the log has no room, or a checkpoint waits for some; then the last one may come to pass later.
+            loop {
+                next += 1;
+                match tokio::time::timeout(STILL, consensus.propose(directory(next))).await {
+                    Ok(Ok(_)) => made.push(next),
+                    Ok(Err(_)) | Err(_) => break,
+                }
+            }
+            ensure!(made.len() > before, "the log has taken room ahead");
+            let failure = tokio::time::timeout(STILL, consensus.failed()).await;
+            ensure!(failure.is_err(), "{failure:?}");
+            ensure!(made.last().is_some_and(|last| is_there(&consensus, *last)), "reads go on");
+            disk.free()?;
+            wait_until("it goes on by itself", PATIENCE, async || {
+                next += 1;
+                let done = tokio::time::timeout(PATIENCE, consensus.propose(directory(next))).await?.is_ok();
+                made.extend(done.then_some(next));
+                Ok(done)
+            })
+            .await?;
+        }
+        println!("{} directories were acknowledged", made.len());
+        consensus.shutdown().await;
+        drop(consensus);
+        let consensus = Consensus::start(config(), Arc::new(|_| ())).await?;
+        for at in made {
+            ensure!(is_there(&consensus, at), "directory {at} is lost");
+        }
+        consensus.shutdown().await;
+        Ok(())
+    })
+}
+
+/// Time without an answer after which something stands still.
+const STILL: Duration = Duration::from_secs(2);
+
+fn command(op: Op) -> Command {
+    Command { now_ns: 1, op: Some(op), ..Command::default() }
+}
+
+/// Makes a directory with a name that takes room.
+fn directory(number: usize) -> Command {
+    command(Op::Mkdir(MkdirOp { node: Some(name_of(number)), mode: 0o755, create_parents: false }))
+}
+
+fn name_of(number: usize) -> NodeRef {
+    dfs_tests::cluster::node(&format!("/{number:0>200}"))
+}
+
+fn is_there(consensus: &Consensus, number: usize) -> bool {
+    let caller = Caller { superuser: true, ..Caller::default() };
+    Snapshot::open(&consensus.store()).stat(&caller, &name_of(number)).is_ok()
 }

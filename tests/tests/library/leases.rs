@@ -8,6 +8,7 @@ use dfs_proto::ErrorKind;
 use dfs_tests::cluster::{MiniCluster, SUPERUSER};
 use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
+use dfs_tests::replica_files::Damage;
 use dfs_tests::wait::{PATIENCE, wait_for, wait_until};
 use dfs_tests::workload::{read_all, write_file};
 use tokio::io::AsyncWriteExt;
@@ -112,6 +113,67 @@ fn recover_lease_closes_a_dead_writers_file_at_once() -> Result<()> {
             ensure_same(path, &read_all(&client, path).await?, &pattern(1, 0, len))?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_spoilt_byte_of_one_replica_costs_no_acknowledged_byte_when_all_datanodes_were_killed() -> Result<()> {
+    const LEN: usize = 50_000;
+    run(async {
+        for closed_before in [true, false] {
+            let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+            let client = cluster.client().await?;
+            if closed_before {
+                write_file(&client, "/f", &pattern(1, 0, LEN - 10)).await?;
+                let mut writer = cluster.client().await?.append("/f").await?;
+                writer.write_all(&pattern(1, LEN as u64 - 10, 10)).await?;
+                writer.hflush().await?;
+            } else {
+                write_and_die(cluster.client().await?, "/f", LEN).await?;
+            }
+            let block = cluster.blocks("/f").await?[0].block.context("block")?;
+            for index in 0..3 {
+                cluster.kill_datanode(index).await;
+            }
+            cluster.corrupt_replica(1, block.id, Damage::FlipBit(20_000))?;
+            for index in 0..3 {
+                cluster.start_datanode(index).await?;
+            }
+            wait_until("/f is recovered", PATIENCE, async || Ok(client.recover_lease("/f").await?)).await?;
+            ensure_same("/f", &read_all(&client, "/f").await?, &pattern(1, 0, LEN))?;
+            cluster.wait_for_replication("/f", 3).await?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_recovery_that_reaches_a_spoilt_replica_only_waits_for_the_others() -> Result<()> {
+    const LEN: usize = 50_000;
+    run(async {
+        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
+        let client = cluster.client().await?;
+        write_and_die(cluster.client().await?, "/f", LEN).await?;
+        let block = cluster.blocks("/f").await?[0].block.context("block")?;
+        // While it is open, so that nothing looks at it before the recovery does.
+        cluster.corrupt_replica(1, block.id, Damage::FlipBit(20_000))?;
+        for index in [0, 2] {
+            cluster.kill_datanode(index).await;
+        }
+        ensure!(!client.recover_lease("/f").await?, "the recovery has begun");
+        // An attempt fails, as the others do not answer.
+        let began = std::time::Instant::now();
+        wait_until("some time", PATIENCE, async || {
+            ensure!(!client.recover_lease("/f").await?, "closed with a spoilt replica");
+            Ok(began.elapsed() > Duration::from_secs(2))
+        })
+        .await?;
+        for index in [0, 2] {
+            cluster.start_datanode(index).await?;
+        }
+        wait_until("/f is recovered", PATIENCE, async || Ok(client.recover_lease("/f").await?)).await?;
+        ensure_same("/f", &read_all(&client, "/f").await?, &pattern(1, 0, LEN))?;
+        cluster.wait_for_replication("/f", 3).await
     })
 }
 

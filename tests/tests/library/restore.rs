@@ -9,6 +9,7 @@ use dfs_tests::cluster::{MiniCluster, SUPERUSER};
 use dfs_tests::harness::run;
 use dfs_tests::wait::{PATIENCE, wait_until};
 use dfs_tests::workload::{read_all, write_file};
+use tokio::io::AsyncWriteExt as _;
 
 use super::ensure_error;
 
@@ -79,6 +80,70 @@ fn a_restored_namenode_keeps_what_it_does_not_know_until_told_otherwise() -> Res
         assert_eq!(read_all(&client, "/before").await?, b"before");
         assert_eq!(read_all(&client, "/new").await?, b"new");
         Ok(())
+    })
+}
+
+#[test]
+fn what_was_appended_after_the_backup_is_adopted_by_an_operator() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::builder().datanodes(2).replication(2).start().await?;
+        let client = cluster.client().await?;
+        for path in ["/appended", "/left", "/same"] {
+            write_file(&client, path, b"before").await?;
+        }
+        let backup = tempfile::tempdir()?;
+        let file = backup.path().join("backup");
+        maintenance::from_namenode(&cluster.namenode_address(), SUPERUSER, &file).await?;
+        for path in ["/appended", "/left"] {
+            let mut writer = client.append(path).await?;
+            writer.write_all(b" and after").await?;
+            writer.close().await?;
+        }
+        cluster.kill_namenode().await;
+        let dir = cluster.namenode_dir();
+        std::fs::rename(&dir, backup.path().join("lost"))?;
+        tokio::task::spawn_blocking(move || maintenance::restore(&file, &dir, NODE_ID)).await??;
+        cluster.start_namenode().await?;
+        cluster.wait_for_live_datanodes(2).await?;
+        let client = cluster.client().await?;
+
+        let mut told = client.restored(false).await?;
+        wait_until("both replicas of both blocks are seen", PATIENCE, async || {
+            told = client.restored(false).await?;
+            Ok(told.newer.iter().map(|block| block.replicas).sum::<u32>() == 4)
+        })
+        .await?;
+        ensure!((told.newer_blocks, told.kept_blocks) == (2, 2), "{told:?}");
+        let of = |path: &str| told.newer.iter().find(|block| block.path == path.as_bytes());
+        let newer = of("/appended").context("told by its path")?;
+        let (known, found) = (newer.known.unwrap_or_default(), newer.found.unwrap_or_default());
+        ensure!((known.length, found.length) == (6, 16) && found.stamp() > known.stamp(), "{newer:?}");
+
+        // It would be deleted.
+        ensure_error(client.restored(true).await, ErrorKind::InvalidArgument, "restored")?;
+        client.delete("/left", false).await?;
+        let alice = cluster.client_of("alice").await?;
+        ensure_error(alice.adopt_newer_replicas().await, ErrorKind::NotPermitted, "restored")?;
+        ensure_error(alice.discard_newer_replicas().await, ErrorKind::NotPermitted, "restored")?;
+        let adopted = client.adopt_newer_replicas().await?;
+        ensure!((adopted.adopted, adopted.newer_blocks) == (1, 0), "{adopted:?}");
+        assert_eq!(read_all(&client, "/appended").await?, b"before and after");
+        assert_eq!(read_all(&client, "/same").await?, b"before");
+
+        // It is a block like any other, also after a restart.
+        let mut writer = client.append("/appended").await?;
+        writer.write_all(b", too").await?;
+        writer.close().await?;
+        client.restored(true).await?;
+        cluster.restart_namenode().await?;
+        cluster.wait_for_live_datanodes(2).await?;
+        let client = cluster.client().await?;
+        assert_eq!(read_all(&client, "/appended").await?, b"before and after, too");
+        wait_until("both replicas are counted", PATIENCE, async || {
+            let blocks = cluster.blocks("/appended").await?;
+            Ok(blocks.iter().all(|block| block.locations.len() == 2))
+        })
+        .await
     })
 }
 

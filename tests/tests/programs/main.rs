@@ -1,5 +1,6 @@
 //! Tests of the real programs, in processes of their own: one module a subject.
 
+mod administration;
 mod bad_input;
 mod cli;
 mod crash;

@@ -1,6 +1,7 @@
 //! The operations, one module a family.
 
 mod add_block;
+mod adopt_replicas;
 mod append;
 mod attributes;
 pub(super) mod check;
@@ -94,6 +95,7 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::ReserveInodes(_)) => 53,
         Some(Op::DropReservations(_)) => 54,
         Some(Op::RemoveDatanode(_)) => 60,
+        Some(Op::AdoptReplicas(_)) => 70,
     }
 }
 
@@ -149,6 +151,7 @@ pub(super) fn run(
         }
         Op::ReserveInodes(op) => reserve::reserve(tables, op),
         Op::DropReservations(op) => reserve::give_up(tables, op),
+        Op::AdoptReplicas(op) => adopt_replicas::run(tables, context, op),
         Op::SetXattr(op) => xattrs::set(tables, context, op),
         Op::RemoveXattr(op) => xattrs::remove(tables, context, op),
     }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use anyhow::bail;
 use clap::Args;
-use dfs_client::{CreateOptions, DfsError, ErrorKind};
+use dfs_client::{AdminState, CreateOptions, DatanodeInfo, DatanodeState, DfsError, ErrorKind};
 
 use crate::cmd::fsck_report::live_replicas;
 use crate::mode::ModeChange;
@@ -179,6 +180,10 @@ pub async fn setrep(session: &Session, out: &mut Out, args: &SetrepArgs) -> anyh
     if !args.wait {
         return Ok(());
     }
+    let able = able_datanodes(session).await?;
+    if usize::from(args.replication) > able && !changed.is_empty() {
+        bail!("{able} datanodes take replicas: waiting for {} of each block is in vain", args.replication);
+    }
     for (path, size) in &changed {
         out.bytes(format!("Waiting for {} ...", path.shown).as_bytes())?;
         loop {
@@ -201,6 +206,16 @@ pub async fn setrep(session: &Session, out: &mut Out, args: &SetrepArgs) -> anyh
         }
     }
     Ok(())
+}
+
+/// Datanodes that are up and stay.
+async fn able_datanodes(session: &Session) -> Result<usize, DfsError> {
+    let up = |info: &&DatanodeInfo| match info.state() {
+        DatanodeState::Live | DatanodeState::Stale => info.admin_state() == AdminState::Normal,
+        DatanodeState::Dead | DatanodeState::Unspecified => false,
+    };
+    let reports = session.client.datanodes().await?;
+    Ok(reports.iter().filter_map(|report| report.info.as_ref()).filter(up).count())
 }
 
 /// `dfs touch`.

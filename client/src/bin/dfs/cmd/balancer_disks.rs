@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use dfs_client::{BalanceDisksAction, BalanceDisksRequest, BalanceDisksStatus, DatanodeInfo};
+use anyhow::bail;
+use dfs_client::{BalanceDisksAction, BalanceDisksRequest, BalanceDisksStatus};
 
+use super::admin::node_arg;
 use crate::human;
 use crate::output::Out;
 use crate::session::Session;
@@ -24,9 +25,9 @@ pub async fn run(
     only_look: bool,
     stop: bool,
 ) -> anyhow::Result<()> {
-    let datanode = find(session, node).await?;
+    let datanode = node_arg::find(session, node).await?;
     let ask = async |action: BalanceDisksAction| {
-        let request = BalanceDisksRequest { action: action.into(), bandwidth };
+        let request = BalanceDisksRequest { action: action.into(), bandwidth, context: None };
         session.client.balance_disks(datanode.clone(), request).await
     };
     if only_look || stop {
@@ -79,21 +80,4 @@ fn line(status: &BalanceDisksStatus) -> String {
         status.difference / 100,
         status.difference % 100,
     )
-}
-
-/// The datanode that a name means.
-async fn find(session: &Session, name: &str) -> anyhow::Result<DatanodeInfo> {
-    let infos = session.client.datanodes().await?.into_iter().filter_map(|report| report.info);
-    let mut found: Vec<DatanodeInfo> = infos
-        .filter(|info| {
-            let ports =
-                [format!("{}:{}", info.ip, info.xfer_port), format!("{}:{}", info.hostname, info.xfer_port)];
-            info.uuid == name || info.hostname == name || ports.iter().any(|known| known == name)
-        })
-        .collect();
-    let one = found.pop().with_context(|| format!("no datanode {name}"))?;
-    if !found.is_empty() {
-        bail!("several datanodes are called {name}; name one by its address and port");
-    }
-    Ok(one)
 }

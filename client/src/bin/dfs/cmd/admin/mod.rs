@@ -4,7 +4,7 @@ mod bandwidth;
 mod block;
 mod health;
 mod membership;
-mod node_arg;
+pub mod node_arg;
 mod node_row;
 mod nodes;
 mod report;
