@@ -130,8 +130,7 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
         new_generation_stamp: id.get(),
         ..Default::default()
     };
-    let agreed = agree_on_content(link, order, (known, block.length), (&candidates, &places), undecided > 0);
-    match agreed.await? {
+    match agree_on_content(link, order, (known, block.length), (&candidates, &places)).await? {
         None => outcome.delete_block = true,
         Some(agreement) => {
             let updates = agreement
@@ -164,30 +163,20 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     Ok(())
 }
 
-/// [`agree`], and members whose content can be read and is the same. Replicas that do not verify decide nothing if there
-/// are others, or if `others_may_have_it`. Where nothing else can be there, they go on as they are: the file is closed,
-/// and found corrupt.
+/// [`agree`], and members whose content can be read and is the same. Replicas that do not verify decide nothing: if all that
+/// answered are such, others that are away may be good, and the recovery is tried again later.
 async fn agree_on_content(
     link: &NamenodeLink,
     order: &RecoverBlockCommand,
     (known, known_length): (BlockRef, u64),
     (candidates, places): (&[RecoveryCandidate], &[&DatanodeInfo]),
-    others_may_have_it: bool,
 ) -> Result<Option<Agreement>, DatanodeError> {
     let mut left: Vec<usize> = (0..candidates.len()).collect();
-    let mut first = None;
     loop {
         let asked: Vec<RecoveryCandidate> = left.iter().map(|i| candidates[*i].clone()).collect();
-        // Of what is left, some may be too short; then the unreadable ones were the better ones.
-        let agreed = match agree(known, known_length, &asked, order.truncate_length) {
-            Err(_) if first.is_some() => None,
-            agreed => agreed?,
-        };
-        let Some(mut agreement) = agreed else {
-            return match first {
-                Some(_) if others_may_have_it => Err(DatanodeError::NothingToRecover { block: known }),
-                first => Ok(first),
-            };
+        let all = left.len() == candidates.len();
+        let Some(mut agreement) = agree(known, known_length, &asked, order.truncate_length)? else {
+            return if all { Ok(None) } else { Err(DatanodeError::NothingToRecover { block: known }) };
         };
         agreement.members = agreement.members.iter().map(|i| left[*i]).collect();
         if agreement.length == 0 {
@@ -198,7 +187,6 @@ async fn agree_on_content(
             return Ok(Some(Agreement { members: kept, ..agreement }));
         }
         left.retain(|i| !agreement.members.contains(i));
-        first.get_or_insert(agreement);
     }
 }
 

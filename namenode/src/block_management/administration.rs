@@ -188,6 +188,9 @@ impl BlockManager {
         if datanode.admin == Admin::Normal {
             datanode.flaps.add(now);
         }
+        // Its replicas that were waited for count again, beside those that were made in their place: its reports say
+        // nothing new about them.
+        self.sweep.request();
     }
 
     /// A datanode was given up: its replicas are replaced at once, unless it came back so often that it is likely to.

@@ -146,3 +146,26 @@ fn a_block_with_one_replica_left_is_copied_at_once_whoever_is_expected_back() {
     assert_eq!(copies.len(), 1, "one other is there");
     assert_eq!((copies[0].0, copies[0].1), (2, block.id.get()));
 }
+
+#[test]
+fn a_copy_made_while_a_datanode_was_expected_back_is_one_too_many_when_it_is_back() {
+    let mut world = World::cluster(4);
+    let block = world.write(2, &[0, 1]);
+    let all = [0, 1, 2, 3];
+    for _ in 0..3 {
+        world.seconds(31, &all[1..]);
+        world.register(0);
+        world.full_report(0, &[finalized(&block)]);
+        world.seconds(2, &all);
+    }
+    let copies = transfers(&world.seconds(35, &all[1..]));
+    let (_, _, targets) = copies.last().expect("one replica is left, and is copied");
+    world.received(targets[0], &block);
+    world.seconds(2, &all[1..]);
+    assert_eq!(world.holders(block.id).len(), 2);
+    world.register(0);
+    world.full_report(0, &[finalized(&block)]);
+    let deleted = deletions(&world.seconds(5, &all));
+    assert_eq!(deleted.len(), 1, "{deleted:?}");
+    assert_eq!(world.holders(block.id).len(), 2);
+}
