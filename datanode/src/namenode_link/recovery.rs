@@ -9,7 +9,8 @@
 //!    it, decides nothing as long as there is a better one; and nothing is cut when none has the length that is known.
 //! 3. The content: overwrites that were never acknowledged may have reached some replicas only. The checksums over that
 //!    length are compared, and the largest group of equal ones goes on; every member has what was acknowledged, so no
-//!    choice loses any of it.
+//!    choice loses any of it. A replica whose checksums cannot be had takes no part, also if it is the only one that can
+//!    be reached now. They are composed of those of the chunks: damage inside a replica is found by the reads that follow.
 //! 4. Every replica that takes part is cut to the length, gets the new stamp and is finalized; the others keep their
 //!    old stamp, are stale from the commit on, and are replaced then.
 
@@ -163,8 +164,8 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     Ok(())
 }
 
-/// [`agree`], and members whose content can be read and is the same. Replicas that do not verify decide nothing: if all that
-/// answered are such, others that are away may be good, and the recovery is tried again later.
+/// [`agree`], and members whose checksums can be had and are the same. Others decide nothing: if all that answered are
+/// such, those that are away may be good, and the recovery is tried again later.
 async fn agree_on_content(
     link: &NamenodeLink,
     order: &RecoverBlockCommand,

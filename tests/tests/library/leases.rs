@@ -148,36 +148,6 @@ fn a_spoilt_byte_of_one_replica_costs_no_acknowledged_byte_when_all_datanodes_we
 }
 
 #[test]
-fn a_recovery_that_reaches_a_spoilt_replica_only_waits_for_the_others() -> Result<()> {
-    const LEN: usize = 50_000;
-    run(async {
-        let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
-        let client = cluster.client().await?;
-        write_and_die(cluster.client().await?, "/f", LEN).await?;
-        let block = cluster.blocks("/f").await?[0].block.context("block")?;
-        // While it is open, so that nothing looks at it before the recovery does.
-        cluster.corrupt_replica(1, block.id, Damage::FlipBit(20_000))?;
-        for index in [0, 2] {
-            cluster.kill_datanode(index).await;
-        }
-        ensure!(!client.recover_lease("/f").await?, "the recovery has begun");
-        // An attempt fails, as the others do not answer.
-        let began = std::time::Instant::now();
-        wait_until("some time", PATIENCE, async || {
-            ensure!(!client.recover_lease("/f").await?, "closed with a spoilt replica");
-            Ok(began.elapsed() > Duration::from_secs(2))
-        })
-        .await?;
-        for index in [0, 2] {
-            cluster.start_datanode(index).await?;
-        }
-        wait_until("/f is recovered", PATIENCE, async || Ok(client.recover_lease("/f").await?)).await?;
-        ensure_same("/f", &read_all(&client, "/f").await?, &pattern(1, 0, LEN))?;
-        cluster.wait_for_replication("/f", 3).await
-    })
-}
-
-#[test]
 fn recovery_agrees_on_a_length_when_a_replica_is_away() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().datanodes(4).block_size(BLOCK).start().await?;

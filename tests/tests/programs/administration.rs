@@ -186,6 +186,11 @@ fn a_balancer_is_ended_by_ctrl_c_and_goes_on_when_it_is_run_again() -> Result<()
         cluster.heal(1, Fault::Killed)?;
         cluster.wait_for_live(2).await?;
 
+        wait_until("heartbeats tell how full the datanodes are", PATIENCE, async || {
+            let told = finish(dfs(&cluster, &["balancer", "--status", "--json"])?, b"").await?.ok()?;
+            Ok(json(&told)?["average_percent"].as_f64() > Some(9.0))
+        })
+        .await?;
         let refused = finish(dfs(&cluster, &["balancer", "--threshold", "200%"])?, b"").await?;
         ensure!(refused.code == Some(2), "{refused:?}");
         let mut command = dfs(&cluster, &["balancer", "--threshold", "3%", "--bandwidth", "1M"])?;
