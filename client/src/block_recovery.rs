@@ -65,6 +65,9 @@ impl Streamer {
                 Err((bad, _)) => return Some(vec![bad]),
             }
         }
+        if let Some(member) = pipeline.failed_member() {
+            return Some(vec![member]);
+        }
         let block = self.block.as_ref()?;
         Some(self.target.suspects(block, fault).await)
     }

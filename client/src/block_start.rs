@@ -80,7 +80,7 @@ impl Streamer {
 
     /// Packets to send behind the request: those of a new block that is small and whole.
     fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
-        let segments = eager_segments(self.queue.unsent.iter());
+        let segments = eager_segments(self.queue.unsent.iter(), block.direct);
         if !segments.is_empty() {
             block.sent = self.queue.unsent.iter().map(OutPacket::end).fold(block.sent, u64::max);
             self.queue.unacked.append(&mut self.queue.unsent);

@@ -42,6 +42,8 @@ pub(crate) struct OpenBlock {
     pub pipeline: Option<Pipeline>,
     /// Watches how it gets on.
     pub watch: Watch,
+    /// Its packets go to every member at once, not from one to the next.
+    pub direct: bool,
     /// Bytes handed to a pipeline so far.
     pub sent: u64,
     /// A flush was acknowledged: readers may rely on what is there.
@@ -68,6 +70,7 @@ impl OpenBlock {
             members: located.locations,
             pipeline: None,
             watch: Watch::default(),
+            direct: false,
             sent: 0,
             flushed: false,
             established: false,

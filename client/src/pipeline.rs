@@ -1,15 +1,16 @@
-//! One write pipeline: the connection to its first member, or to each for a block so small that it is sent whole.
+//! One write pipeline: the connection to its first member, or one to each.
 //!
 //! Owned by the streamer. Invariants: bytes go out in the order they were queued; waiting in [`Pipeline::progress`]
 //! can be cancelled without losing a byte in either direction.
 
-mod whole;
+mod link;
+mod star;
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use dfs_proto::checksum::Checksum;
 use dfs_proto::data_transfer::{Op, encode_op};
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage;
@@ -19,13 +20,12 @@ use dfs_proto::transfer::{
 };
 use dfs_proto::v1::{Block, ReplicaLocation};
 
+use self::link::Link;
+use self::star::join_acks;
 use crate::connection::DataConnection;
 use crate::dfs_client::Inner;
 use crate::out_packet::OutPacket;
 use crate::{TransferFault, datanode};
-
-/// Segments given to the kernel in one call: heads and data of several packets.
-const MAX_SLICES: usize = 16;
 
 /// Largest block that is sent behind the pipeline request without waiting for the response: fits the smallest default
 /// socket buffers with its framing.
@@ -46,6 +46,8 @@ pub(crate) struct PipelineSetup<'a> {
     pub checksum: Checksum,
     /// Packets may be at any offset.
     pub random_access: bool,
+    /// Every packet is sent to every member, not from one to the next.
+    pub direct: bool,
 }
 
 /// A pipeline that could not be set up.
@@ -57,29 +59,35 @@ pub(crate) struct SetupFailure {
 
 /// An established pipeline.
 pub(crate) struct Pipeline {
-    connection: DataConnection,
-    /// To the other members, if the block was sent to each.
-    others: Vec<DataConnection>,
-    /// Acknowledgements of all members that have come already.
-    early: VecDeque<PipelineAckProto>,
-    outgoing: VecDeque<Bytes>,
+    /// To the first member, or to each.
+    links: Vec<Link>,
+    /// Which of them failed.
+    failed: Option<usize>,
     /// When bytes last went out or an ack came in.
     pub moved: Instant,
 }
 
 impl Pipeline {
-    /// Connects to the first member and sets up the pipeline. A small block's packets may be given as `eager`
+    /// Connects to the first member, or to each, and sets up the pipeline. A small block's packets may be given as `eager`
     /// ([`eager_segments`]): they are sent behind the request without waiting for the response, to each member.
     pub(crate) async fn open(setup: &PipelineSetup<'_>, eager: Vec<Bytes>) -> Result<Self, SetupFailure> {
         let first = |fault| SetupFailure { bad: vec![0], fault };
-        if !eager.is_empty() && setup.members.len() > 1 {
-            return Self::send_whole(setup, &eager).await;
+        if (setup.direct || !eager.is_empty()) && setup.members.len() > 1 {
+            return Self::open_star(setup, &eager).await;
         }
         let Some((head, rest)) = setup.members.split_first() else {
             return Err(first(TransferFault::Unexpected { field: "empty pipeline" }));
         };
-        let (pipeline, response) = Self::start(setup, head, rest, &eager).await.map_err(first)?;
-        if response.status() == Status::Success { Ok(pipeline) } else { Err(setup.refused(&response)) }
+        let (link, response) = Self::start(setup, head, rest, &eager).await.map_err(first)?;
+        if response.status() == Status::Success {
+            Ok(Self::of(vec![link]))
+        } else {
+            Err(setup.refused(&response))
+        }
+    }
+
+    fn of(links: Vec<Link>) -> Self {
+        Self { links, failed: None, moved: Instant::now() }
     }
 
     /// Connects to `head` and has it set up a pipeline with `rest` behind it.
@@ -88,128 +96,100 @@ impl Pipeline {
         head: &ReplicaLocation,
         rest: &[ReplicaLocation],
         eager: &[Bytes],
-    ) -> Result<(Self, BlockOpResponseProto), TransferFault> {
+    ) -> Result<(Link, BlockOpResponseProto), TransferFault> {
         let address = datanode::address(head)?;
         let config = &setup.client.config;
         let (connect_timeout, patience) = (config.datanode_connect_timeout, config.datanode_timeout);
         let mut fresh = false;
         loop {
             let lease = setup.client.peers.get(address, fresh, connect_timeout, patience).await?;
-            let mut pipeline = Self {
-                connection: lease.connection,
-                others: Vec::new(),
-                early: VecDeque::new(),
-                outgoing: VecDeque::new(),
-                moved: Instant::now(),
-            };
-            pipeline.outgoing.push_back(encode_op(Op::WriteBlock, &setup.request(head, rest)).into());
-            pipeline.outgoing.extend(eager.iter().cloned());
-            match pipeline.exchange().await {
+            let mut link = Link::new(lease.connection);
+            link.outgoing.push_back(encode_op(Op::WriteBlock, &setup.request(head, rest)).into());
+            link.outgoing.extend(eager.iter().cloned());
+            match link.exchange().await {
                 // The datanode closed an idle connection just when it was used again.
                 Err(TransferFault::Io(_)) if lease.reused => fresh = true,
-                response => return Ok((pipeline, response?)),
+                response => return Ok((link, response?)),
             }
         }
-    }
-
-    async fn exchange(&mut self) -> Result<BlockOpResponseProto, TransferFault> {
-        while !self.outgoing.is_empty() {
-            self.connection.socket().writable().await?;
-            self.write_some()?;
-        }
-        self.connection.read_message().await
     }
 
     /// Queues a packet.
     pub(crate) fn queue(&mut self, packet: &OutPacket) {
-        if self.outgoing.is_empty() {
+        if self.is_sent() {
             self.moved = Instant::now();
         }
-        self.outgoing.push_back(packet.head.clone());
-        if !packet.data.is_empty() {
-            self.outgoing.push_back(packet.data.clone());
-        }
+        self.links.iter_mut().for_each(|link| link.queue(packet));
     }
 
     /// Queues a heartbeat, unless something is on its way anyhow.
     pub(crate) fn queue_heartbeat(&mut self, heartbeat: Bytes) {
-        if self.outgoing.is_empty() {
-            self.outgoing.push_back(heartbeat);
+        for link in self.links.iter_mut().filter(|link| link.outgoing.is_empty()) {
+            link.outgoing.push_back(heartbeat.clone());
         }
         self.moved = Instant::now();
+    }
+
+    fn is_sent(&self) -> bool {
+        self.links.iter().all(|link| link.outgoing.is_empty())
     }
 
     /// Sends and receives until an ack has come, or (`None`) all that was queued is sent.
     pub(crate) async fn progress(&mut self) -> Result<Option<PipelineAckProto>, TransferFault> {
-        if let Some(ack) = self.early.pop_front() {
-            return Ok(Some(ack));
+        poll_fn(|cx| self.poll_progress(cx)).await
+    }
+
+    fn poll_progress(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<PipelineAckProto>, TransferFault>> {
+        // Acks that have come already need no look at the sockets.
+        if let Some(ack) = self.next_ack()? {
+            return Poll::Ready(Ok(Some(ack)));
         }
-        loop {
-            if let Some(ack) = self.connection.buffered_message()? {
-                self.moved = Instant::now();
-                return Ok(Some(ack));
-            }
-            let sending = !self.outgoing.is_empty();
-            let socket = self.connection.socket();
-            tokio::select! {
-                biased;
-                ready = socket.readable() => {
-                    ready?;
-                    self.connection.try_fill()?;
-                }
-                ready = socket.writable(), if sending => {
-                    ready?;
-                    self.write_some()?;
-                    if self.outgoing.is_empty() {
-                        return Ok(None);
-                    }
-                }
-            }
+        let mut sent = false;
+        let mut received = false;
+        for (index, link) in self.links.iter_mut().enumerate() {
+            let step = link.step(cx).inspect_err(|_| self.failed = Some(index))?;
+            sent |= step.sent;
+            received |= step.received;
         }
+        if sent || received {
+            self.moved = Instant::now();
+        }
+        match self.next_ack()? {
+            Some(ack) => Poll::Ready(Ok(Some(ack))),
+            None if sent && self.is_sent() => Poll::Ready(Ok(None)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn next_ack(&mut self) -> Result<Option<PipelineAckProto>, TransferFault> {
+        if let [link] = self.links.as_mut_slice() {
+            return Ok(link.acks.pop_front());
+        }
+        join_acks(&mut self.links).map_err(|index| {
+            self.failed = Some(index);
+            TransferFault::Unexpected { field: "ack" }
+        })
     }
 
     /// An ack that had arrived before the pipeline failed: it may name the member at fault.
     pub(crate) fn late_ack(&mut self) -> Option<PipelineAckProto> {
-        loop {
-            match self.connection.buffered_message() {
-                Ok(Some(ack)) => return Some(ack),
-                Ok(None) => match self.connection.try_fill() {
-                    Ok(true) => {}
-                    Ok(false) | Err(_) => return None,
-                },
-                Err(_) => return None,
-            }
-        }
+        self.links.iter_mut().for_each(Link::take_late);
+        self.next_ack().ok().flatten()
+    }
+
+    /// Of members that are all written to: the one whose connection failed, or one that others are ahead of.
+    pub(crate) fn failed_member(&self) -> Option<usize> {
+        let silent = |link: &Link| link.acks.is_empty();
+        let behind = || self.links.iter().position(silent).filter(|_| !self.links.iter().all(silent));
+        if self.links.len() > 1 { self.failed.or_else(behind) } else { None }
     }
 
     /// The connections, after the last packet was acknowledged.
     pub(crate) fn into_connections(self) -> impl Iterator<Item = DataConnection> {
-        std::iter::once(self.connection).chain(self.others)
-    }
-
-    fn write_some(&mut self) -> Result<(), TransferFault> {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let mut count = 0;
-        for (slice, segment) in slices.iter_mut().zip(&self.outgoing) {
-            *slice = IoSlice::new(segment);
-            count += 1;
-        }
-        let mut written = match self.connection.socket().try_write_vectored(&slices[..count]) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        self.moved = Instant::now();
-        while let Some(front) = self.outgoing.front_mut() {
-            if front.len() > written {
-                front.advance(written);
-                break;
-            }
-            written -= front.len();
-            self.outgoing.pop_front();
-        }
-        Ok(())
+        self.links.into_iter().map(|link| link.connection)
     }
 }
 
@@ -249,14 +229,15 @@ fn refusal(response: &BlockOpResponseProto) -> TransferFault {
     TransferFault::Refused { status: response.status, message: response.message.clone().unwrap_or_default() }
 }
 
-/// What can be sent behind the request that sets up the pipeline of a new block: packets that are small and the whole block,
-/// otherwise nothing.
+/// What can be sent behind the request that sets up the pipeline of a new block: packets that are small and the whole block, or
+/// go to every member anyway (`direct`); otherwise nothing.
 pub(crate) fn eager_segments<'a>(
     packets: impl ExactSizeIterator<Item = &'a OutPacket> + Clone,
+    direct: bool,
 ) -> Vec<Bytes> {
     let whole = packets.len() == 2 && packets.clone().last().is_some_and(|packet| packet.last);
     let bytes: usize = packets.clone().map(|packet| packet.head.len() + packet.data.len()).sum();
-    if !whole || bytes > MAX_EAGER_BYTES {
+    if !(whole || direct) || bytes > MAX_EAGER_BYTES {
         return Vec::new();
     }
     let segments = packets.flat_map(|packet| [packet.head.clone(), packet.data.clone()]);

@@ -152,6 +152,7 @@ impl WriteTarget {
             sent: block.sent,
             checksum: self.checksum,
             random_access: self.random_access,
+            direct: block.direct,
         }
     }
 

@@ -37,14 +37,19 @@ impl FsInner {
             .await
     }
 
-    /// Records what was written. `context`, `inode` and `session` of the request are filled in here.
+    /// Records what was written; with `durable`, it is answered when that and every change answered before is on disk at the
+    /// namenode. `context`, `inode` and `session` of the request are filled in here.
     pub(crate) async fn commit_blocks(
         &self,
         inode: InodeId,
         request: v1::CommitBlocksRequest,
+        durable: bool,
     ) -> Result<FileStatus, DfsError> {
+        let context = self
+            .own_context()
+            .map(|context| v1::CallContext { relaxed: context.relaxed && !durable, ..context });
         let request = v1::CommitBlocksRequest {
-            context: self.own_context(),
+            context,
             inode: inode.get(),
             session: self.session().to_owned(),
             ..request

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::close_habit::CloseHabit;
 use super::create_habit::CreateHabit;
 use super::files_ahead::FilesAhead;
 use super::lock_table::LockTable;
@@ -50,6 +51,7 @@ pub(crate) struct FsInner {
     pub(super) local_buffers: Arc<BufferPool>,
     /// Whether new files are being written.
     pub(super) create_habit: CreateHabit,
+    pub(super) close_habit: CloseHabit,
     /// Leave to have a pipeline.
     pub(super) pipelines: Pipelines,
     /// How long an operation waits for what is away.
@@ -76,6 +78,7 @@ impl FileSystem {
             budget: Arc::new(Budget::new(config.memory_bytes)),
             local_buffers: BufferPool::new(LOCAL_BUFFER_BYTES),
             create_habit: CreateHabit::default(),
+            close_habit: CloseHabit::default(),
             pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),

@@ -12,6 +12,7 @@
 
 mod attributes;
 mod caller;
+mod close_habit;
 mod config;
 mod create_habit;
 mod dirty;
@@ -40,6 +41,7 @@ mod unbroken;
 mod write_back;
 mod write_block;
 mod write_commit;
+mod write_form;
 mod write_limits;
 mod write_recovery;
 mod write_setup;

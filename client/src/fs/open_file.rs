@@ -17,7 +17,7 @@ use tokio::sync::{Notify, RwLock};
 
 use super::file_system::FsInner;
 use super::files_ahead::Arrival;
-use super::open_file_state::FileState;
+use super::open_file_state::{FileState, Fresh};
 use super::read_ahead::ReadStreams;
 use super::subject::Subject;
 use super::unbroken::unbroken;
@@ -207,6 +207,7 @@ impl OpenFile {
     pub(crate) fn created(&self, lease: bool) {
         let mut state = self.core.state();
         state.created = true;
+        state.fresh = Fresh::Unsynced;
         state.lease = lease;
     }
 
@@ -316,6 +317,9 @@ impl OpenFile {
             let mut state = self.core.state();
             if writable {
                 state.writable = state.writable.saturating_sub(1);
+            }
+            if writable && state.writable == 0 && std::mem::take(&mut state.fresh) == Fresh::Synced {
+                self.core.fs.close_habit.closed();
             }
             if writable && state.writable == 0 && std::mem::take(&mut state.created) {
                 self.core.fs.create_habit.left_empty();

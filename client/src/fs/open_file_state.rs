@@ -27,6 +27,8 @@ pub(super) struct FileState {
     pub writable: u32,
     /// It was made here and has not been written yet.
     pub created: bool,
+    /// What became of it since it was made here.
+    pub fresh: Fresh,
     /// When something was last written.
     pub written: Option<Instant>,
     /// The lease was taken again after a flush had given it back: flushes in mid-file are this writer's habit.
@@ -41,6 +43,18 @@ pub(super) struct FileState {
     failed: Option<(DfsError, u32)>,
     pub table: BlockTable,
     pub write: WriteState,
+}
+
+/// How far a new file has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fresh {
+    /// It is not new any more.
+    #[default]
+    No,
+    /// It was made here, and nobody has asked for a sync.
+    Unsynced,
+    /// It was synced once, and not written since.
+    Synced,
 }
 
 impl FileState {
@@ -58,6 +72,7 @@ impl FileState {
             lease: writable,
             writable: u32::from(writable),
             created: false,
+            fresh: Fresh::No,
             written: None,
             rewritten: false,
             namespace_changed: true,

@@ -119,7 +119,7 @@ impl FsInner {
             return;
         }
         let request = v1::CommitBlocksRequest { close: true, ..Default::default() };
-        match self.commit_blocks(inode, request).await {
+        match self.commit_blocks(inode, request, false).await {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::LeaseExpired | ErrorKind::NotFound) => {}
             Err(error) => tracing::warn!(%inode, %error, "a lease could not be given back"),

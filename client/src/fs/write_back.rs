@@ -12,7 +12,7 @@ use dfs_proto::v1::{Block, LocatedBlock, ReplicaLocation};
 use tokio::sync::mpsc;
 
 use super::open_file::FileCore;
-use super::open_file_state::FileState;
+use super::open_file_state::{FileState, Fresh};
 use super::write_block::{BlockCommand, BlockWriter};
 use super::write_state::{Content, InFlight, WriterHandle, cut_into_packets};
 use crate::DfsError;
@@ -28,11 +28,18 @@ const MAX_DIRTY_BYTES: u64 = 16 << 20;
 /// Largest write that is put on disk before anybody asks, in a file whose every write is followed by a sync.
 const MAX_EARLY_SYNC_BYTES: u64 = 64 << 10;
 
+/// Largest file that is ended by its first sync: it fits the packets that are sent with the request to write it.
+const MAX_WHOLE_BYTES: u64 = 60 << 10;
+
 impl FileCore {
     /// Takes a write: into the dirty buffer, and from there on if enough has come together. Room has been reserved.
     pub(super) fn take_write(self: &Arc<Self>, state: &mut FileState, offset: u64, data: Bytes) {
         if std::mem::take(&mut state.created) {
             self.fs.create_habit.written();
+        }
+        if state.fresh == Fresh::Synced {
+            state.fresh = Fresh::No;
+            self.fs.close_habit.went_on();
         }
         let len = data.len() as u64;
         let before = state.write.dirty.bytes();
@@ -71,11 +78,13 @@ impl FileCore {
             let offset = part.index * self.block_size + part.offset;
             let content = Content::Data(part.data.clone());
             let (index, end) = (part.index, part.offset + part.data.len() as u64);
+            // Small ones share one flush; a large one is put on disk by the last.
+            let sync = sync && (ends || part.data.len() as u64 <= MAX_EARLY_SYNC_BYTES);
             self.send_packet(state, InFlight { index, offset, content }, end, |id| BlockCommand::Write {
                 id,
                 offset: part.offset,
                 data: part.data,
-                sync: sync && ends,
+                sync,
             });
         }
     }
@@ -136,6 +145,21 @@ impl FileCore {
         alone.then(|| self.new_writer(state, index))
     }
 
+    /// The same for a sync of a new file that will hardly be written again: the block is ended by it.
+    pub(super) fn own_last_writer(self: &Arc<Self>, state: &mut FileState) -> Option<BlockWriter> {
+        let small = state.write.dirty.bytes() <= MAX_WHOLE_BYTES;
+        let new = state.table.is_known(0)
+            && state.table.row(0).is_none()
+            && !state.write.finished.contains_key(&0)
+            && state
+                .write
+                .dirty
+                .range()
+                .is_some_and(|dirty| dirty.start == 0 && dirty.end <= self.block_size);
+        let ends = state.fresh == Fresh::Unsynced && state.writable <= 1 && self.fs.close_habit.closes();
+        if small && new && ends { self.own_writer(state) } else { None }
+    }
+
     /// A writer that is to be run.
     fn new_writer(self: &Arc<Self>, state: &mut FileState, index: u64) -> BlockWriter {
         let open = state.write.writers.iter().filter(|(_, writer)| !writer.finishing);
@@ -165,11 +189,16 @@ impl FileCore {
 
     /// Has a block ended.
     pub(super) fn finish(&self, state: &mut FileState, index: u64) {
+        self.finish_as(state, index, false);
+    }
+
+    /// Has a block ended; with `sync`, on disk.
+    pub(super) fn finish_as(&self, state: &mut FileState, index: u64, sync: bool) {
         if let Some(writer) = state.write.writers.get_mut(&index)
             && !writer.finishing
         {
             writer.finishing = true;
-            let _ = writer.commands.send(BlockCommand::Finish { sync: false });
+            let _ = writer.commands.send(BlockCommand::Finish { sync });
         }
     }
 

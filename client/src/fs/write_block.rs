@@ -18,6 +18,7 @@ use dfs_proto::transfer::PipelineAckProto;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::open_file::FileCore;
+use super::write_form::WriteForm;
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
@@ -85,6 +86,8 @@ pub(super) struct BlockWriter {
     pub(super) restarting_since: Option<Instant>,
     /// Leave to have a pipeline.
     pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Chain or star.
+    pub(super) form: WriteForm,
 }
 
 /// What happened first.
@@ -126,6 +129,7 @@ impl BlockWriter {
             restarts: 0,
             restarting_since: None,
             permit: None,
+            form: WriteForm::default(),
         }
     }
 
@@ -164,7 +168,12 @@ impl BlockWriter {
                 self.open_pipeline().await?;
                 continue;
             }
-            self.send_queued();
+            if !self.is_to_reform() {
+                self.send_queued();
+            } else if self.unacked.is_empty() {
+                self.reform().await?;
+                continue;
+            }
             match self.next_event().await {
                 Event::Command(Some(command)) => self.accept(command),
                 // The file keeps its end until this writer retires.
@@ -224,6 +233,7 @@ impl BlockWriter {
         };
         self.next_seqno += 1;
         self.used = Instant::now();
+        self.form.queued(packet.data.len(), packet.sync);
         self.unsent.push_back(Queued { id: Some(id), packet });
     }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::open_file::FileCore;
 use super::open_file_state::FileState;
 use super::unbroken::unbroken;
+use super::write_block::BlockWriter;
 use crate::DfsError;
 
 /// How long nothing must have been written before a lease that another client wants is given back.
@@ -28,10 +29,10 @@ const REBUILD_INTERVAL: Duration = Duration::from_millis(20);
 const RECALL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Counts a flush under way until it is dropped.
-struct Flushing<'a>(&'a FileCore);
+pub(super) struct Flushing<'a>(&'a FileCore);
 
 impl<'a> Flushing<'a> {
-    fn begin(file: &'a FileCore) -> Self {
+    pub(super) fn begin(file: &'a FileCore) -> Self {
         file.state().write.flushes += 1;
         Self(file)
     }
@@ -76,23 +77,33 @@ impl FileCore {
             }
             (own, state.write.last_id)
         };
-        let mut written = pin!(self.wait_for(|state| {
+        self.wait_with(own, |state| {
             let ended = !close || !state.write.writers.values().any(|writer| writer.finishing);
             ended && state.write.is_acknowledged(upto)
-        }));
-        match own {
-            None => written.await?,
-            Some(writer) => tokio::select! {
-                biased;
-                // What is written meanwhile is not waited for: then it goes on in the background.
-                () = unbroken(&self.fs, writer.run(), |()| async {}) => written.as_mut().await?,
-                outcome = written.as_mut() => outcome?,
-            },
-        }
+        })
+        .await?;
         if close && self.give_back().await? {
             return Ok(());
         }
         self.commit(false).await
+    }
+
+    /// Waits until `done` says so or a write has failed; does the work of `own` meanwhile.
+    pub(super) async fn wait_with(
+        self: &Arc<Self>,
+        own: Option<BlockWriter>,
+        done: impl Fn(&FileState) -> bool,
+    ) -> Result<(), DfsError> {
+        let mut written = pin!(self.wait_for(done));
+        match own {
+            None => written.await,
+            Some(writer) => tokio::select! {
+                biased;
+                // What is written meanwhile is not waited for: then it goes on in the background.
+                () = unbroken(&self.fs, writer.run(), |()| async {}) => written.as_mut().await,
+                outcome = written.as_mut() => outcome,
+            },
+        }
     }
 
     /// Writes everything back and gives the lease back for good. What cannot be written is lost then, and the namenode is
@@ -159,12 +170,27 @@ impl FileCore {
     /// Tells the namenode what it does not know: ended blocks, lengths, the size. Nothing if there is nothing to tell, unless
     /// the lease is given back (`close`).
     pub(super) async fn commit(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
+        self.commit_as(close, false).await.map(drop)
+    }
+
+    /// The same, and on disk at the namenode with everything it was told before, unless there is nothing to tell.
+    pub(super) async fn commit_durably(self: &Arc<Self>) -> Result<(), DfsError> {
+        let changed = std::mem::take(&mut self.state().namespace_changed);
+        let outcome = self.commit_as(false, true).await;
+        if !matches!(outcome, Ok(true)) {
+            self.state().namespace_changed |= changed;
+        }
+        outcome.map(drop)
+    }
+
+    /// False if there was nothing to tell.
+    async fn commit_as(self: &Arc<Self>, close: bool, durable: bool) -> Result<bool, DfsError> {
         let _turn = self.commit_turn.lock().await;
         let gives_up = Instant::now() + self.fs.wait;
         let (told, status) = loop {
-            let Some(request) = self.commit_request(close) else { return Ok(()) };
+            let Some(request) = self.commit_request(close) else { return Ok(false) };
             let told = request.blocks.clone();
-            match self.fs.commit_blocks(self.inode, request).await {
+            match self.fs.commit_blocks(self.inode, request, durable).await {
                 Ok(status) => break (told, status),
                 // A pipeline is being rebuilt: its writer will soon say under which stamp.
                 Err(error)
@@ -187,8 +213,13 @@ impl FileCore {
                 }
             }
         }
+        let changed = state.namespace_changed;
         state.committed(status);
-        Ok(())
+        if durable {
+            // What this call was answered for is on disk already.
+            state.namespace_changed = changed;
+        }
+        Ok(true)
     }
 
     fn commit_request(&self, close: bool) -> Option<CommitBlocksRequest> {

@@ -33,6 +33,7 @@ impl BlockWriter {
                 Some(block) => block,
                 None => self.obtain_block().await?,
             };
+            block.direct = self.form.is_star();
             let (stage, eager) = if block.is_reopened() {
                 (BlockConstructionStage::PipelineSetupAppend, Vec::new())
             } else {
@@ -103,9 +104,9 @@ impl BlockWriter {
         }
     }
 
-    /// Packets to send behind the request: those of a new block that is small and whole.
+    /// Packets to send behind the request for a new block: small ones that are all of it, or go to every member.
     fn eager_segments(&mut self, block: &mut OpenBlock) -> Vec<Bytes> {
-        let segments = eager_segments(self.unsent.iter().map(|queued| &queued.packet));
+        let segments = eager_segments(self.unsent.iter().map(|queued| &queued.packet), block.direct);
         if !segments.is_empty() {
             block.sent = self.unsent.iter().map(|queued| queued.packet.end()).fold(block.sent, u64::max);
             self.unacked.append(&mut self.unsent);

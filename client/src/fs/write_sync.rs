@@ -11,6 +11,8 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 
 use super::open_file::FileCore;
+use super::open_file_state::Fresh;
+use super::write_commit::Flushing;
 use crate::DfsError;
 use crate::datanode;
 use crate::unsynced_blocks::{FinishedBlock, sync_watched};
@@ -51,10 +53,17 @@ impl FileCore {
                 round
             }
         };
-        let upto = {
+        let (own, upto) = {
             let _shape = self.shape.read().await;
             let mut state = self.state();
+            let own = self.own_last_writer(&mut state);
             self.write_back_all(&mut state, true);
+            if own.is_some() {
+                self.finish_as(&mut state, 0, true);
+            }
+            if state.fresh == Fresh::Unsynced {
+                state.fresh = Fresh::Synced;
+            }
             let open: Vec<u64> = state.write.writers.keys().copied().collect();
             for index in open {
                 let wanted =
@@ -63,12 +72,22 @@ impl FileCore {
                     self.send_sync(&mut state, index);
                 }
             }
-            state.write.last_id
+            (own, state.write.last_id)
         };
-        self.wait_for(|state| state.write.is_acknowledged(upto)).await?;
+        if own.is_some() {
+            // The namenode is told below.
+            let _flushing = Flushing::begin(self);
+            self.wait_with(own, |state| {
+                let ended = !state.write.writers.values().any(|writer| writer.finishing);
+                ended && state.write.is_acknowledged(upto)
+            })
+            .await?;
+        } else {
+            self.wait_for(|state| state.write.is_acknowledged(upto)).await?;
+        }
         self.sync_finished().await?;
         if self.is_unrecorded() {
-            self.commit(false).await?;
+            self.commit_durably().await?;
         }
         let changed = std::mem::take(&mut self.state().namespace_changed);
         if changed && let Err(error) = self.fs.sync_namespace().await {

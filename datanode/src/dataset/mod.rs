@@ -24,6 +24,7 @@ mod opening;
 pub mod pipeline;
 pub mod reader;
 pub mod recovery;
+mod recreate;
 mod redo;
 pub mod relocation;
 pub mod replacing;

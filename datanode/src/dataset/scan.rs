@@ -19,6 +19,7 @@ use super::files;
 use super::layout::{self, BlockFile};
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, data_path, meta_path};
+use super::recreate::recreate;
 use super::redo;
 use super::relocation;
 use super::replica_map::{Closed, Entry, ReplicaMap};
@@ -36,7 +37,7 @@ pub(super) type Replicas = Vec<(BlockId, Entry)>;
 
 /// Files of one directory kind.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     /// Data files with their lengths.
     data: Vec<(BlockId, u64)>,
     /// Checksum files.
@@ -44,7 +45,7 @@ struct Found {
 }
 
 impl Found {
-    fn sort(&mut self) {
+    pub(super) fn sort(&mut self) {
         self.data.sort_unstable_by_key(|(id, _)| *id);
         self.meta.sort_unstable_by_key(|b| (b.id, b.stamp));
     }
@@ -56,8 +57,22 @@ impl Found {
         &self.meta[from..to]
     }
 
-    fn has_data(&self, id: BlockId) -> bool {
+    /// Both need what is there to be sorted.
+    pub(super) fn has_data(&self, id: BlockId) -> bool {
         self.data.binary_search_by_key(&id, |(id, _)| *id).is_ok()
+    }
+
+    pub(super) fn has_meta(&self, id: BlockId) -> bool {
+        !self.metas(id).is_empty()
+    }
+
+    /// Adds a file, out of order.
+    pub(super) fn add_data(&mut self, id: BlockId, length: u64) {
+        self.data.push((id, length));
+    }
+
+    pub(super) fn add_meta(&mut self, block: BlockRef) {
+        self.meta.push(block);
     }
 }
 
@@ -140,6 +155,13 @@ pub(super) fn scan_volume(
     random.sort();
     let mut finalized = scan_finalized(volume)?;
     finalized.sort();
+    let mut kinds = [
+        (Home::Finalized, &mut finalized),
+        (Home::Small, &mut small),
+        (Home::Rbw, &mut rbw),
+        (Home::Random, &mut random),
+    ];
+    recreate(volume, journal, &mut kinds)?;
     let replicas = resolve(volume, journal, &Halves { finalized, small, rbw, random })?;
     tracing::info!(
         storage_id = volume.storage_id(),

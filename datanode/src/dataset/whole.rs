@@ -4,10 +4,12 @@
 //! whose bytes are all here, verified, before its files are made needs no such place, and two renames less. It stays where
 //! it was made: `small/` has directories in many of the file system's inode groups (see `spread.rs`), `finalized/` few that are in
 //! use at a time. What a crash can leave: checksums without data, which the scan removes, or checksums with data that is cut
-//! off, of a replica that nobody was told of; the namenode finds it shorter than its block, or without one.
+//! off, of a replica that nobody was told of; the namenode finds it shorter than its block, or without one. One that is to be
+//! on disk before anybody is told goes to the volume's journal as well: one flush, which others share, instead of four.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use dfs_proto::checksum::Checksum;
@@ -17,6 +19,8 @@ use super::Dataset;
 use super::meta_file;
 use super::open_replica::{Home, OpenReplica, OpenState};
 use crate::error::{DatanodeError, disk};
+use crate::journal::ReplicaFiles;
+use crate::journal::record::Change;
 use crate::replica::{BlockRef, Replica};
 
 /// Content of a small block, verified.
@@ -28,6 +32,8 @@ pub struct Whole<'a> {
     pub sums: &'a [u8],
     /// How it is checksummed.
     pub checksum: Checksum,
+    /// It is on disk before it is there.
+    pub durable: bool,
 }
 
 impl Dataset {
@@ -48,7 +54,9 @@ impl Dataset {
             volume.release(length);
             return Ok(false);
         }
-        let made = make(&open, &state, whole);
+        let made = make(&open, &state, whole).and_then(|files| {
+            if whole.durable { self.put_in_journal(&open, block, whole, files) } else { Ok(()) }
+        });
         volume.release(length);
         let mut next = state.replica.clone();
         next.received(length);
@@ -68,17 +76,34 @@ impl Dataset {
         self.changed(ReplicaEvent::Received, block, length, &volume);
         Ok(true)
     }
+
+    /// Puts a replica on disk in its volume's journal.
+    fn put_in_journal(
+        &self,
+        open: &OpenReplica,
+        block: BlockRef,
+        whole: Whole<'_>,
+        files: ReplicaFiles,
+    ) -> Result<(), DatanodeError> {
+        let (journal, files) = (self.journal(&open.volume)?, Arc::new(files));
+        let Whole { data, sums, checksum, .. } = whole;
+        journal.append(block, Change::Created { closed: true }, &files)?;
+        let last = journal.append(block, Change::Write { checksum, offset: 0, sums, data }, &files)?;
+        journal.commit(last)
+    }
 }
 
 /// Writes the files, checksums first.
-fn make(open: &OpenReplica, state: &OpenState, whole: Whole<'_>) -> Result<(), DatanodeError> {
+fn make(open: &OpenReplica, state: &OpenState, whole: Whole<'_>) -> Result<ReplicaFiles, DatanodeError> {
     let mut raw = meta_file::encode_header(whole.checksum).to_vec();
     raw.extend_from_slice(whole.sums);
-    for (path, content) in
-        [(state.meta_path(&open.volume), raw.as_slice()), (state.data_path(&open.volume), whole.data)]
-    {
-        let file = File::create(&path).map_err(disk(&path))?;
-        file.write_all_at(content, 0).map_err(disk(&path))?;
-    }
-    Ok(())
+    let (data_path, meta_path) = (state.data_path(&open.volume), state.meta_path(&open.volume));
+    let write = |path: &Path, content: &[u8]| {
+        let file = File::create(path)?;
+        file.write_all_at(content, 0)?;
+        Ok(Arc::new(file))
+    };
+    let meta = write(&meta_path, &raw).map_err(disk(&meta_path))?;
+    let data = write(&data_path, whole.data).map_err(disk(&data_path))?;
+    Ok(ReplicaFiles { data, data_path, meta, meta_path })
 }

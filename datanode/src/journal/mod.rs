@@ -2,7 +2,8 @@
 //!
 //! An overwrite changes data and checksums, two places in two files. It is applied in place at once, which costs nothing but
 //! memory, and noted here in memory; [`Journal::commit`] writes what is noted in one piece, past the page cache. Whoever
-//! commits while another commit runs waits for it, and one of those who wait writes for all of them. The files
+//! commits while another commit runs waits for it, and one of those who wait writes for all of them. A small new replica
+//! is put on disk in the same way: its records are all that is flushed, and a start makes the files of them. The files
 //! themselves are put on disk when a segment is full, by a thread of the journal, and the segment is dropped.
 //!
 //! Invariants:
@@ -50,6 +51,10 @@ const MAX_DIRTY: usize = 256;
 
 /// Memory for records that wait to be written: a few of the largest, hundreds of the usual ones.
 const STAGE_BYTES: usize = 1 << 20;
+
+/// Replicas whose files are put on disk at once when a segment is dropped: flushes are shared, and the disk has something to
+/// do while other work gets its turn.
+const SYNCS_AT_ONCE: usize = 8;
 
 type Dirty = HashMap<BlockId, Arc<ReplicaFiles>>;
 
@@ -259,7 +264,7 @@ impl Inner {
                 state.live.insert(block.id, record.number);
             }
             (None, Change::Settled { up_to }) => state.forget(block.id, up_to),
-            (None, Change::Write { .. } | Change::Intent { .. }) => {}
+            (None, Change::Write { .. } | Change::Intent { .. } | Change::Created { .. }) => {}
         }
         Ok(record.number)
     }
@@ -381,12 +386,26 @@ impl Inner {
     }
 
     fn drop_segment(&self, index: usize, dirty: &Dirty) -> Result<(), DatanodeError> {
-        dirty.values().try_for_each(|files| files.sync())?;
-        // Replicas that were reopened: the name under which they are marked as such.
+        sync_all(dirty)?;
+        // New replicas, and those that were reopened: the name under which they are marked as such. One that has moved on since
+        // is found under the old name or the new one.
         let dirs: HashSet<&Path> = dirty.values().filter_map(|files| files.data_path.parent()).collect();
         dirs.into_iter().try_for_each(sync_dir)?;
         self.segments[index].write_header(&SegmentHeader { first: 0, boot: self.boot.clone() })
     }
+}
+
+/// Puts the files of many replicas on disk, several at once: the file system then shares its flushes among them.
+fn sync_all(dirty: &Dirty) -> Result<(), DatanodeError> {
+    let files: Vec<&ReplicaFiles> = dirty.values().map(Arc::as_ref).collect();
+    let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
+    thread::scope(|scope| {
+        let syncs: Vec<_> = files
+            .chunks(share)
+            .map(|some| scope.spawn(move || some.iter().try_for_each(|files| files.sync())))
+            .collect();
+        syncs.into_iter().try_for_each(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+    })
 }
 
 impl State {

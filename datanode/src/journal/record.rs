@@ -19,14 +19,15 @@
 //! | 0        | 4    | magic     | `DJR1`                                                                         |
 //! | 4        | 4    | length    | big-endian; of the whole record, CRC included                                  |
 //! | 8        | 8    | number    | big-endian                                                                     |
-//! | 16       | 1    | kind      | 1 write, 2 intent, 3 settled                                                   |
+//! | 16       | 1    | kind      | 1 write, 2 intent, 3 settled, 4 created                                        |
 //! | 17       | 1    | checksum  | type as in `.meta` files; 0 if the kind is not write                           |
 //! | 18       | 2    | padding   | zeros                                                                          |
 //! | 20       | 4    | chunk     | big-endian; bytes a checksum, 0 if the kind is not write                       |
 //! | 24       | 8    | block     | big-endian; block id                                                           |
 //! | 32       | 8    | stamp     | big-endian; generation stamp                                                   |
-//! | 40       | 8    | offset    | big-endian; first byte; of a write on a chunk boundary. Settled: a number      |
-//! | 48       | 8    | bytes     | big-endian; length of the range. Settled: 0                                    |
+//! | 40       | 8    | offset    | big-endian; first byte; of a write on a chunk boundary. Settled: a number.     |
+//! |          |      |           | Created: 1 if the replica was closed, else 0                                   |
+//! | 48       | 8    | bytes     | big-endian; length of the range. Settled, created: 0                           |
 //! | 56       | 4 n  | checksums | of a write: one for each chunk, big-endian                                     |
 //! | 56 + 4 n | bytes| data      | of a write: whole chunks, the last one up to the replica's end                 |
 //! | at end   | 4    | CRC       | big-endian; CRC-32C of all before                                              |
@@ -35,6 +36,7 @@
 //! - *Intent*: a replica was about to be overwritten, this range first, for the first time since it was reopened.
 //! - *Settled*: everything that records up to the number in `offset` say of the block is on disk in its files, or the block
 //!   is gone.
+//! - *Created*: the replica is a new one, and everything in it up to the next commit is in records: its files may be missing.
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum};
 use dfs_proto::transfer::ChecksumProto;
@@ -118,6 +120,11 @@ pub enum Change<'a> {
         /// Number of the last record that this holds for.
         up_to: u64,
     },
+    /// A new replica of which nothing but records is on disk.
+    Created {
+        /// It was closed.
+        closed: bool,
+    },
 }
 
 /// One record.
@@ -136,7 +143,7 @@ impl<'a> Record<'a> {
     pub const fn encoded_len(&self) -> usize {
         let payload = match &self.change {
             Change::Write { sums, data, .. } => sums.len() + data.len(),
-            Change::Intent { .. } | Change::Settled { .. } => 0,
+            Change::Intent { .. } | Change::Settled { .. } | Change::Created { .. } => 0,
         };
         HEAD_BYTES + payload + CRC_BYTES
     }
@@ -150,6 +157,7 @@ impl<'a> Record<'a> {
             }
             Change::Intent { offset, len } => (2, None, offset, len),
             Change::Settled { up_to } => (3, None, up_to, 0),
+            Change::Created { closed } => (4, None, u64::from(closed), 0),
         };
         out[..4].copy_from_slice(RECORD_MAGIC);
         out[4..8].copy_from_slice(&(length as u32).to_be_bytes());
@@ -200,6 +208,7 @@ impl<'a> Record<'a> {
             }
             2 if payload.is_empty() => Change::Intent { offset, len: bytes },
             3 if payload.is_empty() => Change::Settled { up_to: offset },
+            4 if payload.is_empty() && offset <= 1 => Change::Created { closed: offset == 1 },
             _ => return None,
         };
         let block = BlockRef { id: BlockId(number(head, 24)?), stamp: GenerationStamp(number(head, 32)?) };
@@ -268,6 +277,16 @@ mod tests {
         assert_eq!(raw[63..], crc32c::crc32c(&expected).to_be_bytes());
         assert_eq!(Record::decode(&raw), Some((record, 67)));
 
+        let created = Record { change: Change::Created { closed: true }, ..record };
+        let raw = encoded(&created);
+        #[rustfmt::skip]
+        let expected = [
+            b'D', b'J', b'R', b'1', 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, 7, 4, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0x11, 0x22, 0, 0, 0, 0, 0, 0, 0, 0x33, 0, 0, 0, 0, 0, 0, 0, 1,
+            0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(raw[..56], expected);
+
         let header = SegmentHeader { first: 0x0102, boot: "b-1".into() };
         let raw = header.encode();
         assert_eq!(raw[..20], *b"DFSJRNL1\0\0\0\0\0\0\x01\x02b-1\0");
@@ -277,7 +296,8 @@ mod tests {
 
     #[test]
     fn the_short_kinds_are_read_back() {
-        for change in [Change::Intent { offset: 5, len: 1 << 30 }, Change::Settled { up_to: 99 }] {
+        let created = Change::Created { closed: false };
+        for change in [Change::Intent { offset: 5, len: 1 << 30 }, Change::Settled { up_to: 99 }, created] {
             let record = Record { number: 1, block: BlockRef::new(1, 2), change };
             let raw = encoded(&record);
             assert_eq!((raw.len(), Record::decode(&raw)), (60, Some((record, 60))));

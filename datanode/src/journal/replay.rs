@@ -8,6 +8,8 @@
 //! |              | of their records                               |                        |                               |
 //! |              | others                                         | applied in their order | damage                        |
 //!
+//! A replica that was new when the machine stopped may be there in records alone: its files are made first.
+//!
 //! *Settled*: the chunk gets the checksum of what is there. It was being overwritten, nobody was told that the new
 //! content is durable, and POSIX leaves open which parts of such a write a stop lets through. After the end of the process
 //! alone only the chunks of the packet in hand can be torn; all that was acknowledged is in the page cache. A replica leaves
@@ -23,6 +25,7 @@ use dfs_proto::BlockId;
 use super::record::{Change, Record, SegmentHeader, records};
 use super::segment_path;
 use crate::error::{DatanodeError, disk};
+use crate::replica::BlockRef;
 
 /// A journal as it was found.
 #[derive(Debug, Default)]
@@ -73,7 +76,7 @@ impl Found {
                         let settled = self.settled.entry(record.block.id).or_default();
                         *settled = up_to.max(*settled);
                     }
-                    Change::Write { .. } | Change::Intent { .. } => {
+                    Change::Write { .. } | Change::Intent { .. } | Change::Created { .. } => {
                         all.entry(record.block.id).or_default().push((segment, at, record.number));
                     }
                 }
@@ -102,6 +105,21 @@ impl Found {
     /// Number of blocks with records.
     pub fn blocks(&self) -> usize {
         self.live.len()
+    }
+
+    /// Replicas that may be there in records alone, with the last stamp of these, and whether they were closed.
+    pub fn created(&self) -> Vec<(BlockRef, bool)> {
+        let created = |id: &BlockId| {
+            let (mut stamp, mut made) = (None, None);
+            for record in self.records(*id) {
+                stamp = stamp.max(Some(record.block.stamp));
+                if let Change::Created { closed } = record.change {
+                    made = Some(closed);
+                }
+            }
+            Some((BlockRef { id: *id, stamp: stamp? }, made?))
+        };
+        self.live.keys().filter_map(created).collect()
     }
 
     /// Records of a block that matter, in order.

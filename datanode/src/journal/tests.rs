@@ -47,7 +47,7 @@ fn found(dir: &Path) -> HashMap<u64, Vec<u64>> {
                     checksum.verify(data, sums).expect("sums fit");
                     Some(offset / DATA_BYTES as u64)
                 }
-                Change::Intent { .. } | Change::Settled { .. } => None,
+                Change::Intent { .. } | Change::Settled { .. } | Change::Created { .. } => None,
             })
             .collect();
         if !of_block.is_empty() {

@@ -17,6 +17,9 @@ use crate::dataset::whole::Whole;
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
 
+/// Largest block that is put on disk by way of the journal: a larger one is not worth writing twice.
+const MAX_DURABLE_BYTES: usize = 64 << 10;
+
 /// Where the parts of a small block are in what was received.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WholeBlock {
@@ -26,6 +29,8 @@ pub struct WholeBlock {
     pub length: usize,
     seqnos: [i64; 2],
     checksum: Checksum,
+    /// It is acknowledged when it is on disk.
+    durable: bool,
 }
 
 impl WholeBlock {
@@ -38,9 +43,10 @@ impl WholeBlock {
     pub fn find_first(received: &[u8], checksum: Checksum) -> Option<Self> {
         let (first, sums, data) = packet(received, 0)?;
         let (last, none, length) = packet(received, data.end)?;
-        let plain = |header: &PacketHeader| !header.sync_block && header.zero_len == 0;
-        let whole = plain(&first)
-            && plain(&last)
+        let durable = first.sync_block || last.sync_block;
+        let whole = first.zero_len == 0
+            && last.zero_len == 0
+            && !(durable && data.len() > MAX_DURABLE_BYTES)
             && !first.last_packet_in_block
             && first.offset_in_block == 0
             && !data.is_empty()
@@ -50,7 +56,8 @@ impl WholeBlock {
             && last.offset_in_block == data.len() as u64
             && none.is_empty()
             && length.is_empty();
-        whole.then_some(Self { sums, data, length: length.end, seqnos: [first.seqno, last.seqno], checksum })
+        let seqnos = [first.seqno, last.seqno];
+        whole.then_some(Self { sums, data, length: length.end, seqnos, checksum, durable })
     }
 
     /// Bytes that must have come before [`Self::find_first`] can tell; `None`: it can, or two packets do not fit the buffer. Who
@@ -89,7 +96,8 @@ impl WholeBlock {
             block,
             offset: (bad.chunk * self.checksum.bytes_per_checksum()) as u64,
         })?;
-        dataset.create_whole(block, Whole { data, sums, checksum: self.checksum }, storage_id)
+        let whole = Whole { data, sums, checksum: self.checksum, durable: self.durable };
+        dataset.create_whole(block, whole, storage_id)
     }
 
     /// Bytes of data.
@@ -189,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_two_complete_packets_without_a_sync_are_a_whole_block() {
+    fn only_two_complete_packets_are_a_whole_block() {
         let data = [7; 5000];
         let mut raw = Vec::new();
         encode(0, 0, &data, false, false, &mut raw);
@@ -218,8 +226,6 @@ mod tests {
         encode(0, 0, &[], true, false, &mut empty);
         assert_eq!(WholeBlock::awaits(&empty), None);
         let variants = [
-            (0, false, true, 5000, false),
-            (0, false, false, 5000, true),
             (0, true, false, 5000, false),
             (4096, false, false, 9096, false),
             (0, false, false, 4999, false),
@@ -229,6 +235,19 @@ mod tests {
             encode(offset, 0, &data, last, sync, &mut raw);
             encode(end, 1, &[], true, end_sync, &mut raw);
             assert_eq!(WholeBlock::find(&raw, Checksum::default()), None, "{offset} {last} {sync} {end}");
+        }
+        for (sync, end_sync) in [(true, true), (false, true), (true, false)] {
+            let mut raw = Vec::new();
+            encode(0, 0, &data, false, sync, &mut raw);
+            encode(5000, 1, &[], true, end_sync, &mut raw);
+            assert!(WholeBlock::find(&raw, Checksum::default()).is_some_and(|whole| whole.durable));
+        }
+        let large = vec![7; MAX_DURABLE_BYTES + 1];
+        for sync in [false, true] {
+            let mut raw = Vec::new();
+            encode(0, 0, &large, false, sync, &mut raw);
+            encode(large.len() as u64, 1, &[], true, sync, &mut raw);
+            assert_eq!(WholeBlock::find(&raw, Checksum::default()).is_some(), !sync);
         }
         let mut endless = raw[..first].to_vec();
         encode(5000, 1, &[], false, false, &mut endless);

@@ -30,6 +30,7 @@ mod scrub;
 mod seek;
 mod sessions;
 mod sizes;
+mod synced_writes;
 mod tidy;
 mod trash;
 

@@ -9,8 +9,10 @@ use dfs_proto::checksum::{Checksum, ChecksumKind};
 
 use crate::dataset::Dataset;
 use crate::dataset::pipeline::{Purpose, Reopen};
+use crate::dataset::whole::Whole;
 use crate::dataset::writer::ReplicaWriter;
 use crate::journal::record::{BLOCK_BYTES, SegmentHeader};
+use crate::journal::replay::Found;
 use crate::namenode_link::changes::ChangeQueue;
 use crate::replica::{BlockRef, ReplicaState};
 
@@ -319,4 +321,79 @@ fn a_byte_that_changed_on_the_disk_does_not_win_a_recovery() {
         assert_eq!(candidate.original_state, expected);
         assert_eq!(candidate.length, LENGTH as u64);
     }
+}
+
+/// What a stop of the machine leaves of files whose names were never put on disk.
+fn lose(dir: &Path, name: &str) {
+    fs::remove_file(find(dir, name)).expect("removed");
+}
+
+#[test]
+fn a_new_replica_that_was_synced_is_made_again_from_the_journal() {
+    let mut random = Random::seeded();
+    for lost in [&["blk_1", "blk_1_10.meta"][..], &["blk_1"], &["blk_1_10.meta"], &[]] {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut model = random.bytes(10_000);
+        let dataset = open(dir.path());
+        let mut writer = create(&dataset, &model);
+        let (at, more) = (random.below(9000), random.bytes(3000));
+        model.resize(model.len().max(at + more.len()), 0);
+        model[at..at + more.len()].copy_from_slice(&more);
+        write(&mut writer, at, &more, true);
+        drop((writer, dataset));
+        stop_machine(dir.path());
+        for name in ["blk_1", "blk_1_10.meta"] {
+            if lost.contains(&name) {
+                lose(dir.path(), name);
+            } else {
+                // The name was on disk, the content was not.
+                fs::write(find(dir.path(), name), []).expect("emptied");
+            }
+        }
+        let dataset = open(dir.path());
+        assert_eq!(content(&dataset, 10), model, "without {lost:?}");
+    }
+}
+
+#[test]
+fn a_new_replica_whose_bytes_are_not_all_in_the_journal_has_its_names_on_disk() {
+    let dir = tempfile::tempdir().expect("dir");
+    let content = Random::seeded().bytes(400_000);
+    let dataset = open(dir.path());
+    // Too much for the journal; then little that would fit it.
+    let mut writer = create(&dataset, &content);
+    write(&mut writer, 0, &content[..100], true);
+    drop((writer, dataset));
+    stop_machine(dir.path());
+    assert!(journal_of(dir.path()).created().is_empty());
+}
+
+#[test]
+fn a_small_replica_that_came_whole_with_a_sync_is_closed_after_a_stop_of_the_machine() {
+    let dir = tempfile::tempdir().expect("dir");
+    let content = Random::seeded().bytes(5000);
+    let mut sums = Vec::new();
+    checksum().append_checksums(&content, &mut sums);
+    let store = |dataset: &Arc<Dataset>, block| {
+        let whole = Whole { data: &content, sums: &sums, checksum: checksum(), durable: true };
+        assert!(dataset.create_whole(block, whole, None).expect("stored"));
+    };
+    let dataset = open(dir.path());
+    let deleted = BlockRef::new(2, 11);
+    store(&dataset, BLOCK);
+    store(&dataset, deleted);
+    dataset.invalidate(deleted).expect("deleted");
+    drop(dataset);
+    stop_machine(dir.path());
+    lose(dir.path(), "blk_1");
+    lose(dir.path(), "blk_1_10.meta");
+    let dataset = open(dir.path());
+    assert_eq!(read(dir.path(), 10).data, content);
+    dataset.sync_replica(BLOCK, 5000).expect("closed and complete");
+    assert!(dataset.sync_replica(deleted, 0).is_err(), "deleted stays deleted");
+}
+
+/// What the next start will find.
+fn journal_of(dir: &Path) -> Found {
+    Found::read(dir, "this boot").expect("readable")
 }

@@ -105,7 +105,7 @@ fn a_replica_moves_with_its_content_and_open_readers_go_on() {
     let small = bytes(2, 5_000);
     let mut sums = Vec::new();
     checksum().append_checksums(&small, &mut sums);
-    let whole = Whole { data: &small, sums: &sums, checksum: checksum() };
+    let whole = Whole { data: &small, sums: &sums, checksum: checksum(), durable: false };
     let storage = volume_at(&dataset, 0).storage_id().to_owned();
     assert!(dataset.create_whole(block(2), whole, Some(&storage)).expect("created"));
     let before = dataset.open_read(block(1), 0).expect("opens");

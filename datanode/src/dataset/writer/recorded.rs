@@ -21,12 +21,24 @@ pub struct Recorded {
     last: u64,
     /// This writer has been told to sync, and will be again.
     syncs: bool,
+    /// This writer made the replica, and everything in it is in the journal.
+    complete: bool,
+    /// The journal knows, on disk, that the replica was made: its files can be made anew.
+    created: bool,
 }
 
 impl Recorded {
     /// Of a writer that creates its replica, or reopens one.
     pub const fn new(create: bool) -> Self {
-        Self { marked: create, unrecorded: false, overwrote_unrecorded: false, last: 0, syncs: false }
+        Self {
+            marked: create,
+            unrecorded: false,
+            overwrote_unrecorded: false,
+            last: 0,
+            syncs: false,
+            complete: create,
+            created: false,
+        }
     }
 }
 
@@ -46,6 +58,7 @@ impl ReplicaWriter {
             return Err(DatanodeError::Field("random_access"));
         };
         recorded.unrecorded |= !to_record;
+        recorded.complete &= to_record;
         recorded.overwrote_unrecorded |= overwrites && !to_record;
         if overwrites && !recorded.marked {
             self.note(Change::Intent { offset: first, len: end - first })?;
@@ -81,13 +94,21 @@ impl ReplicaWriter {
         self.commit_records()
     }
 
-    /// [`ReplicaWriter::sync`] with random access: what the journal has need not be put on disk in the files.
+    /// [`ReplicaWriter::sync`] with random access: what the journal has need not be put on disk in the files, and the names of a
+    /// new replica need not be on disk as long as the journal has all of it.
     pub(super) fn sync_recorded(&mut self) -> Result<(), DatanodeError> {
-        let unrecorded = self.recorded.as_mut().is_some_and(|recorded| {
-            recorded.syncs = true;
-            recorded.overwrote_unrecorded = false;
-            std::mem::take(&mut recorded.unrecorded)
-        });
+        let Some(recorded) = &mut self.recorded else {
+            return Err(DatanodeError::Field("random_access"));
+        };
+        recorded.syncs = true;
+        recorded.overwrote_unrecorded = false;
+        let unrecorded = std::mem::take(&mut recorded.unrecorded);
+        if recorded.complete && !self.names_synced {
+            if !std::mem::replace(&mut recorded.created, true) {
+                self.note(Change::Created { closed: false })?;
+            }
+            return self.commit_records();
+        }
         self.sync_names()?;
         if !unrecorded {
             return self.commit_records();
