@@ -35,6 +35,7 @@ impl Streamer {
             match open_watched(&self.target.client, &setup, eager).await {
                 Ok(pipeline) => {
                     self.target.established(&mut block, pipeline, new_stamp).await?;
+                    self.queue.unacked.iter().for_each(|packet| block.watch.sent(packet.data.len()));
                     self.shown.send_replace(block.members.clone());
                     self.block = Some(block);
                     return Ok(());

@@ -180,11 +180,19 @@ impl Pipeline {
         self.next_ack().ok().flatten()
     }
 
-    /// Of members that are all written to: the one whose connection failed, or one that others are ahead of.
-    pub(crate) fn failed_member(&self) -> Option<usize> {
-        let silent = |link: &Link| link.acks.is_empty();
-        let behind = || self.links.iter().position(silent).filter(|_| !self.links.iter().all(silent));
-        if self.links.len() > 1 { self.failed.or_else(behind) } else { None }
+    /// Of members that are all written to: the one whose connection failed, or those that others are ahead of.
+    pub(crate) fn failed_members(&self) -> Vec<usize> {
+        let behind = || {
+            let silent = |index: &usize| self.links[*index].acks.is_empty();
+            let silent: Vec<usize> = (0..self.links.len()).filter(silent).collect();
+            if silent.len() < self.links.len() { silent } else { Vec::new() }
+        };
+        if self.is_star() { self.failed.map_or_else(behind, |failed| vec![failed]) } else { Vec::new() }
+    }
+
+    /// Whether it goes to every member itself.
+    pub(crate) fn is_star(&self) -> bool {
+        self.links.len() > 1
     }
 
     /// The connections, after the last packet was acknowledged.

@@ -82,9 +82,10 @@ impl OpenBlock {
 impl WriteTarget {
     /// Members at fault when the connection failed or fell silent and no acknowledgement told: those that do not answer,
     /// otherwise the one that bytes wait for, otherwise the one we talk to.
-    pub(crate) async fn suspects(&self, block: &OpenBlock, fault: &TransferFault) -> Vec<usize> {
+    pub(crate) async fn suspects(&self, block: &OpenBlock, star: bool, fault: &TransferFault) -> Vec<usize> {
         if matches!(fault, TransferFault::Timeout) {
-            let found = inquire(&self.client, block.block, &block.members, block.watch.queued()).await;
+            let queued = block.watch.queued();
+            let found = inquire(&self.client, (block.block, &block.members), queued, star).await;
             if !found.silent.is_empty() {
                 return found.silent;
             }
@@ -110,7 +111,8 @@ impl WriteTarget {
             || (left > 0 && self.live_datanodes().await > block.members.len());
         let uuid = datanode::uuid(member);
         // The link to the first member is ours as well: if another one's was as slow, it is ours that is slow.
-        if !dispensable || (!hangs && stuck == 0 && self.client.slow.is_our_link(uuid)) {
+        let chain = !block.pipeline.as_ref().is_some_and(Pipeline::is_star);
+        if !dispensable || (!hangs && chain && stuck == 0 && self.client.slow.is_our_link(uuid)) {
             return Vec::new();
         }
         if hangs {

@@ -4,8 +4,9 @@
 //! is not acknowledged for [`SUSPECT_AFTER`], or little was acknowledged in [`CRAWL_WINDOW`] of waiting, every member is
 //! asked on its control port how far the packets have come. Who does not answer is out. If all answer, they are asked a few times more:
 //! the member that waits for bytes which the one before it has had all the while is the one that holds the others up. Of several it
-//! is the last, since those before it wait for it with full buffers. A member that is busy with what it has received
-//! is given longer, since disks may be slow for a moment; one that has stored nothing of it for [`HUNG_LOOKS`] looks hangs.
+//! is the last, since those before it wait for it with full buffers. If the writer sends to every member itself (a star), it is the one
+//! that waits for bytes while another one does not; if all wait, the writer's own link is slow. A member that is busy with what it has
+//! received is given longer, since disks may be slow for a moment; one that has stored nothing of it for [`HUNG_LOOKS`] looks hangs.
 //!
 //! The pipeline goes on meanwhile. Invariant: at most one inquiry a pipeline at a time.
 
@@ -97,12 +98,12 @@ pub(crate) async fn silent_members(client: &Inner, block: Block, members: &[Repl
     silent(&look(client, block, members, PROBE_TIMEOUT).await)
 }
 
-/// Who holds up a pipeline into which `queued` units were put.
+/// Who holds up a pipeline into which `queued` units were put; `star`: each member gets them from the writer.
 pub(crate) async fn inquire(
     client: &Inner,
-    block: Block,
-    members: &[ReplicaLocation],
+    (block, members): (Block, &[ReplicaLocation]),
     queued: u64,
+    star: bool,
 ) -> Findings {
     let first = look(client, block, members, PROBE_TIMEOUT).await;
     let silent = silent(&first);
@@ -122,7 +123,7 @@ pub(crate) async fn inquire(
         }
         series.push(last.clone());
         if series.len() == LOOKS
-            && let Some(stuck) = stuck(&series, queued)
+            && let Some(stuck) = stuck(&series, queued, star)
         {
             return Findings { stuck: Some(stuck), ..Findings::default() };
         }
@@ -143,26 +144,30 @@ fn hung(series: &[Vec<Look>]) -> Option<usize> {
     })
 }
 
-/// The last member that got nothing, between two looks often enough, while the one before it had more.
-fn stuck(series: &[Vec<Look>], queued: u64) -> Option<usize> {
+/// The last member that got nothing, between two looks often enough, while who sends to it had more. Of a star it is none if it
+/// is all.
+fn stuck(series: &[Vec<Look>], queued: u64, star: bool) -> Option<usize> {
     let members = series.first().map_or(0, Vec::len);
-    (0..members).rev().find(|member| {
+    let starves = |member: &usize| {
         let waits = series.windows(2).filter(|pair| {
             let (Some(before), Some(after)) =
-                (starving(&pair[0], *member, queued), starving(&pair[1], *member, queued))
+                (starving(&pair[0], *member, queued, star), starving(&pair[1], *member, queued, star))
             else {
                 return false;
             };
             before == after
         });
         waits.count() >= STUCK_PAIRS
-    })
+    };
+    let last = (0..members).rev().find(starves)?;
+    if star && members > 1 && (0..members).all(|member| starves(&member)) { None } else { Some(last) }
 }
 
-/// Units that a member has received, if it waits for some that the one before it has.
-fn starving(looks: &[Look], member: usize, queued: u64) -> Option<u64> {
+/// Units that a member has received, if it waits for some that who sends to it has.
+fn starving(looks: &[Look], member: usize, queued: u64, star: bool) -> Option<u64> {
     let Look::Writes(progress) = looks[member] else { return None };
-    let before = match member.checked_sub(1).map(|before| looks[before]) {
+    let sender = if star { None } else { member.checked_sub(1) };
+    let before = match sender.map(|before| looks[before]) {
         Some(Look::Writes(before)) => before.received,
         // All that there is.
         Some(Look::Idle | Look::Silent) | None => queued,
@@ -259,10 +264,16 @@ impl Watch {
     }
 
     /// Starts one.
-    pub(crate) fn start(&mut self, client: &Arc<Inner>, block: Block, members: &[ReplicaLocation]) {
+    pub(crate) fn start(
+        &mut self,
+        client: &Arc<Inner>,
+        (block, members): (Block, &[ReplicaLocation]),
+        star: bool,
+    ) {
         let (client, members, queued) = (Arc::clone(client), members.to_vec(), self.queued);
         self.crawls = false;
-        self.inquiry = Some(tokio::spawn(async move { inquire(&client, block, &members, queued).await }));
+        self.inquiry =
+            Some(tokio::spawn(async move { inquire(&client, (block, &members), queued, star).await }));
     }
 
     /// What the inquiry has found out; waits for ever if there is none. Cancelling it loses nothing.
@@ -318,17 +329,45 @@ mod tests {
         let same = |looks: [Look; 3]| vec![looks.to_vec(); LOOKS];
         // Everything stands; members before the stuck one are full, and busy with passing on.
         let behind_second = same([writes(900, 700), writes(500, 400), writes(100, 100)]);
-        assert_eq!(stuck(&behind_second, 1000), Some(2));
-        assert_eq!(stuck(&same([writes(900, 700), writes(500, 500), writes(500, 500)]), 1000), Some(1));
-        assert_eq!(stuck(&same([writes(100, 100), writes(100, 100), writes(100, 100)]), 1000), Some(0));
+        assert_eq!(stuck(&behind_second, 1000, false), Some(2));
+        assert_eq!(
+            stuck(&same([writes(900, 700), writes(500, 500), writes(500, 500)]), 1000, false),
+            Some(1)
+        );
+        assert_eq!(
+            stuck(&same([writes(100, 100), writes(100, 100), writes(100, 100)]), 1000, false),
+            Some(0)
+        );
         // All have everything: somebody syncs.
-        assert_eq!(stuck(&same([writes(1000, 900), writes(1000, 1000), writes(1000, 900)]), 1000), None);
+        assert_eq!(
+            stuck(&same([writes(1000, 900), writes(1000, 1000), writes(1000, 900)]), 1000, false),
+            None
+        );
         // The last one's disk is slow, and all others wait for it.
-        assert_eq!(stuck(&same([writes(900, 700), writes(800, 400), writes(100, 50)]), 1000), None);
+        assert_eq!(stuck(&same([writes(900, 700), writes(800, 400), writes(100, 50)]), 1000, false), None);
         // The last one has got the beginning of a packet.
-        assert_eq!(stuck(&same([writes(900, 700), writes(500, 400), writes(101, 100)]), 1000), Some(2));
+        assert_eq!(
+            stuck(&same([writes(900, 700), writes(500, 400), writes(101, 100)]), 1000, false),
+            Some(2)
+        );
         // The member before it is done with the block.
-        assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000), Some(1));
+        assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000, false), Some(1));
+    }
+
+    #[test]
+    fn of_a_star_who_waits_for_bytes_that_others_have_got_is_stuck() {
+        let same = |looks: [Look; 3]| vec![looks.to_vec(); LOOKS];
+        let (done, waits) = (writes(1000, 1000), writes(400, 400));
+        assert_eq!(stuck(&same([waits, done, done]), 1000, true), Some(0));
+        assert_eq!(stuck(&same([done, waits, done]), 1000, true), Some(1));
+        assert_eq!(
+            stuck(&same([waits, writes(300, 300), done]), 1000, true),
+            Some(1),
+            "the other one is next"
+        );
+        assert_eq!(stuck(&same([waits, done, waits]), 1000, true), Some(2), "whatever others have");
+        assert_eq!(stuck(&same([waits, waits, waits]), 1000, true), None, "our own link is slow");
+        assert_eq!(stuck(&same([done, writes(1000, 400), Look::Idle]), 1000, true), None, "a slow disk");
     }
 
     #[test]
@@ -350,12 +389,12 @@ mod tests {
     fn a_member_that_gets_on_is_not_stuck() {
         let series: Vec<Vec<Look>> =
             (0..LOOKS as u64).map(|n| vec![writes(50 + n, 50 + n), writes(10 + n, 10 + n)]).collect();
-        assert_eq!(stuck(&series, 1000), None);
+        assert_eq!(stuck(&series, 1000, false), None);
         let mut series = vec![vec![writes(50, 50), writes(10, 10)]; LOOKS];
         series[1] = vec![writes(50, 50), writes(11, 11)];
         series[2] = vec![writes(50, 50), writes(12, 12)];
-        assert_eq!(stuck(&series, 50), None, "one pause only");
-        assert_eq!(stuck(&[], 50), None);
+        assert_eq!(stuck(&series, 50, false), None, "one pause only");
+        assert_eq!(stuck(&[], 50, false), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
 use crate::out_packet::{OutPacket, heartbeat};
+use crate::pipeline::Pipeline;
 use crate::pipeline_members::bad_member;
 use crate::pipeline_watch::Findings;
 use crate::unsynced_blocks::{FinishedBlock, UnsyncedBlocks};
@@ -261,7 +262,8 @@ impl Streamer {
     /// Has the members asked how they get on.
     fn inquire(&mut self) {
         if let Some(block) = &mut self.block {
-            block.watch.start(&self.target.client, block.block, &block.members);
+            let star = block.pipeline.as_ref().is_some_and(Pipeline::is_star);
+            block.watch.start(&self.target.client, (block.block, &block.members), star);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Whether new files are closed after their first sync, or go on being written.
 //!
-//! A small file that is written, synced and closed is best ended with the sync: its one block goes to all members whole, and
-//! closing it costs nothing more. A file that goes on (a log, a journal) is best left open: its block would have to be
-//! reopened. What became of the last new files tells which it will be; a wrong guess costs a call or two, never more.
+//! A small file that is written, synced and closed is best ended with the sync: its one block goes to all members whole, the
+//! lease is given back in the same call, and closing it costs nothing more. A file that goes on (a log, a journal) is best left
+//! open: its block would have to be reopened. What became of the last new files tells which it will be; a wrong guess costs a call or two, never more.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -132,7 +132,7 @@ impl FileCore {
 
     /// Does something to its end, whether or not the caller waits for that: what was half done at the namenode would be
     /// misunderstood here.
-    async fn to_the_end<W, F>(self: &Arc<Self>, work: W) -> Result<(), DfsError>
+    pub(super) async fn to_the_end<W, F>(self: &Arc<Self>, work: W) -> Result<(), DfsError>
     where
         W: FnOnce(Arc<Self>) -> F,
         F: Future<Output = Result<(), DfsError>> + Send + 'static,

@@ -82,7 +82,7 @@ impl FileCore {
             ended && state.write.is_acknowledged(upto)
         })
         .await?;
-        if close && self.give_back().await? {
+        if close && self.give_back(false).await? {
             return Ok(());
         }
         self.commit(false).await
@@ -136,8 +136,9 @@ impl FileCore {
         }
     }
 
-    /// Gives the lease back with what is to be recorded. False if something was written meanwhile.
-    async fn give_back(self: &Arc<Self>) -> Result<bool, DfsError> {
+    /// Gives the lease back with what is to be recorded; with `durable`, on disk at the namenode. False if something was written
+    /// meanwhile. Is not to be cancelled: the lease may be gone then, and counts as held.
+    pub(super) async fn give_back(self: &Arc<Self>, durable: bool) -> Result<bool, DfsError> {
         let _turn = self.fs.lease_turn(self.inode).await;
         {
             let mut state = self.state();
@@ -150,7 +151,8 @@ impl FileCore {
             state.lease = false;
         }
         let mut giving = GivingBack { file: self, done: false };
-        match self.commit(true).await {
+        let told = if durable { self.commit_durably(true).await } else { self.commit(true).await };
+        match told {
             Ok(()) => {}
             // It is gone already: recorded is what the recovery found.
             Err(error) if error.kind() == ErrorKind::LeaseExpired && !self.has_unrecorded() => {}
@@ -174,9 +176,9 @@ impl FileCore {
     }
 
     /// The same, and on disk at the namenode with everything it was told before, unless there is nothing to tell.
-    pub(super) async fn commit_durably(self: &Arc<Self>) -> Result<(), DfsError> {
+    pub(super) async fn commit_durably(self: &Arc<Self>, close: bool) -> Result<(), DfsError> {
         let changed = std::mem::take(&mut self.state().namespace_changed);
-        let outcome = self.commit_as(false, true).await;
+        let outcome = self.commit_as(close, true).await;
         if !matches!(outcome, Ok(true)) {
             self.state().namespace_changed |= changed;
         }

@@ -86,11 +86,12 @@ impl BlockWriter {
                 Err((bad, _)) => return Some(vec![bad]),
             }
         }
-        if let Some(member) = pipeline.failed_member() {
-            return Some(vec![member]);
+        let failed = pipeline.failed_members();
+        if !failed.is_empty() {
+            return Some(failed);
         }
         let block = self.block.as_ref()?;
-        Some(self.target.suspects(block, fault).await)
+        Some(self.target.suspects(block, pipeline.is_star(), fault).await)
     }
 
     /// Sets up a pipeline of the members that are left, under a new stamp.

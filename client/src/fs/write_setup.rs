@@ -44,6 +44,7 @@ impl BlockWriter {
             match open_watched(&self.target.client, &setup, eager).await {
                 Ok(pipeline) => {
                     self.target.established(&mut block, pipeline, new_stamp).await?;
+                    self.unacked.iter().for_each(|queued| block.watch.sent(queued.packet.data.len()));
                     self.file.block_established(self.index, block.block, &block.members);
                     let short = block.is_reopened() && self.target.is_short_of_members(&block);
                     self.block = Some(block);

@@ -74,7 +74,8 @@ impl FileCore {
             }
             (own, state.write.last_id)
         };
-        if own.is_some() {
+        let ends = own.is_some();
+        if ends {
             // The namenode is told below.
             let _flushing = Flushing::begin(self);
             self.wait_with(own, |state| {
@@ -86,8 +87,12 @@ impl FileCore {
             self.wait_for(|state| state.write.is_acknowledged(upto)).await?;
         }
         self.sync_finished().await?;
+        if ends {
+            // Closing it costs no call of its own then.
+            self.to_the_end(|core| async move { core.give_back(true).await.map(drop) }).await?;
+        }
         if self.is_unrecorded() {
-            self.commit_durably().await?;
+            self.commit_durably(false).await?;
         }
         let changed = std::mem::take(&mut self.state().namespace_changed);
         if changed && let Err(error) = self.fs.sync_namespace().await {

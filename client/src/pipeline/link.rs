@@ -128,5 +128,5 @@ impl Link {
 
 /// Whether all members from there on have done what was asked.
 pub(super) fn succeeded(ack: &PipelineAckProto) -> bool {
-    ack.reply.iter().all(|status| *status == i32::from(Status::Success))
+    !ack.reply.is_empty() && ack.reply.iter().all(|status| *status == i32::from(Status::Success))
 }

@@ -2,14 +2,16 @@
 //!
 //! A small new replica is put on disk by its records ([`Change::Created`](crate::journal::record::Change)); its files and their
 //! names follow when the segment is dropped. What is missing of them is made here, empty and on disk, before the replicas
-//! are looked at; the records then bring it to what it was. One that was deleted has no records that matter.
+//! are looked at; the records then bring it to what it was. One that was deleted has no records that matter. Then the names of
+//! all such replicas are put on disk, also if only the process had ended: the journal starts anew.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
 use super::open_replica::{Home, data_path, meta_path};
-use super::scan::Found;
+use super::replica_map::Entry;
+use super::scan::{Found, Replicas};
 use super::version_file::sync_dir;
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
@@ -52,4 +54,23 @@ pub(super) fn recreate(
     dirs.iter().try_for_each(|dir| sync_dir(dir))?;
     kinds.iter_mut().for_each(|(_, found)| found.sort());
     Ok(())
+}
+
+/// Puts the names of replicas on disk that may be there in records alone.
+pub(super) fn put_names_on_disk(
+    volume: &Volume,
+    journal: &FoundJournal,
+    replicas: &Replicas,
+) -> Result<(), DatanodeError> {
+    let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
+    for (block, _) in journal.created() {
+        let Ok(at) = replicas.binary_search_by_key(&block.id, |(id, _)| *id) else { continue };
+        let home = match &replicas[at].1 {
+            Entry::Closed(closed) => closed.home(),
+            Entry::Open(open) => open.lock().home,
+        };
+        // The directory, and the two above in case that they are new.
+        dirs.extend(data_path(volume, home, block).ancestors().skip(1).take(3).map(ToOwned::to_owned));
+    }
+    dirs.iter().try_for_each(|dir| sync_dir(dir))
 }

@@ -8,7 +8,6 @@ use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
 use super::files;
 use super::meta_file;
 use super::open_replica::{Home, data_path, meta_path};
-use super::version_file::sync_dir;
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
 use crate::journal::record::Change;
@@ -26,10 +25,9 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     let (data_at, meta_at) = (data_path(volume, home, block), meta_path(volume, home, block));
     let (data, meta) = (files::open_rw(&data_at)?, files::open_rw(&meta_at)?);
     let mut applied = 0usize;
-    let (mut reopened, mut created) = (false, false);
+    let mut reopened = false;
     for record in found.records(block.id) {
         reopened |= record.block.stamp > block.stamp;
-        created |= matches!(record.change, Change::Created { .. });
         let Change::Write { checksum, offset, sums, data: content } = record.change else {
             continue;
         };
@@ -58,10 +56,6 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     // The journal starts anew: what it stood for must be on disk.
     data.sync_data().map_err(disk(&data_at))?;
     meta.sync_data().map_err(disk(&meta_at))?;
-    if created {
-        // So must the names: the directory, and the two above in case that they are new.
-        data_at.ancestors().skip(1).take(3).try_for_each(sync_dir)?;
-    }
     Ok(true)
 }
 

@@ -19,7 +19,7 @@ use super::files;
 use super::layout::{self, BlockFile};
 use super::meta_file::{self, META_HEADER_BYTES};
 use super::open_replica::{Home, OpenReplica, data_path, meta_path};
-use super::recreate::recreate;
+use super::recreate::{put_names_on_disk, recreate};
 use super::redo;
 use super::relocation;
 use super::replica_map::{Closed, Entry, ReplicaMap};
@@ -163,6 +163,7 @@ pub(super) fn scan_volume(
     ];
     recreate(volume, journal, &mut kinds)?;
     let replicas = resolve(volume, journal, &Halves { finalized, small, rbw, random })?;
+    put_names_on_disk(volume, journal, &replicas)?;
     tracing::info!(
         storage_id = volume.storage_id(),
         replicas = replicas.len(),

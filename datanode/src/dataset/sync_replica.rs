@@ -61,11 +61,12 @@ impl Dataset {
             return Ok(());
         }
         let up_to = journal.last();
-        for path in [state.data_path(&open.volume), state.meta_path(&open.volume)] {
-            File::open(&path).and_then(|file| file.sync_data()).map_err(disk(&path))?;
-            // Of a new replica the names may be in the journal alone.
-            path.parent().map_or(Ok(()), sync_dir)?;
+        let data_path = state.data_path(&open.volume);
+        for path in [&data_path, &state.meta_path(&open.volume)] {
+            File::open(path).and_then(|file| file.sync_data()).map_err(disk(path))?;
         }
+        // Of a new replica the names may be in the journal alone.
+        data_path.parent().map_or(Ok(()), sync_dir)?;
         journal.settle(block, up_to)
     }
 

@@ -87,8 +87,9 @@ impl Dataset {
     ) -> Result<(), DatanodeError> {
         let (journal, files) = (self.journal(&open.volume)?, Arc::new(files));
         let Whole { data, sums, checksum, .. } = whole;
-        journal.append(block, Change::Created { closed: true }, &files)?;
-        let last = journal.append(block, Change::Write { checksum, offset: 0, sums, data }, &files)?;
+        // In this order: a replica that is made again has its bytes.
+        journal.append(block, Change::Write { checksum, offset: 0, sums, data }, &files)?;
+        let last = journal.append(block, Change::Created { closed: true }, &files)?;
         journal.commit(last)
     }
 }

@@ -400,11 +400,17 @@ fn sync_all(dirty: &Dirty) -> Result<(), DatanodeError> {
     let files: Vec<&ReplicaFiles> = dirty.values().map(Arc::as_ref).collect();
     let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
     thread::scope(|scope| {
-        let syncs: Vec<_> = files
-            .chunks(share)
-            .map(|some| scope.spawn(move || some.iter().try_for_each(|files| files.sync())))
+        let sync = |some: &[&ReplicaFiles]| some.iter().try_for_each(|files| files.sync());
+        let mut shares = files.chunks(share);
+        let own = shares.next().unwrap_or_default();
+        let others: Vec<_> = shares
+            .map(|some| {
+                let thread = thread::Builder::new().name("journal-sync".into());
+                thread.spawn_scoped(scope, move || sync(some)).map_err(DatanodeError::Thread)
+            })
             .collect();
-        syncs.into_iter().try_for_each(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+        sync(own)?;
+        others.into_iter().try_for_each(|t| t?.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
     })
 }
 

@@ -107,17 +107,19 @@ impl Found {
         self.live.len()
     }
 
-    /// Replicas that may be there in records alone, with the last stamp of these, and whether they were closed.
+    /// Replicas that may be there in records alone, with the last stamp of these, and whether they were closed. One that was reopened
+    /// under a later stamp since was not.
     pub fn created(&self) -> Vec<(BlockRef, bool)> {
         let created = |id: &BlockId| {
             let (mut stamp, mut made) = (None, None);
             for record in self.records(*id) {
                 stamp = stamp.max(Some(record.block.stamp));
                 if let Change::Created { closed } = record.change {
-                    made = Some(closed);
+                    made = Some((record.block.stamp, closed));
                 }
             }
-            Some((BlockRef { id: *id, stamp: stamp? }, made?))
+            let (stamp, (made_under, closed)) = (stamp?, made?);
+            Some((BlockRef { id: *id, stamp }, closed && made_under == stamp))
         };
         self.live.keys().filter_map(created).collect()
     }

@@ -159,7 +159,9 @@ impl<'a> BlockReceiver<'a> {
             self.progress.note_received(1);
         }
         self.receive_body(&header, checksums_len).map_err(|e| (Some(header.seqno), e))?;
-        self.progress.note_stored();
+        if self.held.is_empty() {
+            self.progress.note_stored();
+        }
         Ok(header)
     }
 

@@ -393,6 +393,43 @@ fn a_small_replica_that_came_whole_with_a_sync_is_closed_after_a_stop_of_the_mac
     assert!(dataset.sync_replica(deleted, 0).is_err(), "deleted stays deleted");
 }
 
+#[test]
+fn a_small_replica_that_was_reopened_is_not_made_again_as_a_closed_one() {
+    let dir = tempfile::tempdir().expect("dir");
+    let content = Random::seeded().bytes(5000);
+    let mut sums = Vec::new();
+    checksum().append_checksums(&content, &mut sums);
+    let dataset = open(dir.path());
+    let whole = Whole { data: &content, sums: &sums, checksum: checksum(), durable: true };
+    assert!(dataset.create_whole(BLOCK, whole, None).expect("stored"));
+    let asked = Reopen { block: BLOCK, stamp: GenerationStamp(12), least: 5000, most: 5000, random: true };
+    let mut writer = dataset.append(asked, checksum()).expect("reopened");
+    // Announced on disk, and not synced.
+    write(&mut writer, 100, &[7; 50], false);
+    drop((writer, dataset));
+    stop_machine(dir.path());
+    lose(dir.path(), "blk_1");
+    lose(dir.path(), "blk_1_12.meta");
+    let dataset = open(dir.path());
+    let found = dataset.begin_recovery(BlockRef::new(1, 12), GenerationStamp(13)).expect("may begin");
+    let found = found.expect("a replica");
+    assert_eq!((found.length, found.original_state), (5000, ReplicaState::Rwr));
+}
+
+#[test]
+fn a_new_replica_that_is_put_on_disk_as_a_whole_leaves_nothing_to_the_journal() {
+    let dir = tempfile::tempdir().expect("dir");
+    let content = Random::seeded().bytes(5000);
+    let dataset = open(dir.path());
+    let mut writer = create(&dataset, &content);
+    write(&mut writer, 5000, &[1; 100], true);
+    writer.finalize(false).expect("closed");
+    dataset.sync_replica(BLOCK, 5100).expect("on disk");
+    drop(dataset);
+    stop_machine(dir.path());
+    assert_eq!(journal_of(dir.path()).blocks(), 0);
+}
+
 /// What the next start will find.
 fn journal_of(dir: &Path) -> Found {
     Found::read(dir, "this boot").expect("readable")

@@ -137,6 +137,24 @@ fn a_replica_moves_with_its_content_and_open_readers_go_on() {
 }
 
 #[test]
+fn a_replica_of_which_the_disk_has_records_only_moves_when_its_files_are_there() {
+    let volumes = Volumes::new();
+    let (dataset, _) = volumes.open();
+    let small = bytes(2, 5_000);
+    let mut sums = Vec::new();
+    checksum().append_checksums(&small, &mut sums);
+    let whole = Whole { data: &small, sums: &sums, checksum: checksum(), durable: true };
+    let storage = volume_at(&dataset, 0).storage_id().to_owned();
+    assert!(dataset.create_whole(block(2), whole, Some(&storage)).expect("created"));
+    let refused = dataset.move_to_volume(BlockId(2), &to(&dataset, 1), &fast());
+    assert!(matches!(refused, Err(DatanodeError::Transition(_))), "{refused:?}");
+    dataset.sync_replica(block(2), 5_000).expect("on disk");
+    dataset.move_to_volume(BlockId(2), &to(&dataset, 1), &fast()).expect("moved");
+    assert_content(&dataset, 2, 5_000);
+    assert_eq!(volumes.with_files(2), [1]);
+}
+
+#[test]
 fn what_a_crash_leaves_is_one_whole_replica() {
     for case in 0..6 {
         let volumes = Volumes::new();

@@ -82,6 +82,8 @@ impl BlockReceiver<'_> {
         if let Some(writer) = &mut self.writer {
             writer.sync()?;
         }
+        // Who waits for its disk is not one who waits for bytes.
+        self.progress.note_stored();
         for header in std::mem::take(&mut self.held) {
             self.acknowledge(&header)?;
         }
