@@ -88,10 +88,11 @@ async fn measure(blocks: u64, datanodes: u64, bytes: u64) -> Result<Times> {
         let stats = client.stats().await?;
         Ok(stats.under_replicated_blocks == 0 && stats.pending_replication_blocks == 0)
     };
+    let mut looks = tokio::time::interval(LOOK);
     let began = Instant::now();
     while !settled(&client).await? {
         ensure!(began.elapsed() < REPAIR_DEADLINE, "the files do not get all their replicas");
-        tokio::time::sleep(LOOK).await;
+        looks.tick().await;
     }
     let copied = client.stats().await?.copied_blocks;
     cluster.kill_9(|name| name == VICTIM).await?;
@@ -121,7 +122,7 @@ async fn measure(blocks: u64, datanodes: u64, bytes: u64) -> Result<Times> {
                 datanodes_cpu: others.saturating_sub(cpu.1),
             });
         }
-        tokio::time::sleep(LOOK).await;
+        looks.tick().await;
     }
 }
 
