@@ -37,6 +37,9 @@ pub struct FileSystemConfig {
     /// Changes are answered before the namenode has them on disk; [`FileSystem::sync`](super::FileSystem::sync) and
     /// [`OpenFile::sync`](super::OpenFile::sync) wait for the disk. Default true.
     pub relaxed: bool,
+    /// Have directories delegated that are changed a lot, and answer changes of them before the namenode knows of them. Default true;
+    /// nothing is delegated unless `relaxed`.
+    pub delegations: bool,
 }
 
 impl Default for FileSystemConfig {
@@ -50,6 +53,7 @@ impl Default for FileSystemConfig {
             block_size: None,
             wait: Duration::from_secs(60),
             relaxed: true,
+            delegations: true,
         }
     }
 }

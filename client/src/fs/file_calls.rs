@@ -4,6 +4,8 @@
 //! that closes, and `OpenFile` for writing, are never under way at the same time for one inode:
 //! who makes one of them holds the inode's [`LeaseTurn`](super::open_files::LeaseTurn).
 
+use std::sync::Arc;
+
 use dfs_proto::InodeId;
 use dfs_proto::v1::{self, FileStatus, LocatedBlocks};
 
@@ -18,11 +20,13 @@ pub(crate) const ALL_BYTES: u64 = u64::MAX;
 impl FsInner {
     /// Makes block `index` of a file writable. `exclude`: datanodes (uuid) found bad.
     pub(crate) async fn write_block(
-        &self,
+        self: &Arc<Self>,
         inode: InodeId,
         index: u64,
         exclude: Vec<String>,
     ) -> Result<v1::WriteBlockResponse, DfsError> {
+        // What it changes is told by the next commit.
+        let _changing = self.changing(inode).await?;
         let request = v1::WriteBlockRequest {
             context: self.own_context(),
             inode: inode.get(),
@@ -40,11 +44,15 @@ impl FsInner {
     /// Records what was written; with `durable`, it is answered when that and every change answered before is on disk at the
     /// namenode. `context`, `inode` and `session` of the request are filled in here.
     pub(crate) async fn commit_blocks(
-        &self,
+        self: &Arc<Self>,
         inode: InodeId,
         request: v1::CommitBlocksRequest,
         durable: bool,
     ) -> Result<FileStatus, DfsError> {
+        if durable {
+            self.all_carried_out().await?;
+        }
+        let mut changing = self.changing(inode).await?;
         let context = self
             .own_context()
             .map(|context| v1::CallContext { relaxed: context.relaxed && !durable, ..context });
@@ -55,14 +63,15 @@ impl FsInner {
             ..request
         };
         let subject = Subject::Inode(inode);
-        self.client
-            .namenode
-            .call_files(&subject, request, |mut s, r| async move { s.commit_blocks(r).await })
-            .await
+        let namenode = &self.client.namenode;
+        let call = namenode.call_files(&subject, request, |mut s, r| async move { s.commit_blocks(r).await });
+        let status = changing.answer(call).await?;
+        changing.told(&status, true);
+        Ok(status)
     }
 
     /// Takes the lease of a file that this session has open already, after it was given back.
-    pub(crate) async fn reopen(&self, inode: InodeId) -> Result<LocatedBlocks, DfsError> {
+    pub(crate) async fn reopen(self: &Arc<Self>, inode: InodeId) -> Result<LocatedBlocks, DfsError> {
         let request = v1::OpenFileRequest {
             context: self.own_context(),
             node: Some(node(inode)),
@@ -73,7 +82,7 @@ impl FsInner {
             length: ALL_BYTES,
             reopen: true,
         };
-        self.open_call(inode, request).await
+        self.open_for_writing_call(inode, request).await
     }
 
     /// Makes a node.
@@ -88,12 +97,27 @@ impl FsInner {
             .await
     }
 
+    /// Opens a file for reading and writing.
+    pub(super) async fn open_for_writing_call(
+        self: &Arc<Self>,
+        inode: InodeId,
+        request: v1::OpenFileRequest,
+    ) -> Result<LocatedBlocks, DfsError> {
+        let mut changing = self.changing(inode).await?;
+        let located = changing.answer(self.open_call(inode, request)).await?;
+        if let Some(status) = &located.status {
+            changing.told(status, true);
+        }
+        Ok(located)
+    }
+
     /// Opens a file.
     pub(super) async fn open_call(
         &self,
         inode: InodeId,
         request: v1::OpenFileRequest,
     ) -> Result<LocatedBlocks, DfsError> {
+        self.settled(&[inode]).await?;
         let subject = Subject::Inode(inode);
         self.client
             .namenode
@@ -108,6 +132,7 @@ impl FsInner {
         offset: u64,
         length: u64,
     ) -> Result<LocatedBlocks, DfsError> {
+        self.settled(&[inode]).await?;
         let request =
             v1::OpenRequest { context: self.own_context(), node: Some(node(inode)), offset, length };
         let subject = Subject::Inode(inode);
@@ -115,7 +140,11 @@ impl FsInner {
     }
 
     /// Sets the size of a file whose lease this session holds.
-    pub(crate) async fn set_size(&self, inode: InodeId, size: u64) -> Result<FileStatus, DfsError> {
+    pub(crate) async fn set_size(
+        self: &Arc<Self>,
+        inode: InodeId,
+        size: u64,
+    ) -> Result<FileStatus, DfsError> {
         let request = v1::SetAttributesRequest {
             context: self.own_context(),
             node: Some(node(inode)),
@@ -124,10 +153,13 @@ impl FsInner {
             opened: true,
             ..Default::default()
         };
-        self.set_attributes(inode, request).await
+        let mut changing = self.changing(inode).await?;
+        let status = changing.answer(self.set_attributes_call(inode, request)).await?;
+        changing.told(&status, true);
+        Ok(status)
     }
 
-    pub(super) async fn set_attributes(
+    pub(super) async fn set_attributes_call(
         &self,
         inode: InodeId,
         request: v1::SetAttributesRequest,
@@ -141,6 +173,7 @@ impl FsInner {
 
     /// Waits until every change answered before is on disk at the namenode.
     pub(crate) async fn sync_namespace(&self) -> Result<(), DfsError> {
+        self.all_carried_out().await?;
         let request = v1::SyncNamespaceRequest { context: self.own_context() };
         self.client
             .namenode

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::close_habit::CloseHabit;
 use super::create_habit::CreateHabit;
+use super::delegation::{self, Delegations};
 use super::files_ahead::FilesAhead;
 use super::lock_table::LockTable;
 use super::open_files::{LeaseTurn, OpenFiles};
@@ -52,6 +53,8 @@ pub(crate) struct FsInner {
     /// Whether new files are being written.
     pub(super) create_habit: CreateHabit,
     pub(super) close_habit: CloseHabit,
+    /// Directories whose changes are answered here.
+    pub(super) delegations: Arc<Delegations>,
     /// Leave to have a pipeline.
     pub(super) pipelines: Pipelines,
     /// How long an operation waits for what is away.
@@ -79,6 +82,7 @@ impl FileSystem {
             local_buffers: BufferPool::new(LOCAL_BUFFER_BYTES),
             create_habit: CreateHabit::default(),
             close_habit: CloseHabit::default(),
+            delegations: Arc::new(Delegations::new(config.delegations && config.relaxed)),
             pipelines: Pipelines::default(),
             wait: config.wait,
             files: Arc::default(),
@@ -90,9 +94,12 @@ impl FileSystem {
             tasks: Mutex::default(),
         });
         let started = inner.register().await?;
+        inner.epoch_is(started.epoch);
         let tasks = vec![
             tokio::spawn(session::keep(Arc::downgrade(&inner), started)),
             tokio::spawn(releases::report_releases(Arc::downgrade(&inner))),
+            tokio::spawn(delegation::send(Arc::downgrade(&inner), Arc::clone(&inner.delegations))),
+            tokio::spawn(delegation::keep(Arc::downgrade(&inner))),
             tokio::spawn(write_tender::tend(Arc::downgrade(&inner), Arc::clone(&inner.tender))),
         ];
         *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
@@ -109,6 +116,7 @@ impl FileSystem {
         while let Some(closed) = closing.next().await {
             outcome = outcome.and(closed);
         }
+        outcome = outcome.and(fs.all_settled().await);
         for task in fs.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }

@@ -43,6 +43,7 @@ impl FileSystem {
                 return Err(DfsError::refused(&Subject::Inode(InodeId(lock.inode)).to_string(), error));
             }
         }
+        fs.settled(&[InodeId(lock.inode)]).await?;
         let granted = loop {
             let wait_ms = if wait && !unlock { WAIT_MS } else { 0 };
             let registrations = fs.files.not_registering().await;
@@ -78,6 +79,7 @@ impl FileSystem {
     /// The lock that would be in the way of `lock`, if there is one; its pid is 0 if it belongs to another session.
     pub async fn get_lock(&self, caller: &Caller, lock: FileLock) -> Result<Option<FileLock>, DfsError> {
         let lock = normalised(lock);
+        self.inner().settled(&[InodeId(lock.inode)]).await?;
         let request = v1::GetLockRequest {
             context: self.context(caller),
             session: self.inner().session().to_owned(),

@@ -3,8 +3,8 @@
 //! [`FileSystem`] is a *session* at the namenode: it holds the leases of the files it writes, its locks, and unlinked files
 //! that are still open. [`OpenFile`] is an open file, one for each inode and session, shared by all its handles.
 //!
-//! Calls say in whose name they are made ([`Caller`]); nothing is cached here but what is open for writing, so that a
-//! caller decides itself how old its answers may be.
+//! Calls say in whose name they are made ([`Caller`]); nothing is cached here but what is open for writing and what is delegated to the
+//! session, which nobody else sees or changes meanwhile (`delegation`), so that a caller decides itself how old its answers may be.
 //!
 //! While the namenode cannot be reached, calls wait and go on when it is back, up to [`FileSystemConfig::wait`]; then they
 //! fail with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). Dropping the future of a call gives it up: a change may
@@ -15,6 +15,7 @@ mod caller;
 mod close_habit;
 mod config;
 mod create_habit;
+mod delegation;
 mod dirty;
 mod file_calls;
 mod file_system;
@@ -52,6 +53,7 @@ mod write_tender;
 pub use attributes::{NewNode, OpenOptions, SetAttributes, SetTime};
 pub use caller::Caller;
 pub use config::FileSystemConfig;
+pub use delegation::DelegationCounts;
 pub use dfs_proto::InodeId;
 pub use dfs_proto::v1::{
     FileLock, FileStatus, FileType, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,

@@ -1,19 +1,21 @@
 //! Namespace calls of a session.
 //!
-//! Each is one call at the namenode. Attributes that are answered are overlaid with what this session has written and not
+//! Each is one call at the namenode, or none if it is about delegated directories. Attributes that are answered are overlaid with what this session has written and not
 //! recorded yet, if the file is open for writing here.
 
 use bytes::Bytes;
-use dfs_proto::InodeId;
 use dfs_proto::v1::{self, ClusterStats, FileStatus, FileType, MoveMode, MoveResponse, NodeRef, XattrMode};
+use dfs_proto::{InodeId, RpcError};
 
+use super::delegation::{Touched, Verdict, Way};
 use super::subject::Subject;
 use super::{Caller, FileSystem, NewNode, SetAttributes};
-use crate::{DfsError, path};
+use crate::{DfsError, ErrorKind, path};
 
 impl FileSystem {
     /// Attributes of the node at an absolute path (see [`crate::DfsClient`] for the form of paths).
     pub async fn resolve(&self, caller: &Caller, path: &str) -> Result<FileStatus, DfsError> {
+        self.inner().all_settled().await?;
         let request = v1::StatRequest { context: self.context(caller), node: Some(path::node(path)?) };
         self.namenode().call(path, request, |mut s, r| async move { s.stat(r).await }).await
     }
@@ -25,19 +27,35 @@ impl FileSystem {
         parent: InodeId,
         name: &[u8],
     ) -> Result<FileStatus, DfsError> {
-        let request = v1::StatRequest { context: self.context(caller), node: Some(entry(parent, name)) };
         let subject = Subject::Entry(parent, name);
-        let status =
-            self.namenode().call(&subject, request, |mut s, r| async move { s.stat(r).await }).await?;
-        Ok(self.overlaid(status))
+        if let Verdict::Given(known) = self.inner().look_up_here(caller, (parent, name)) {
+            return Ok(self.overlaid(known.map_err(|kind| refusal(&subject, kind))?));
+        }
+        self.inner().settled(&[parent]).await?;
+        self.stat_call(caller, &subject, entry(parent, name)).await
     }
 
     /// Attributes of a node.
     pub async fn stat(&self, caller: &Caller, inode: InodeId) -> Result<FileStatus, DfsError> {
-        let request = v1::StatRequest { context: self.context(caller), node: Some(node(inode)) };
         let subject = Subject::Inode(inode);
+        if let Verdict::Given(Ok(known)) = self.inner().stat_here(inode) {
+            return Ok(self.overlaid(known));
+        }
+        self.inner().settled(&[inode]).await?;
+        self.stat_call(caller, &subject, node(inode)).await
+    }
+
+    async fn stat_call(
+        &self,
+        caller: &Caller,
+        subject: &Subject<'_>,
+        node: NodeRef,
+    ) -> Result<FileStatus, DfsError> {
+        let moment = self.inner().moment();
+        let request = v1::StatRequest { context: self.context(caller), node: Some(node) };
         let status =
-            self.namenode().call(&subject, request, |mut s, r| async move { s.stat(r).await }).await?;
+            self.namenode().call(subject, request, |mut s, r| async move { s.stat(r).await }).await?;
+        self.inner().told(std::slice::from_ref(&status), moment);
         Ok(self.overlaid(status))
     }
 
@@ -74,17 +92,30 @@ impl FileSystem {
         limit: u32,
         names_only: bool,
     ) -> Result<(Vec<FileStatus>, bool), DfsError> {
+        let fs = self.inner();
+        let limit = limit.clamp(1, crate::LIST_PAGE_ENTRIES as u32);
+        if start_after.is_empty() && fs.is_worked_through(caller, dir) {
+            fs.ask_now(caller, dir).await;
+        }
+        if let Some(known) = fs.list_here(caller, (dir, start_after), limit as usize, names_only) {
+            return Ok(known);
+        }
+        fs.settled(&[dir]).await?;
+        let moment = fs.moment();
         let request = v1::ListRequest {
             context: self.context(caller),
             node: Some(node(dir)),
             start_after: Bytes::copy_from_slice(start_after),
-            limit: limit.clamp(1, crate::LIST_PAGE_ENTRIES as u32),
+            limit,
             need_locations: false,
             names_only,
         };
         let subject = Subject::Inode(dir);
         let answer =
             self.namenode().call(&subject, request, |mut s, r| async move { s.list(r).await }).await?;
+        if !names_only {
+            fs.told(&answer.entries, moment);
+        }
         Ok((answer.entries, answer.has_more))
     }
 
@@ -96,9 +127,19 @@ impl FileSystem {
         name: &[u8],
         new: NewNode,
     ) -> Result<FileStatus, DfsError> {
+        let (fs, dirs, subject) = (self.inner(), [parent], Subject::Entry(parent, name));
+        let touched = Touched { dirs: &dirs, ..Touched::default() };
+        let way = fs.change(&subject, touched, |shared, moment| {
+            fs.make_here(shared, moment, caller, (parent, name), &new, None)
+        });
+        let mut changing = match way.await? {
+            Way::Here(made) => return made.map_err(|kind| refusal(&subject, kind)),
+            Way::Direct(changing) => changing,
+        };
         let request = self.make_node_request(caller, parent, name, new);
-        let answer = self.inner().make_node_call(&Subject::Entry(parent, name), request).await?;
-        answer.status.ok_or_else(|| incomplete(&Subject::Entry(parent, name), "status"))
+        let answer = changing.answer(fs.make_node_call(&subject, request)).await?;
+        changing.done(caller);
+        answer.status.ok_or_else(|| incomplete(&subject, "status"))
     }
 
     pub(super) fn make_node_request(
@@ -135,14 +176,19 @@ impl FileSystem {
         parent: InodeId,
         name: &[u8],
     ) -> Result<FileStatus, DfsError> {
+        let (fs, subject, nodes) = (self.inner(), Subject::Entry(parent, name), [inode]);
+        // What has several names cannot be in a delegated directory.
+        let dirs = [parent, fs.place_of(inode).unwrap_or(parent)];
+        let mut changing = fs.direct(&subject, Touched { dirs: &dirs, nodes: &nodes, others: false }).await?;
         let request = v1::LinkRequest {
             context: self.context(caller),
             inode: inode.get(),
             node: Some(entry(parent, name)),
         };
-        let subject = Subject::Entry(parent, name);
         let send = self.namenode().call_files(&subject, request, |mut s, r| async move { s.link(r).await });
-        Ok(self.overlaid(send.await?))
+        let status = changing.answer(send).await?;
+        changing.told(&status, false);
+        Ok(self.overlaid(status))
     }
 
     /// Removes a name: of an empty directory if `directory`, else of anything that is no directory. The answer tells the node's
@@ -154,11 +200,28 @@ impl FileSystem {
         name: &[u8],
         directory: bool,
     ) -> Result<FileStatus, DfsError> {
+        let (fs, dirs, subject) = (self.inner(), [parent], Subject::Entry(parent, name));
+        // A directory that is removed may be delegated itself.
+        let touched = Touched { dirs: &dirs, others: directory, ..Touched::default() };
+        let way = fs.change(&subject, touched, |shared, moment| {
+            fs.unlink_here(shared, moment, caller, (parent, name), directory)
+        });
+        let mut changing = match way.await? {
+            Way::Here(removed) => {
+                return Ok(self.overlaid(removed.map_err(|kind| refusal(&subject, kind))?));
+            }
+            Way::Direct(changing) => changing,
+        };
         let request =
             v1::UnlinkRequest { context: self.context(caller), node: Some(entry(parent, name)), directory };
-        let subject = Subject::Entry(parent, name);
         let send = self.namenode().call_files(&subject, request, |mut s, r| async move { s.unlink(r).await });
-        let status = send.await?.status.ok_or_else(|| incomplete(&subject, "status"))?;
+        let answer = changing.answer(send).await?;
+        let status = answer.status.ok_or_else(|| incomplete(&subject, "status"))?;
+        changing.told(&status, false);
+        if directory {
+            changing.removed(InodeId(status.inode));
+        }
+        changing.done(caller);
         Ok(self.overlaid(status))
     }
 
@@ -172,19 +235,43 @@ impl FileSystem {
         new_name: &[u8],
         mode: MoveMode,
     ) -> Result<MoveResponse, DfsError> {
+        // Named are both: which of them an error is about, its kind tells.
+        let (fs, dirs, subject) = (self.inner(), [parent, new_parent], Subject::Entry(parent, name));
+        // A directory that is moved or replaced may be delegated itself.
+        let touched = Touched { dirs: &dirs, others: true, ..Touched::default() };
+        let way = fs.change(&subject, touched, |shared, moment| {
+            fs.rename_here(shared, moment, caller, ((parent, name), (new_parent, new_name)), mode)
+        });
+        let mut changing = match way.await? {
+            Way::Here(moved) => {
+                let (moved, other) = moved.map_err(|kind| refusal(&subject, kind))?;
+                return Ok(self.overlaid_move(MoveResponse { moved: Some(moved), other }));
+            }
+            Way::Direct(changing) => changing,
+        };
         let request = v1::MoveRequest {
             context: self.context(caller),
             src: Some(entry(parent, name)),
             dst: Some(entry(new_parent, new_name)),
             mode: mode.into(),
         };
-        // Named are both: which of them an error is about, its kind tells.
-        let subject = Subject::Entry(parent, name);
         let send = self.namenode().call_files(&subject, request, |mut s, r| async move { s.r#move(r).await });
-        let mut answer = send.await?;
-        answer.moved = answer.moved.map(|status| self.overlaid(status));
-        answer.other = answer.other.map(|status| self.overlaid(status));
-        Ok(answer)
+        let answer = changing.answer(send).await?;
+        for status in answer.moved.iter().chain(&answer.other) {
+            changing.told(status, false);
+        }
+        if let Some(replaced) = answer.other.as_ref().filter(|_| mode == MoveMode::Replace) {
+            changing.removed(InodeId(replaced.inode));
+        }
+        changing.done(caller);
+        Ok(self.overlaid_move(answer))
+    }
+
+    fn overlaid_move(&self, answer: MoveResponse) -> MoveResponse {
+        MoveResponse {
+            moved: answer.moved.map(|status| self.overlaid(status)),
+            other: answer.other.map(|status| self.overlaid(status)),
+        }
     }
 
     /// Sets attributes and answers all of them. The size of a file that this session writes is set in order with its
@@ -195,7 +282,8 @@ impl FileSystem {
         inode: InodeId,
         mut set: SetAttributes,
     ) -> Result<FileStatus, DfsError> {
-        let file = self.inner().files.get(inode);
+        let fs = self.inner();
+        let file = fs.files.get(inode);
         if let (Some(size), Some(file)) = (set.size, file.as_ref().filter(|file| file.is_writable())) {
             file.set_len(size).await?;
             set.size = None;
@@ -203,13 +291,24 @@ impl FileSystem {
                 return Ok(file.status());
             }
         }
-        let request = v1::SetAttributesRequest {
-            context: self.context(caller),
-            node: Some(node(inode)),
-            session: self.inner().session().to_owned(),
-            ..set.into_request()
+        let (only, subject) = ([inode], Subject::Inode(inode));
+        let touched = Touched { dirs: &only, nodes: &only, others: false };
+        let way =
+            fs.change(&subject, touched, |shared, moment| fs.set_here(shared, moment, caller, inode, &set));
+        let status = match way.await? {
+            Way::Here(done) => done.map_err(|kind| refusal(&subject, kind))?,
+            Way::Direct(mut changing) => {
+                let request = v1::SetAttributesRequest {
+                    context: self.context(caller),
+                    node: Some(node(inode)),
+                    session: fs.session().to_owned(),
+                    ..set.into_request()
+                };
+                let status = changing.answer(fs.set_attributes_call(inode, request)).await?;
+                changing.told(&status, false);
+                status
+            }
         };
-        let status = self.inner().set_attributes(inode, request).await?;
         if let Some(file) = file {
             file.attributes_set(&status);
         }
@@ -218,6 +317,7 @@ impl FileSystem {
 
     /// Value of one extended attribute; [`NoAttribute`](crate::ErrorKind::NoAttribute) if there is none of that name.
     pub async fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Bytes, DfsError> {
+        self.inner().settled(&[inode]).await?;
         let request = v1::GetXattrRequest {
             context: self.context(caller),
             inode: inode.get(),
@@ -231,6 +331,7 @@ impl FileSystem {
 
     /// Names of all extended attributes, sorted.
     pub async fn list_xattrs(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Bytes>, DfsError> {
+        self.inner().settled(&[inode]).await?;
         let request = v1::ListXattrsRequest { context: self.context(caller), inode: inode.get() };
         let subject = Subject::Inode(inode);
         let send =
@@ -247,6 +348,7 @@ impl FileSystem {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<FileStatus, DfsError> {
+        let mut changing = self.inner().changing_attributes(inode).await?;
         let request = v1::SetXattrRequest {
             context: self.context(caller),
             inode: inode.get(),
@@ -257,7 +359,9 @@ impl FileSystem {
         let subject = Subject::Inode(inode);
         let send =
             self.namenode().call_files(&subject, request, |mut s, r| async move { s.set_xattr(r).await });
-        Ok(self.overlaid(send.await?))
+        let status = changing.answer(send).await?;
+        changing.told(&status, false);
+        Ok(self.overlaid(status))
     }
 
     /// Removes one extended attribute.
@@ -267,6 +371,7 @@ impl FileSystem {
         inode: InodeId,
         name: &[u8],
     ) -> Result<FileStatus, DfsError> {
+        let mut changing = self.inner().changing_attributes(inode).await?;
         let request = v1::RemoveXattrRequest {
             context: self.context(caller),
             inode: inode.get(),
@@ -275,7 +380,9 @@ impl FileSystem {
         let subject = Subject::Inode(inode);
         let send =
             self.namenode().call_files(&subject, request, |mut s, r| async move { s.remove_xattr(r).await });
-        Ok(self.overlaid(send.await?))
+        let status = changing.answer(send).await?;
+        changing.told(&status, false);
+        Ok(self.overlaid(status))
     }
 
     /// Capacity and health of the cluster.
@@ -303,6 +410,11 @@ pub(super) fn node(inode: InodeId) -> NodeRef {
 /// Reference to a name in a directory.
 pub(super) fn entry(parent: InodeId, name: &[u8]) -> NodeRef {
     NodeRef { base: parent.get(), path: Bytes::copy_from_slice(name) }
+}
+
+/// A refusal that the namenode was not asked for.
+pub(super) fn refusal(subject: &Subject<'_>, kind: ErrorKind) -> DfsError {
+    DfsError::refused(&subject.to_string(), RpcError::new(kind, "", ""))
 }
 
 /// An answer without a part it must have.

@@ -211,6 +211,19 @@ impl OpenFile {
         state.lease = lease;
     }
 
+    /// The namenode has made it, with a first block.
+    pub(super) fn first_block(&self, block: LocatedBlock) {
+        let mut state = self.core.state();
+        if state.lease && !block.locations.is_empty() && state.write.writers.is_empty() {
+            state.write.prepared = Some(block);
+        }
+    }
+
+    /// It was opened before the namenode had made it, which it does not.
+    pub(super) fn not_made(&self, error: DfsError) {
+        self.core.failed(error);
+    }
+
     /// Whether a handle is open for writing, or what was written is not recorded yet: the session needs the lease.
     pub(crate) fn is_writable(&self) -> bool {
         let state = self.core.state();

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use dfs_proto::v1::{self, FileStatus, LocatedBlocks};
 use dfs_proto::{ErrorKind, InodeId};
 
+use super::delegation::{Changing, Touched, Way};
 use super::file_calls::ALL_BYTES;
 use super::file_system::FsInner;
-use super::namespace::{incomplete, node};
+use super::namespace::{incomplete, node, refusal};
 use super::subject::Subject;
 use super::unbroken::unbroken;
 use super::{Caller, FileSystem, NewNode, OpenFile, OpenOptions};
@@ -24,6 +25,19 @@ impl FileSystem {
     ) -> Result<(FileStatus, Arc<OpenFile>), DfsError> {
         let fs = self.inner();
         let lease = fs.create_habit.writes();
+        let (dirs, subject) = ([parent], Subject::Entry(parent, name));
+        let touched = Touched { dirs: &dirs, ..Touched::default() };
+        let way = fs.change(&subject, touched, |shared, moment| {
+            fs.make_here(shared, moment, caller, (parent, name), &new, Some(lease))
+        });
+        let mut changing = match way.await? {
+            Way::Direct(changing) => changing,
+            Way::Here(made) => {
+                let status = made.map_err(|kind| refusal(&subject, kind))?;
+                let file = fs.made_here(&status, lease);
+                return Ok((status, file));
+            }
+        };
         let request = v1::MakeNodeRequest {
             session: fs.session().to_owned(),
             allocate_block: lease,
@@ -33,16 +47,21 @@ impl FileSystem {
         let registrations = fs.files.not_registering().await;
         let (calling, undoing) = (Arc::clone(fs), Arc::clone(fs));
         let subject_name = name.to_vec();
-        let call =
-            async move { calling.make_node_call(&Subject::Entry(parent, &subject_name), request).await };
-        let undo = move |answer: Result<v1::MakeNodeResponse, DfsError>| async move {
+        let call = async move {
+            let subject = Subject::Entry(parent, &subject_name);
+            (changing.answer(calling.make_node_call(&subject, request)).await, changing)
+        };
+        let undo = move |(answer, changing): (Result<v1::MakeNodeResponse, DfsError>, Changing)| async move {
+            drop(changing);
             // Without an answer, the lease is given back when somebody else wants it.
             if let Ok(v1::MakeNodeResponse { status: Some(status), .. }) = answer {
                 let handle = PendingOpen::count(&undoing, InodeId(status.inode)).await;
                 undoing.give_back(handle.inode).await;
             }
         };
-        let answer = unbroken(fs, call, undo).await?;
+        let (answer, changing) = unbroken(fs, call, undo).await;
+        let answer = answer?;
+        changing.done(caller);
         let status = answer.status.ok_or_else(|| incomplete(&Subject::Entry(parent, name), "status"))?;
         let mut handle = PendingOpen::new_file(fs, InodeId(status.inode));
         if fs.files.registrations() != registrations {
@@ -81,7 +100,9 @@ impl FileSystem {
         };
         if !options.write {
             // Nothing but the handle is to be given back.
+            let moment = fs.moment();
             let located = fs.open_call(inode, request).await?;
+            fs.told(located.status.as_slice(), moment);
             let ahead = fs.ahead.take(&located);
             let file = handle.opened(located, None, false);
             if let Some(ahead) = ahead {
@@ -90,7 +111,7 @@ impl FileSystem {
             return Ok(file);
         }
         let (calling, undoing) = (Arc::clone(fs), Arc::clone(fs));
-        let call = async move { (calling.open_call(inode, request).await, handle, turn) };
+        let call = async move { (calling.open_for_writing_call(inode, request).await, handle, turn) };
         let undo = move |(answer, handle, turn): (Result<LocatedBlocks, DfsError>, PendingOpen, _)| async move {
             drop(turn);
             if answer.is_ok() {
@@ -109,6 +130,18 @@ impl FileSystem {
             unused.file = None;
         }
         Ok(file)
+    }
+}
+
+impl FsInner {
+    /// Opens a file that was made here and that the namenode does not know yet.
+    fn made_here(self: &Arc<Self>, status: &FileStatus, lease: bool) -> Arc<OpenFile> {
+        let mut handle = PendingOpen::new_file(self, InodeId(status.inode));
+        handle.write = false;
+        let located = LocatedBlocks { status: Some(status.clone()), blocks: Vec::new(), complete: true };
+        let file = handle.opened(located, None, true);
+        file.created(lease);
+        file
     }
 }
 

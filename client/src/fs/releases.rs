@@ -39,6 +39,10 @@ impl FsInner {
 
     /// Reports everything that is released.
     async fn report_released(&self) {
+        // A file that was made and released is to be heard of in this order.
+        if self.all_settled().await.is_err() {
+            return;
+        }
         while let Some(report) = self.files.take_released() {
             // The namenode drops what was not unlocked.
             self.locks().drop_files(&report.inodes);

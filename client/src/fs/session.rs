@@ -22,6 +22,9 @@ const POLLS_PER_TIMEOUT: u64 = 3;
 /// Pause after a poll that failed although it was retried.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
+/// Pause after directories were wanted back, which is told again until they are given back.
+const PAUSE_AFTER_RECALL: Duration = Duration::from_millis(5);
+
 /// Keeps the session alive from its first answer on until it ends.
 pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
     let KeepSessionResponse { mut epoch, mut timeout_ms, .. } = started;
@@ -36,8 +39,13 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
                 failing = false;
                 timeout_ms = answer.timeout_ms;
                 if answer.epoch != epoch {
+                    // What was delegated before is not any longer.
+                    fs.epoch_is(answer.epoch);
                     match fs.register().await {
-                        Ok(registered) => epoch = registered.epoch,
+                        Ok(registered) => {
+                            epoch = registered.epoch;
+                            fs.epoch_is(epoch);
+                        }
                         Err(error) => {
                             tracing::warn!(session = fs.session(), %error, "could not register again");
                             tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
@@ -46,6 +54,13 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
                 }
                 for inode in answer.recalled {
                     fs.recalled(InodeId(inode));
+                }
+                if !answer.recalled_directories.is_empty() {
+                    for dir in answer.recalled_directories {
+                        fs.directory_recalled(dir);
+                    }
+                    drop(fs);
+                    tokio::time::sleep(PAUSE_AFTER_RECALL).await;
                 }
             }
             Err(error) => {
@@ -113,7 +128,7 @@ impl FsInner {
     }
 
     /// Gives back the lease of a file that nothing here writes.
-    pub(super) async fn give_back(&self, inode: InodeId) {
+    pub(super) async fn give_back(self: &Arc<Self>, inode: InodeId) {
         let _turn = self.files.lease_turn(inode).await;
         if self.files.get(inode).is_some_and(|file| file.is_writable()) {
             return;

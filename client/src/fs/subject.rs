@@ -10,6 +10,8 @@ pub(super) enum Subject<'a> {
     Inode(InodeId),
     /// A name in a directory.
     Entry(InodeId, &'a [u8]),
+    /// Everything that the session changed.
+    Session,
 }
 
 impl fmt::Display for Subject<'_> {
@@ -17,6 +19,7 @@ impl fmt::Display for Subject<'_> {
         match self {
             Self::Inode(inode) => write!(f, "{inode}"),
             Self::Entry(parent, name) => write!(f, "{} in {parent}", name.escape_ascii()),
+            Self::Session => f.write_str("changes of this session"),
         }
     }
 }

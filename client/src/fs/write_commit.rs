@@ -129,6 +129,10 @@ impl FileCore {
             context: namenode.context(),
             node: Some(NodeRef { base: self.inode.get(), path: Bytes::new() }),
         };
+        if let Err(error) = self.fs.settled(&[self.inode]).await {
+            tracing::warn!(file = %self.subject, %error, "the lease could not be given to recovery");
+            return;
+        }
         let asked = namenode.call("", request, |mut s, r| async move { s.recover_lease(r).await });
         if let Err(error) = asked.await {
             // It happens when the session ends, too.

@@ -69,6 +69,8 @@ impl BlockWriter {
     /// The block that was allocated with the file, or what the namenode answers. If too few datanodes are left for a new
     /// block, those that failed a while ago get another chance; if none is left, all do.
     async fn obtain_block(&mut self) -> Result<OpenBlock, DfsError> {
+        // A file that was made a moment ago may not be known to the namenode yet, nor its first block here.
+        self.file.fs.settled(&[self.file.inode]).await?;
         if let Some(located) = self.file.take_prepared(self.index) {
             return OpenBlock::new(&self.target.path, located);
         }

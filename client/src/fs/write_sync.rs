@@ -94,7 +94,7 @@ impl FileCore {
         if self.is_unrecorded() {
             self.commit_durably(false).await?;
         }
-        let changed = std::mem::take(&mut self.state().namespace_changed);
+        let changed = std::mem::take(&mut self.state().namespace_changed) | self.fs.has_queued();
         if changed && let Err(error) = self.fs.sync_namespace().await {
             self.state().namespace_changed |= changed;
             return Err(error);

@@ -91,6 +91,58 @@ fn names_and_attributes_of_one_mount_are_seen_on_another_within_the_cache_time()
 }
 
 #[test]
+fn a_directory_that_one_mount_changes_a_lot_is_seen_as_it_is_elsewhere() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        // Without caches of its own, the other mount sees what the cluster says.
+        let (here, there) = (cluster.mount(&[])?, cluster.mount(&["-o", "cache-ttl=0"])?);
+        let client = cluster.client()?;
+        for round in 0..3u64 {
+            let dir = format!("d{round}");
+            fs::create_dir(here.path(&dir))?;
+            for number in 0..200u64 {
+                let path = here.path(format!("{dir}/f{number}"));
+                fs::write(&path, if number % 4 == 0 { pattern(number, 0, 900) } else { Vec::new() })?;
+                if number % 10 == 0 {
+                    fs::rename(&path, here.path(format!("{dir}/moved{number}")))?;
+                }
+                if number % 2 == 1 {
+                    fs::remove_file(&path)?;
+                }
+            }
+            let subdir = here.path(format!("{dir}/sub"));
+            fs::create_dir(&subdir)?;
+            fs::set_permissions(&subdir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+            fs::write(subdir.join("x"), "x")?;
+            match round {
+                0 => {
+                    ensure!(fs::read_dir(there.path(&dir))?.count() == 101);
+                    let same = |name: &str| -> Result<bool> {
+                        let (one, other) = (fs::metadata(here.path(name))?, fs::metadata(there.path(name))?);
+                        let of =
+                            |m: &fs::Metadata| (m.ino(), m.len(), m.mode(), m.mtime_nsec(), m.ctime_nsec());
+                        Ok(of(&one) == of(&other))
+                    };
+                    ensure!(same(&format!("{dir}/f2"))? && same(&format!("{dir}/moved20"))?);
+                    ensure!(same(&format!("{dir}/sub"))? && same(&dir)?);
+                    ensure!(fs::read(there.path(format!("{dir}/sub/x")))? == b"x");
+                }
+                1 => {
+                    ensure!(errno(fs::metadata(there.path(format!("{dir}/f1"))))? == libc::ENOENT);
+                    ensure!(errno(fs::create_dir(there.path(format!("{dir}/f198"))))? == libc::EEXIST);
+                    fs::remove_dir_all(there.path(&dir))?;
+                    ensure!(errno(fs::write(here.path(format!("{dir}/again")), "x"))? == libc::ENOENT);
+                }
+                _ => {
+                    let got = cluster.block_on(read_all(&client, &format!("/{dir}/moved180")))?;
+                    ensure_same("the library", &got, &pattern(180, 0, 900))?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn synced_bytes_of_an_open_file_are_read_on_another_mount() -> Result<()> {
     with_cluster(&[], |cluster| {
         let (here, there) = (cluster.mount(&SMALL_BLOCKS)?, cluster.mount(&SMALL_BLOCKS)?);

@@ -135,6 +135,35 @@ fn synced_bytes_and_names_survive_everything() -> Result<()> {
 }
 
 #[test]
+fn synced_names_of_a_busy_directory_survive_a_killed_mount_and_others_are_a_prefix() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let mount = cluster.mount(&[])?;
+        fs::create_dir(mount.path("d"))?;
+        for number in 0..300 {
+            fs::create_dir(mount.path(format!("d/{number}")))?;
+            if number >= 10 {
+                fs::remove_dir(mount.path(format!("d/{}", number - 10)))?;
+            }
+            if number == 200 {
+                File::open(mount.path("d"))?.sync_all()?;
+            }
+        }
+        mount.kill_9()?;
+        mount.mount()?;
+        let mut left = Vec::new();
+        for entry in fs::read_dir(mount.path("d"))? {
+            left.push(entry?.file_name().to_string_lossy().parse::<u64>()?);
+        }
+        left.sort_unstable();
+        let (Some(first), Some(last)) = (left.first(), left.last()) else { anyhow::bail!("nothing is left") };
+        ensure!(*last >= 200, "synced: {left:?}");
+        // Ten are there, or eleven between a making and a removal.
+        ensure!((10..=11).contains(&left.len()) && last - first + 1 == left.len() as u64, "{left:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn closed_files_survive_a_killed_mount_without_fsync() -> Result<()> {
     with_cluster(&[], |cluster| {
         let mount = cluster.mount(&SMALL_BLOCKS)?;

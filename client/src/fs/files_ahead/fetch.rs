@@ -75,6 +75,7 @@ async fn fetch(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) {
 }
 
 async fn locate(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<Found>, crate::DfsError> {
+    fs.all_settled().await?;
     let request = v1::LocateFilesRequest {
         context: Some(fs.client.namenode.context_as(&caller.user, &caller.groups, false)),
         inodes: wanted.iter().map(|wanted| wanted.inode.get()).collect(),

@@ -1,5 +1,6 @@
 //! Sessions as a mount has them (`dfs_client::fs`), end to end.
 
+mod delegations;
 mod locks;
 mod names;
 mod open_files;

@@ -1,0 +1,245 @@
+//! Asking for directories and giving them back.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use dfs_proto::v1::{DelegateDirectoryRequest, ReserveInodesRequest, ReturnDirectoriesRequest};
+use dfs_proto::{ErrorKind, InodeId};
+
+use super::Shared;
+use super::clock::Clock;
+use super::nodes::Grant;
+use super::numbers::RESERVED_AT_ONCE;
+use crate::fs::Caller;
+use crate::fs::file_system::FsInner;
+use crate::fs::subject::Subject;
+use crate::retry::RetryPolicy;
+
+/// Most entries of a directory that is asked for: a listing of some milliseconds. The namenode's own limit.
+const MAX_GRANTED_ENTRIES: u32 = 4_096;
+/// A question that is not answered by then is given up: those who change the directory wait for it.
+const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// Directories that were not changed for so long are given back.
+const IDLE: Duration = Duration::from_secs(30);
+/// How often they are looked for.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause before a directory is given back again, when that failed although it was retried.
+const RETURN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives idle directories back until the session ends.
+pub(in crate::fs) async fn keep(fs: Weak<FsInner>) {
+    loop {
+        tokio::time::sleep(IDLE_INTERVAL).await;
+        let Some(fs) = fs.upgrade() else { return };
+        let mut shared = fs.delegations.lock();
+        let before = Instant::now().checked_sub(IDLE);
+        let idle = before.map(|before| shared.nodes.idle_since(before)).unwrap_or_default();
+        fs.leave(&mut shared, &idle);
+    }
+}
+
+impl FsInner {
+    /// `caller` changed something in a directory by a call.
+    pub(super) fn changed_by(self: &Arc<Self>, caller: &Caller, dir: u64) {
+        let mut shared = self.delegations.lock();
+        if !shared.enabled {
+            return;
+        }
+        let nodes = &shared.nodes;
+        let below = nodes.place(dir).is_some_and(|above| nodes.of(caller, above).is_some());
+        let at = Instant::now();
+        if shared.habit.changed(caller, dir, at) || below && !shared.habit.is_resting(dir, at) {
+            self.ask(&mut shared, caller, dir);
+        }
+    }
+
+    /// Asks for a directory in the background, unless that is under way or it is delegated already.
+    fn ask(self: &Arc<Self>, shared: &mut Shared, caller: &Caller, dir: u64) {
+        if !shared.enabled || shared.nodes.is_delegated(dir) || !shared.gates.ask(dir) {
+            return;
+        }
+        self.reserve(shared);
+        let (fs, caller) = (Arc::clone(self), caller.clone());
+        self.spawn(async move { fs.ask_for(caller, dir).await });
+    }
+
+    /// Asks for a directory and waits for the answer.
+    pub(in crate::fs) async fn ask_now(self: &Arc<Self>, caller: &Caller, dir: InodeId) {
+        self.ask(&mut self.delegations.lock(), caller, dir.get());
+        let quiet = |shared: &mut Shared| (!shared.gates.is_asking(dir.get())).then_some(());
+        // Without an answer, it is listed as ever.
+        let _ = self.when(&Subject::Inode(dir), quiet).await;
+    }
+
+    async fn ask_for(self: Arc<Self>, caller: Caller, dir: u64) {
+        let ready = |shared: &mut Shared| {
+            (shared.queue.is_settled(dir) && !shared.gates.is_changing(dir)).then_some(())
+        };
+        let subject = Subject::Inode(InodeId(dir));
+        let ready = self.when(&subject, ready);
+        let answer = match tokio::time::timeout(ASK_PATIENCE, ready).await {
+            Ok(Ok(())) => {
+                let request = DelegateDirectoryRequest {
+                    context: Some(self.client.namenode.context_as(&caller.user, &caller.groups, true)),
+                    session: self.session().to_owned(),
+                    inode: dir,
+                    entries_max: MAX_GRANTED_ENTRIES,
+                };
+                let policy = RetryPolicy { deadline: ASK_PATIENCE, ..RetryPolicy::default() };
+                let namenode = &self.client.namenode;
+                let call = namenode.call_files_with(policy, &subject, request, |mut s, r| async move {
+                    s.delegate_directory(r).await
+                });
+                Some(call.await)
+            }
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let at = Instant::now();
+        let mut shared = self.delegations.lock();
+        let wanted = shared.gates.asked(dir);
+        match answer {
+            Some(Ok(answer)) => {
+                let clock = Clock::new(answer.now_ns, at);
+                shared.clock.get_or_insert(clock).told(clock, at);
+                match answer.directory.filter(|_| answer.granted) {
+                    Some(directory) if wanted => {
+                        let Shared { nodes, heard, .. } = &mut *shared;
+                        let (entries, epoch) = (answer.entries, answer.epoch);
+                        nodes.grant(Grant { caller, directory, entries, epoch }, heard, at);
+                        self.give_surplus(&mut shared);
+                    }
+                    Some(_) => self.give_up(&mut shared, &[dir]),
+                    None => shared.habit.rest(dir, at),
+                }
+            }
+            Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
+                tracing::info!("this namenode delegates no directories");
+                shared.enabled = false;
+            }
+            Some(Err(error)) => {
+                // Refused for this caller, or granted with the answer lost.
+                tracing::debug!(dir, %error, "a directory was not delegated");
+                self.give_up(&mut shared, &[dir]);
+            }
+            None => shared.habit.rest(dir, at),
+        }
+        if shared.gates.is_quiet() {
+            shared.heard.clear();
+        }
+        drop(shared);
+        self.delegations.progress.notify_waiters();
+    }
+
+    /// Gives directories back that somebody else wants, or that cannot be kept: they are left alone for a while.
+    pub(super) fn give_up(self: &Arc<Self>, shared: &mut Shared, dirs: &[u64]) {
+        let at = Instant::now();
+        for dir in dirs {
+            shared.habit.rest(*dir, at);
+        }
+        self.leave(shared, dirs);
+    }
+
+    /// Gives directories back beyond the bounds.
+    pub(super) fn give_surplus(self: &Arc<Self>, shared: &mut Shared) {
+        let surplus = shared.nodes.surplus();
+        self.leave(shared, &surplus);
+    }
+
+    /// Gives directories back, in the background: from now on nothing is answered from them.
+    fn leave(self: &Arc<Self>, shared: &mut Shared, dirs: &[u64]) {
+        let mut returned = Vec::new();
+        for dir in dirs {
+            shared.nodes.forget(*dir);
+            if shared.gates.give_back(*dir) {
+                returned.push(*dir);
+            }
+        }
+        if !returned.is_empty() {
+            let fs = Arc::downgrade(self);
+            self.spawn(return_directories(fs, returned));
+        }
+    }
+
+    /// Somebody else wants a directory.
+    pub(in crate::fs) fn directory_recalled(self: &Arc<Self>, dir: u64) {
+        let mut shared = self.delegations.lock();
+        if shared.gates.spoil(dir) {
+            return;
+        }
+        self.give_up(&mut shared, &[dir]);
+    }
+
+    /// The session has this epoch now: what was delegated or set aside in another one is not any longer.
+    pub(in crate::fs) fn epoch_is(&self, epoch: u64) {
+        let mut shared = self.delegations.lock();
+        if shared.epoch == epoch {
+            return;
+        }
+        shared.epoch = epoch;
+        for dir in shared.nodes.not_of_epoch(epoch) {
+            shared.nodes.forget(dir);
+        }
+        shared.numbers.forget();
+        drop(shared);
+        self.delegations.progress.notify_waiters();
+    }
+
+    /// Has more numbers set aside, in the background.
+    pub(super) fn reserve(self: &Arc<Self>, shared: &mut Shared) {
+        if !shared.numbers.ask(Instant::now()) {
+            return;
+        }
+        let fs = Arc::clone(self);
+        self.spawn(async move {
+            let epoch = fs.delegations.lock().epoch;
+            let request = ReserveInodesRequest {
+                context: fs.own_context(),
+                session: fs.session().to_owned(),
+                count: RESERVED_AT_ONCE,
+            };
+            let namenode = &fs.client.namenode;
+            let call = namenode.call_files("", request, |mut s, r| async move { s.reserve_inodes(r).await });
+            let answer = call.await;
+            let mut shared = fs.delegations.lock();
+            match answer {
+                Ok(range) if shared.epoch == epoch => shared.numbers.reserved(range.first, range.count),
+                Ok(_) => shared.numbers.refused(Instant::now()),
+                Err(error) => {
+                    tracing::debug!(%error, "no inode numbers were set aside");
+                    shared.numbers.refused(Instant::now());
+                }
+            }
+            drop(shared);
+            fs.delegations.progress.notify_waiters();
+        });
+    }
+}
+
+/// Gives directories back once no queued change touches them.
+async fn return_directories(fs: Weak<FsInner>, dirs: Vec<u64>) {
+    let inodes: Vec<InodeId> = dirs.iter().copied().map(InodeId).collect();
+    loop {
+        let Some(fs) = fs.upgrade() else { return };
+        if fs.settled(&inodes).await.is_err() {
+            continue;
+        }
+        let request = ReturnDirectoriesRequest {
+            context: fs.own_context(),
+            session: fs.session().to_owned(),
+            inodes: dirs.clone(),
+        };
+        let namenode = &fs.client.namenode;
+        let call = namenode.call_files("", request, |mut s, r| async move { s.return_directories(r).await });
+        match call.await {
+            Ok(_) => {}
+            Err(error) if error.kind().is_retriable() => {
+                drop(fs);
+                tokio::time::sleep(RETURN_PAUSE).await;
+                continue;
+            }
+            Err(error) => tracing::debug!(%error, "directories could not be given back"),
+        }
+        fs.delegations.lock().gates.given_back(&dirs);
+        return;
+    }
+}
