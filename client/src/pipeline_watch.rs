@@ -168,13 +168,18 @@ fn starving(looks: &[Look], member: usize, queued: u64, star: bool) -> Option<u6
     let Look::Writes(progress) = looks[member] else { return None };
     let sender = if star { None } else { member.checked_sub(1) };
     let before = match sender.map(|before| looks[before]) {
+        // The beginning of a packet is passed on with its first bytes.
+        Some(Look::Writes(before)) if has_only_begun(before) => before.stored,
         Some(Look::Writes(before)) => before.received,
         // All that there is.
         Some(Look::Idle | Look::Silent) | None => queued,
     };
-    // The beginning of a packet counts before its bytes have come.
-    let waits = progress.received.saturating_sub(progress.stored) <= units(0);
-    (progress.received < before && waits).then_some(progress.received)
+    (progress.received < before && has_only_begun(progress)).then_some(progress.received)
+}
+
+/// Of what a member has not stored it has got the beginning of a packet at most, which counts before its bytes have come.
+fn has_only_begun(progress: PipelineProgress) -> bool {
+    progress.received.saturating_sub(progress.stored) <= units(0)
 }
 
 /// Watches how the packets of one pipeline are acknowledged.
@@ -350,6 +355,11 @@ mod tests {
             stuck(&same([writes(900, 700), writes(500, 400), writes(101, 100)]), 1000, false),
             Some(2)
         );
+        // Slow is the link to the one that has got the beginning of a packet and has nothing to pass on yet.
+        let first = same([writes(101, 100), writes(100, 100), writes(100, 100)]);
+        assert_eq!(stuck(&first, 1000, false), Some(0));
+        let second = same([writes(1000, 1000), writes(101, 100), writes(100, 100)]);
+        assert_eq!(stuck(&second, 1000, false), Some(1));
         // The member before it is done with the block.
         assert_eq!(stuck(&same([Look::Idle, writes(999, 999), Look::Idle]), 1000, false), Some(1));
     }
