@@ -171,7 +171,7 @@ async fn ask(client: &Inner, choice: &Choice) -> Result<FileChecksum, TransferFa
     let mut connection = DataConnection::connect(address, connect_timeout, patience).await?;
     let header =
         BaseHeaderProto { block: datanode::extended(&client.defaults.block_pool_id, block), token: None };
-    connection.send(&encode_op(Op::BlockChecksum, &OpBlockChecksumProto { header })).await?;
+    connection.send(&encode_op(Op::BlockChecksum, &OpBlockChecksumProto { header, verify: None })).await?;
     let response: BlockOpResponseProto = connection.read_message().await?;
     if response.status() != Status::Success {
         return Err(TransferFault::Refused {

@@ -172,7 +172,7 @@ fn fuzzed_headers_of_copies() {
 
 #[test]
 fn fuzzed_headers_of_checksums() {
-    let checksum = transfer::OpBlockChecksumProto { header: block() };
+    let checksum = transfer::OpBlockChecksumProto { header: block(), verify: None };
     let valid = [encode_op(Op::BlockChecksum, &checksum)];
     fuzz("header of a checksum", &valid, reads::<transfer::OpBlockChecksumProto>);
 }

@@ -4,11 +4,12 @@
 //!
 //! Volumes are scanned in parallel, and several threads share one volume's directories.
 //! Nothing is deleted but copies that were on their way in (the source still has them), replicas without a
-//! single byte, and checksums without data. Everything that is dropped or set aside is logged.
+//! single byte, and checksums without data. Of a replica that is cut where its damage begins, the files are copied to `orphaned/` first.
+//! Everything that is dropped or set aside is logged.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -397,6 +398,16 @@ fn open_unfinished(
         (length, partial_sum) = (good.length, good.partial_sum);
         let covered = meta_file::covered_length(&data, &meta, checksum).map_err(disk(&data_at))?.length;
         damaged = covered > length + checksum.bytes_per_checksum() as u64;
+        if damaged {
+            tracing::warn!(%block, length, "unfinished replica is damaged in the middle; its files are kept aside");
+            for path in [&data_at, &meta_at] {
+                let kept = orphan_path(volume, path)?;
+                if let Err(error) = fs::copy(path, &kept) {
+                    // Other replicas have it too; a full disk is no reason not to start.
+                    tracing::warn!(path = %kept.display(), %error, "not kept aside");
+                }
+            }
+        }
         let chunks = length.div_ceil(checksum.bytes_per_checksum() as u64);
         meta_len = META_HEADER_BYTES as u64 + chunks * checksum.checksum_size() as u64;
     }
@@ -425,6 +436,12 @@ fn open_unfinished(
 
 /// Moves a file to `orphaned/`, under a name of its own if the name is taken.
 pub(super) fn set_aside(volume: &Volume, path: &Path) -> Result<(), DatanodeError> {
+    let target = orphan_path(volume, path)?;
+    fs::rename(path, &target).map_err(disk(path))
+}
+
+/// A free path in `orphaned/` for a file of this name.
+fn orphan_path(volume: &Volume, path: &Path) -> Result<PathBuf, DatanodeError> {
     let dir = volume.dir().join(layout::ORPHANED);
     fs::create_dir_all(&dir).map_err(disk(&dir))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -434,5 +451,5 @@ pub(super) fn set_aside(volume: &Volume, path: &Path) -> Result<(), DatanodeErro
         target = dir.join(format!("{name}.{number}"));
         number += 1;
     }
-    fs::rename(path, &target).map_err(disk(path))
+    Ok(target)
 }

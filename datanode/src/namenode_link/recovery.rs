@@ -131,7 +131,8 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
         new_generation_stamp: id.get(),
         ..Default::default()
     };
-    match agree_on_content(link, order, (known, block.length), (&candidates, &places)).await? {
+    let asked = (&candidates[..], &places[..]);
+    match agree_on_content(link, order, (known, block.length), asked, undecided == 0).await? {
         None => outcome.delete_block = true,
         Some(agreement) => {
             let updates = agreement
@@ -164,44 +165,63 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     Ok(())
 }
 
-/// [`agree`], and members whose checksums can be had and are the same. Others decide nothing: if all that answered are
-/// such, those that are away may be good, and the recovery is tried again later.
+/// [`agree`], and members whose checksums can be had and are the same; a lone one is read and verified. Others decide nothing. If
+/// all that answered are such, or less is left than is known to have been acknowledged, those that are away may be better,
+/// and the recovery is tried again later; if `all_answered`, the file is closed with what is there.
 async fn agree_on_content(
     link: &NamenodeLink,
     order: &RecoverBlockCommand,
     (known, known_length): (BlockRef, u64),
     (candidates, places): (&[RecoveryCandidate], &[&DatanodeInfo]),
+    all_answered: bool,
 ) -> Result<Option<Agreement>, DatanodeError> {
     let mut left: Vec<usize> = (0..candidates.len()).collect();
+    let mut first = None;
     loop {
         let asked: Vec<RecoveryCandidate> = left.iter().map(|i| candidates[*i].clone()).collect();
-        let all = left.len() == candidates.len();
-        let Some(mut agreement) = agree(known, known_length, &asked, order.truncate_length)? else {
-            return if all { Ok(None) } else { Err(DatanodeError::NothingToRecover { block: known }) };
+        let agreed = match agree(known, known_length, &asked, order.truncate_length) {
+            Err(error) if first.is_none() => return Err(error),
+            agreed => agreed.unwrap_or(None),
+        };
+        let Some(mut agreement) = agreed else {
+            return match first {
+                Some(_) if !all_answered => Err(DatanodeError::NothingToRecover { block: known }),
+                first => Ok(first),
+            };
         };
         agreement.members = agreement.members.iter().map(|i| left[*i]).collect();
         if agreement.length == 0 {
             return Ok(Some(agreement));
         }
-        let kept = of_one_content(link, places, candidates, &agreement).await;
+        let is_less = order.truncate_length.is_none() && agreement.length < known_length;
+        if is_less && !all_answered {
+            return Err(DatanodeError::NothingToRecover { block: known });
+        }
+        let mut kept = of_one_content(link, places, candidates, &agreement, false).await;
+        if let [lone] = kept[..] {
+            let alone = Agreement { members: vec![lone], ..agreement };
+            kept = of_one_content(link, places, candidates, &alone, true).await;
+        }
         if !kept.is_empty() {
             return Ok(Some(Agreement { members: kept, ..agreement }));
         }
         left.retain(|i| !agreement.members.contains(i));
+        first.get_or_insert(agreement);
     }
 }
 
-/// The members of the largest group with equal content.
+/// The members of the largest group with equal content. With `verify`, those that do not fit their checksums are left out.
 async fn of_one_content(
     link: &NamenodeLink,
     places: &[&DatanodeInfo],
     candidates: &[RecoveryCandidate],
     agreement: &Agreement,
+    verify: bool,
 ) -> Vec<usize> {
     let sums = agreement.members.iter().map(|i| {
         let (shared, datanode) = (Arc::clone(&link.shared), places[*i].into());
         let (block, length) = (candidates[*i].block, agreement.length);
-        link.disk_workers.call(move || checksum_op::content_sum(&shared, &datanode, block, length))
+        link.disk_workers.call(move || checksum_op::content_sum(&shared, &datanode, block, length, verify))
     });
     let mut found = Vec::with_capacity(agreement.members.len());
     for (i, sum) in agreement.members.iter().zip(join_all(sums).await) {

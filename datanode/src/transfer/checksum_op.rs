@@ -50,14 +50,16 @@ pub struct ContentSum {
     sum: Vec<u8>,
 }
 
-/// Asks a datanode for the checksum of the first `length` bytes, at least one, of a replica of its.
+/// Asks a datanode for the checksum of the first `length` bytes, at least one, of a replica of its. With `verify` it reads them, too,
+/// and refuses if they do not fit their checksums.
 pub fn content_sum(
     shared: &Shared,
     datanode: &DatanodeInfoProto,
     block: BlockRef,
     length: u64,
+    verify: bool,
 ) -> Result<ContentSum, DatanodeError> {
-    let op = OpBlockChecksumProto { header: shared.header_for(block, length) };
+    let op = OpBlockChecksumProto { header: shared.header_for(block, length), verify: Some(verify) };
     let addr = address_of(datanode)?;
     let answer = if datanode.id.datanode_uuid == shared.dataset.uuid() {
         compute(shared, &op)?
@@ -81,6 +83,9 @@ fn compute(
     let block = shared.block_of(&op.header)?;
     // A length in the request asks for a prefix; zero stands for all.
     let asked = op.header.block.num_bytes.filter(|length| *length > 0);
+    if op.verify() {
+        shared.dataset.verify_prefix(block, asked)?;
+    }
     let (checksum, sums, length) = shared.dataset.prefix_checksums(block, asked)?;
     let crc = compose(checksum.kind(), &sums, length, checksum.bytes_per_checksum() as u64);
     let proto = checksum.to_proto();

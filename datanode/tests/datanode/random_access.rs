@@ -28,7 +28,7 @@ fn checksum_of(node: &Datanode, block: Block, length: u64) -> (u64, Vec<u8>) {
     let mut socket = wire::connect(node.xfer_addr());
     let mut header = wire::header(block);
     header.block.num_bytes = Some(length);
-    let op = OpBlockChecksumProto { header };
+    let op = OpBlockChecksumProto { header, verify: None };
     socket.write_all(&encode_op(Op::BlockChecksum, &op)).expect("sent");
     let answer: BlockOpResponseProto = read_delimited(&mut socket).expect("answered");
     let found = answer.checksum_response.expect("checksum");

@@ -205,7 +205,7 @@ async fn the_checksum_of_a_block_is_that_of_its_data() {
     let (block, data) = (Block::new(1, 1), pattern(5, 123_456));
     wire::write(&[&cluster.nodes[0]], block, &data);
     let mut socket = wire::connect(cluster.nodes[0].xfer_addr());
-    let op = OpBlockChecksumProto { header: wire::header(block) };
+    let op = OpBlockChecksumProto { header: wire::header(block), verify: None };
     socket.write_all(&encode_op(Op::BlockChecksum, &op)).expect("sent");
     let answer: BlockOpResponseProto = read_delimited(&mut socket).expect("answered");
     let found = answer.checksum_response.expect("checksum");

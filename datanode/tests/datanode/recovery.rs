@@ -1,5 +1,7 @@
 //! Block recovery with a real primary and real participants.
 
+use std::os::unix::fs::FileExt;
+
 use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{self, RecoverBlockCommand, ReplicaLocation, ReplicaVisibleLengthRequest};
 use dfs_proto::{ErrorKind, RpcError};
@@ -8,17 +10,35 @@ use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
 
 use crate::random_wire::Writer;
 use crate::wire::{self, Block, Pipeline};
-use crate::{Cluster, eventually, pattern};
+use crate::{Cluster, eventually, find, pattern};
+
+fn flip(path: &std::path::Path, offset: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], offset).expect("written");
+}
+
+fn locations(cluster: &Cluster) -> Vec<ReplicaLocation> {
+    let recorded = cluster.namenode.recorded();
+    let info_of = |uuid: &str| {
+        recorded.registered.iter().rev().filter_map(|r| r.info.clone()).find(|info| info.uuid == uuid)
+    };
+    let nodes = cluster.nodes.iter();
+    nodes.map(|n| ReplicaLocation { datanode: info_of(n.uuid()), storage_id: String::new() }).collect()
+}
 
 fn order(cluster: &Cluster, block: Block, stamp: u64, truncate_length: Option<u64>) {
-    let recorded = cluster.namenode.recorded();
-    let mut locations = Vec::new();
-    for node in &cluster.nodes {
-        let info = recorded.registered.iter().rev().filter_map(|r| r.info.clone());
-        let info = info.into_iter().find(|i| i.uuid == node.uuid());
-        locations.push(ReplicaLocation { datanode: info, storage_id: String::new() });
-    }
-    drop(recorded);
+    order_at(cluster, locations(cluster), block, stamp, truncate_length);
+}
+
+fn order_at(
+    cluster: &Cluster,
+    locations: Vec<ReplicaLocation>,
+    block: Block,
+    stamp: u64,
+    truncate_length: Option<u64>,
+) {
     let command = RecoverBlockCommand {
         block: Some(v1::Block { id: block.id, generation_stamp: block.stamp, length: 0 }),
         locations,
@@ -72,6 +92,58 @@ async fn replicas_found_at_a_restart_are_brought_to_one_length() {
         assert_eq!(wire::read(node, Block::new(1, 20), 0, 4000).expect("read"), data[..4000]);
         assert!(wire::read(node, Block::new(1, 20), 0, 4001).is_err());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_changed_in_one_replica_before_all_restart_costs_no_other_byte() {
+    let mut cluster = Cluster::start(3).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 5000));
+    for node in &cluster.nodes {
+        Pipeline::create(&[node], block).flush(0, &data);
+    }
+    cluster.restart_after(0, |dir| flip(&find(&dir.join("rbw"), "blk_1").expect("data file"), 1000)).await;
+    let kept = find(&cluster.dir(0).join("orphaned"), "blk_1").expect("kept for rescue");
+    assert_eq!(std::fs::metadata(kept).expect("metadata").len(), 5000);
+    cluster.restart(1).await;
+    cluster.restart(2).await;
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.storage_ids.len()), (5000, 2));
+    for node in &cluster.nodes[1..] {
+        assert_eq!(wire::read(node, Block::new(1, 20), 0, 5000).expect("read"), data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_replica_that_is_damaged_gives_way_to_one_that_was_being_written() {
+    let cluster = Cluster::start(2).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 5000));
+    wire::write(&[&cluster.nodes[0]], block, &data[..3000]);
+    flip(&cluster.find(0, "blk_1").expect("data file"), 1000);
+    let mut pipeline = Pipeline::create(&[&cluster.nodes[1]], block);
+    pipeline.flush(0, &data);
+    order(&cluster, block, 20, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.storage_ids.len()), (5000, 1));
+    assert_eq!(wire::read(&cluster.nodes[1], Block::new(1, 20), 0, 5000).expect("read"), data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_replica_is_not_closed_while_a_datanode_that_may_have_a_better_one_is_away() {
+    let cluster = Cluster::start(2).await;
+    let (block, data) = (Block::new(1, 10), pattern(1, 3000));
+    wire::write(&cluster.nodes.iter().collect::<Vec<_>>(), block, &data);
+    flip(&cluster.find(0, "blk_1").expect("data file"), 1000);
+    let mut there = locations(&cluster);
+    if let Some(away) = there[1].datanode.as_mut() {
+        // Nobody listens there.
+        away.ipc_port = 1;
+    }
+    order_at(&cluster, there, block, 20, None);
+    order(&cluster, block, 30, None);
+    let done = outcome(&cluster).await;
+    assert_eq!((done.new_length, done.new_generation_stamp), (3000, 30), "the first one has decided nothing");
+    assert_eq!(wire::read(&cluster.nodes[1], Block::new(1, 30), 0, 3000).expect("read"), data);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,9 @@ use crate::replica::BlockRef;
 /// How often a reader follows a replica that is closed and reopened under its hands, in one read.
 const MAX_REOPENINGS: usize = 100;
 
+/// Verified at a time.
+const VERIFIED_BYTES: usize = 1 << 20;
+
 impl Dataset {
     /// Reads data of `start..start + data.len()` and appends its checksums to `sums`, both of one version of the replica,
     /// whatever writers do. `start` is on a chunk boundary. The handle is replaced if its replica has been closed or
@@ -71,6 +74,30 @@ impl Dataset {
             return Ok((handle.checksum, sums, length));
         }
         Err(DatanodeError::WriterBusy { block })
+    }
+}
+
+impl Dataset {
+    /// Reads the first `asked` bytes of a replica that nobody writes, or all of it, and compares them with their checksums.
+    pub fn verify_prefix(&self, block: BlockRef, asked: Option<u64>) -> Result<(), DatanodeError> {
+        let whole = self.open_read(block, 0)?;
+        let length = asked.unwrap_or(u64::MAX).min(whole.length);
+        let prefix = whole.prefix(length)?;
+        let handle = prefix.as_ref().unwrap_or(&whole);
+        let chunk_len = handle.checksum.bytes_per_checksum();
+        let mut data = vec![0; (VERIFIED_BYTES / chunk_len).max(1) * chunk_len];
+        let mut sums = Vec::new();
+        let mut start = 0;
+        while start < length {
+            let count = (length - start).min(data.len() as u64);
+            let read = &mut data[..count as usize];
+            handle.read_data(read, start)?;
+            sums.clear();
+            handle.checksums(start, start + count, &mut sums)?;
+            handle.check(read, start, &sums)?;
+            start += count;
+        }
+        Ok(())
     }
 }
 
