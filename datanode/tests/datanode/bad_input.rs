@@ -145,9 +145,13 @@ async fn a_replica_being_copied_in_is_removed_when_the_copy_breaks() {
     let op = wire::write_op(Block::new(1, 1), Stage::TransferFinalized, &[]);
     let mut socket = wire::connect(node.xfer_addr());
     socket.write_all(&encode_op(Op::WriteBlock, &op)).expect("sent");
+    // Two packets of data: a small replica would have one, and be stored when it is there as a whole.
+    let mut copy = Pipeline::on(socket);
+    copy.send(0, &[1; 1024]);
+    copy.send(1024, &[2; 1024]);
     eventually("the copy begins", || cluster.find(0, "blk_1").is_some()).await;
     assert_eq!(wire::read(node, Block::new(1, 1), 0, 0), Err(Status::Error), "not visible");
-    drop(socket);
+    drop(copy);
     eventually("nothing is left", || {
         cluster.find(0, "blk_1").is_none() && cluster.nodes[0].dataset().replica_count() == 0
     })
