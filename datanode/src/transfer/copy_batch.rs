@@ -2,7 +2,7 @@
 //!
 //! What a small copy costs is waking threads up: the target for the request, us for the answer. Sent in a row, both are woken once for
 //! many. Invariant: answers come in the order of the requests, so each is known by its place. When a target refuses one
-//! it hangs up, and those behind it are sent one by one.
+//! it hangs up, and those behind it are sent one by one, as is a replica that is not small after all.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -72,6 +72,10 @@ fn send_in_a_row(
     let mut sent = VecDeque::with_capacity(copies.len());
     for (place, copy) in copies.iter().enumerate() {
         let parcel = Parcel::of(shared, copy.block, copy.storage_id.clone(), "");
+        if parcel.as_ref().is_ok_and(|parcel| parcel.length > BATCH_BYTES_EACH) {
+            // The namenode has cut its block, which the replica will be when it is next written.
+            continue;
+        }
         match parcel.and_then(|parcel| send(shared, &connection, parcel)) {
             Ok(Ok(parcel)) => sent.push_back((place, parcel)),
             Ok(Err(_)) => break,
@@ -99,9 +103,6 @@ fn send(
     connection: &Connection,
     mut parcel: Parcel,
 ) -> Result<Result<Parcel, DatanodeError>, DatanodeError> {
-    if parcel.length > BATCH_BYTES_EACH {
-        return Err(DatanodeError::Unsupported("a large replica in a row of small ones"));
-    }
     match parcel.send(shared, connection, None) {
         Ok(()) => Ok(Ok(parcel)),
         Err(error @ DatanodeError::Transfer(_)) => Ok(Err(error)),

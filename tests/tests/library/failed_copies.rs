@@ -11,6 +11,8 @@ use dfs_tests::replica_files::Damage;
 use dfs_tests::workload::read_all;
 use tokio::io::AsyncWriteExt;
 
+use crate::open_files::{create, open, session};
+
 const FILES: usize = 12;
 const BYTES: usize = 100_000;
 
@@ -82,5 +84,22 @@ fn a_target_that_takes_no_copies_is_passed_over_at_once() -> Result<()> {
         ensure!(failed > 0, "no copy was to go to the datanode that takes none");
         ensure!(took < SOONER, "copies that failed were waited for: {took:?}");
         Ok(())
+    })
+}
+
+/// The namenode calls it small, its replicas are not: they are cut when the block is next written.
+#[test]
+fn a_replica_that_is_longer_than_its_block_is_copied() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::builder().datanodes(3).replication(2).start().await?;
+        let (client, fs) = (cluster.client().await?, session(&cluster, 1 << 20).await?);
+        let (status, file) = create(&fs, "f").await?;
+        file.write_at(0, pattern(1, 0, BYTES).into()).await?;
+        file.release(true).await?;
+        let file = open(&fs, status.inode, true).await?;
+        file.set_len(20_000).await?;
+        file.release(true).await?;
+        raise(&cluster, &client, &["/f".to_owned()], 3).await?;
+        ensure_same("cut", &read_all(&client, "/f").await?, &pattern(1, 0, 20_000))
     })
 }
