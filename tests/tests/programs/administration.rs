@@ -79,7 +79,11 @@ fn damage_is_found_by_a_scrub_told_by_block_and_fsck_and_rescued_by_get() -> Res
             Ok(told.code == Some(0) && told.text().matches("good, reread now").count() == 2)
         })
         .await?;
-        cluster.dfs(&["admin", "scrub", &spoilt[0]]).await?.ok()?;
+        // It is deleted once the others have been read again.
+        wait_until("the bad replica is gone", PATIENCE, async || {
+            Ok(cluster.dfs(&["admin", "scrub", &spoilt[0]]).await?.code == Some(0))
+        })
+        .await?;
         wait_until("all is well", PATIENCE, async || {
             Ok(cluster.dfs(&["admin", "health"]).await?.code == Some(0))
         })
