@@ -6,8 +6,8 @@ use bytes::Bytes;
 use dfs_proto::InodeId;
 use dfs_proto::v1::change::Change as What;
 use dfs_proto::v1::{
-    CallContext, Change, FileStatus, FileType, MakeNodeRequest, MoveMode, MoveRequest, NodeRef,
-    SetAttributesRequest, UnlinkRequest,
+    Change, FileStatus, FileType, MakeNodeRequest, MoveMode, MoveRequest, NodeRef, SetAttributesRequest,
+    UnlinkRequest,
 };
 
 use super::Shared;
@@ -31,8 +31,17 @@ fn then<T, U>(verdict: Verdict<T>, value: impl FnOnce(T) -> U) -> Verdict<U> {
 }
 
 impl FsInner {
-    fn change_context(&self, caller: &Caller) -> Option<CallContext> {
-        Some(self.client.namenode.context_as(&caller.user, &caller.groups, true))
+    /// Queues a change that touches these nodes, in the name of `caller`.
+    fn queue_change(
+        &self,
+        shared: &mut Shared,
+        caller: &Caller,
+        moment: Moment,
+        touched: &[u64],
+        mut change: Change,
+    ) {
+        change.context = Some(self.client.namenode.context_as(&caller.user, &caller.groups, true));
+        shared.queue.push(change, touched, moment.at);
     }
 
     /// Makes a node. `opens`: a file is opened for writing, with its lease and first block (`Some(true)`) or without (`Some(false)`).
@@ -72,14 +81,13 @@ impl FsInner {
                 without_lease: opens == Some(false),
             };
             let change = Change {
-                context: self.change_context(caller),
                 now_ns,
                 inode: status.inode,
-                other_inode: 0,
                 delegate: new.kind == FileType::Directory,
                 change: Some(What::Make(request)),
+                ..Change::default()
             };
-            shared.queue.push(change, &[at.0, status.inode], moment.at);
+            self.queue_change(shared, caller, moment, &[at.0, status.inode], change);
             status
         })
     }
@@ -98,14 +106,12 @@ impl FsInner {
         then(unlinked, |Done { status, now_ns, .. }| {
             let request = UnlinkRequest { context: None, node: node_ref(spot), directory };
             let change = Change {
-                context: self.change_context(caller),
                 now_ns,
                 inode: status.inode,
-                other_inode: 0,
-                delegate: false,
                 change: Some(What::Unlink(request)),
+                ..Change::default()
             };
-            shared.queue.push(change, &[at.0, status.inode], moment.at);
+            self.queue_change(shared, caller, moment, &[at.0, status.inode], change);
             status
         })
     }
@@ -126,16 +132,15 @@ impl FsInner {
                 MoveRequest { context: None, src: node_ref(from), dst: node_ref(to), mode: mode.into() };
             let other_inode = other.as_ref().map_or(0, |other| other.inode);
             let change = Change {
-                context: self.change_context(caller),
                 now_ns,
                 inode: status.inode,
                 other_inode,
-                delegate: false,
                 change: Some(What::Move(request)),
+                ..Change::default()
             };
             let touched = [ends.0.0, status.inode, ends.1.0, other_inode];
             let touched = if other_inode == 0 { &touched[..3] } else { &touched[..] };
-            shared.queue.push(change, touched, moment.at);
+            self.queue_change(shared, caller, moment, touched, change);
             (status, other)
         })
     }
@@ -160,15 +165,9 @@ impl FsInner {
                 session: self.session().to_owned(),
                 ..set.clone().into_request()
             };
-            let change = Change {
-                context: self.change_context(caller),
-                now_ns,
-                inode: status.inode,
-                other_inode: 0,
-                delegate: false,
-                change: Some(What::Set(request)),
-            };
-            shared.queue.push(change, &[inode.get(), dir], moment.at);
+            let change =
+                Change { now_ns, inode: status.inode, change: Some(What::Set(request)), ..Change::default() };
+            self.queue_change(shared, caller, moment, &[inode.get(), dir], change);
             status
         })
     }
