@@ -79,14 +79,13 @@ pub fn agree(
     let of_best = || candidates.iter().filter(|c| usable(c) && c.original_state == best);
     let shortest = of_best().map(|c| c.length).min().unwrap_or(0);
     // Replicas that are cut all end where the cut is: an attempt that could not be recorded may have cut some already.
-    let are_cut = truncate_length.is_some_and(|cut| cut <= shortest);
     if best == ReplicaState::Finalized
-        && !are_cut
+        && truncate_length.is_none()
         && let Some(other) = of_best().find(|c| c.length != shortest)
     {
         return Err(DatanodeError::ReplicasDiffer { block, first: shortest, second: other.length });
     }
-    let length = truncate_length.unwrap_or(shortest).min(shortest);
+    let length = truncate_length.unwrap_or(shortest);
     let takes_part = |c: &RecoveryCandidate| match (best, c.original_state) {
         (ReplicaState::Finalized, ReplicaState::Rbw) => c.length == shortest,
         (best, state) => best == state,
@@ -197,8 +196,9 @@ async fn agree_on_content(
         if is_less && !all_answered {
             return Err(DatanodeError::NothingToRecover { block: known });
         }
-        let mut kept = of_one_content(link, places, candidates, &agreement, false).await;
-        if let [lone] = kept[..] {
+        let is_lone = agreement.members.len() == 1;
+        let mut kept = of_one_content(link, places, candidates, &agreement, is_lone).await;
+        if !is_lone && let [lone] = kept[..] {
             let alone = Agreement { members: vec![lone], ..agreement };
             kept = of_one_content(link, places, candidates, &alone, true).await;
         }
