@@ -68,20 +68,26 @@ pub struct FailingDisk {
     _dir: TempDir,
 }
 
+/// Makes an ext4 of `bytes` in a file on `below` and mounts it at `at`. False, loudly, where that is not allowed.
+pub fn mount_ext4(below: &SmallDisk, bytes: u64, options: &[&str], at: &Path) -> Result<bool> {
+    let image = below.path().join("image");
+    File::create(&image)?.set_len(bytes)?;
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).args(options).arg(&image).status();
+    let mounted = made.is_ok_and(|made| made.success())
+        && Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at).status()?.success();
+    if !mounted {
+        ensure!(std::env::var_os("CI").is_none(), "cannot mount an ext4, which CI must be able to");
+        eprintln!("SKIPPED: cannot mount an ext4");
+    }
+    Ok(mounted)
+}
+
 impl FailingDisk {
     /// Mounts one; none, loudly, where that is not allowed.
     pub fn mount() -> Result<Option<Self>> {
         let Some(below) = SmallDisk::mount(48 << 20)? else { return Ok(None) };
         let dir = tempfile::tempdir()?;
-        let image = below.path().join("image");
-        File::create(&image)?.set_len(400 << 20)?;
-        let made =
-            Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image).status();
-        let mounted = made.is_ok_and(|made| made.success())
-            && Command::new("mount").args(["-o", "loop"]).arg(&image).arg(dir.path()).status()?.success();
-        if !mounted {
-            ensure!(std::env::var_os("CI").is_none(), "cannot mount an ext4, which CI must be able to");
-            eprintln!("SKIPPED: cannot mount an ext4");
+        if !mount_ext4(&below, 400 << 20, &["-E", "lazy_itable_init=1"], dir.path())? {
             return Ok(None);
         }
         Ok(Some(Self { mounted: dir.path().to_owned(), below, _dir: dir }))
