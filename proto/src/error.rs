@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(status.code(), kind.code());
             assert_eq!(RpcError::from_status(&status), error);
         }
-        assert!(ErrorKind::try_from(34).is_err(), "extend this test with the new kind");
+        assert!(ErrorKind::try_from(35).is_err(), "extend this test with the new kind");
     }
 
     #[test]
