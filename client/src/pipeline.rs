@@ -48,6 +48,8 @@ pub(crate) struct PipelineSetup<'a> {
     pub random_access: bool,
     /// Every packet is sent to every member, not from one to the next.
     pub direct: bool,
+    /// The only member has what is left of several replicas: it is to look at it first.
+    pub verify_first: bool,
 }
 
 /// A pipeline that could not be set up.
@@ -221,6 +223,7 @@ impl PipelineSetup<'_> {
             storage_id: Some(head.storage_id.clone()),
             target_storage_ids: rest.iter().map(|l| l.storage_id.clone()).collect(),
             random_access: self.random_access.then_some(true),
+            verify_first: self.verify_first.then_some(true),
         }
     }
 

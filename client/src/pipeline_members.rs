@@ -1,7 +1,8 @@
 //! Who is in the pipeline of a block: members at fault leave, others join with a copy of the replica.
 //!
-//! Invariant: writing goes on with one member only if no other live datanode can be had, because what is then
-//! acknowledged is gone with that one.
+//! Invariants: writing goes on with one member only if no other live datanode can be had, because what is then
+//! acknowledged is gone with that one; and only if what that one has was read and found good, because its new stamp makes
+//! the other replicas stale.
 
 use std::time::{Duration, Instant};
 
@@ -145,6 +146,7 @@ impl WriteTarget {
         stage: BlockConstructionStage,
         new_stamp: u64,
     ) -> PipelineSetup<'a> {
+        let is_new = stage == BlockConstructionStage::PipelineSetupCreate;
         PipelineSetup {
             client: &self.client,
             block: block.block,
@@ -155,6 +157,7 @@ impl WriteTarget {
             checksum: self.checksum,
             random_access: self.random_access,
             direct: block.direct,
+            verify_first: !is_new && block.members.len() == 1 && self.replication > 1,
         }
     }
 

@@ -146,6 +146,20 @@ impl Dataset {
         Ok(())
     }
 
+    /// Stops the writer of a replica that is to go on as the only one of its block, and compares what was acknowledged of it
+    /// with its checksums. It is not locked meanwhile: who asks how it gets on is answered.
+    pub fn verify_first(&self, asked: Reopen) -> Result<(), DatanodeError> {
+        self.exclusively(
+            asked.block,
+            |replica, written| check_stamp(replica, asked, written),
+            |_, _| Ok(()),
+        )?;
+        let verified = self.verify_prefix(asked.block, Some(asked.least));
+        verified.inspect_err(|error| {
+            tracing::warn!(block = %asked.block, %error, "the only replica that is left to write on is bad");
+        })
+    }
+
     /// Reopens a closed replica to append to it.
     pub fn append(
         self: &Arc<Self>,

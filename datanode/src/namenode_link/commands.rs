@@ -8,8 +8,8 @@ use dfs_proto::BlockId;
 use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{DatanodeCommand, FinalizeCommand, RecoverBlockCommand, TransferCommand};
 
-use super::NamenodeLink;
 use super::small_orders::{Batch, SmallOrders};
+use super::{NamenodeLink, recovery_outcome};
 use crate::error::DatanodeError;
 use crate::replica::BlockRef;
 use crate::sync::lock;
@@ -203,6 +203,7 @@ fn recover(link: &NamenodeLink, order: RecoverBlockCommand) {
     recoveries.spawn(async move {
         if let Err(error) = super::recovery::run(&link, &order).await {
             tracing::warn!(%error, "block recovery failed");
+            recovery_outcome::tell_failed(&link, &order).await;
         }
     });
 }

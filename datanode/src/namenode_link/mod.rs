@@ -9,6 +9,7 @@ pub mod commands;
 pub mod copies;
 pub mod heartbeat;
 pub mod recovery;
+mod recovery_outcome;
 pub mod reports;
 mod small_orders;
 pub mod superusers;

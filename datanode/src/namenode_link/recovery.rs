@@ -25,7 +25,7 @@ use dfs_proto::v1::{
 use dfs_proto::{ErrorKind, GenerationStamp, RpcError};
 use futures::future::join_all;
 
-use super::{NamenodeLink, endpoint};
+use super::{NamenodeLink, endpoint, recovery_outcome};
 use crate::dataset::recovery::RecoveryCandidate;
 use crate::error::DatanodeError;
 use crate::replica::{BlockRef, ReplicaState};
@@ -160,8 +160,7 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
         delete = outcome.delete_block,
         "block recovered"
     );
-    link.client().commit_block_synchronization(outcome).await.map_err(|s| link.failed(&s))?;
-    Ok(())
+    recovery_outcome::tell(link, outcome).await
 }
 
 /// [`agree`], and members whose checksums can be had and are the same; a lone one is read and verified. Others decide nothing. If

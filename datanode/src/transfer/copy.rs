@@ -128,6 +128,7 @@ impl Parcel {
             storage_id,
             target_storage_ids: Vec::new(),
             random_access: None,
+            verify_first: None,
         };
         let prologue = encode_op(Op::WriteBlock, &request);
         Ok(Self { handle, length, prologue })

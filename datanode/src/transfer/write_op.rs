@@ -238,6 +238,11 @@ impl<'a> Request<'a> {
         Ok(Self { op, block, stage, mode, random, checksum })
     }
 
+    /// The replica is here already.
+    fn reopens(&self) -> bool {
+        self.mode == Mode::Pipeline && self.stage != Stage::PipelineSetupCreate
+    }
+
     /// Opens the replica; `None`: it is closed, as asked, and nothing will be written.
     fn open(&self, shared: &Shared) -> Result<Option<ReplicaWriter>, DatanodeError> {
         let dataset = &shared.dataset;
@@ -248,6 +253,9 @@ impl<'a> Request<'a> {
             most: self.op.max_bytes_rcvd,
             random: self.random,
         };
+        if self.op.verify_first() && self.reopens() {
+            dataset.verify_first(reopen)?;
+        }
         let create = |purpose| {
             let needed = self.op.header.base_header.block.num_bytes.unwrap_or(0).min(MAX_BLOCK_BYTES);
             let storage = self.op.storage_id.as_deref().filter(|s| !s.is_empty());

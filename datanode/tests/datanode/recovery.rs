@@ -6,6 +6,7 @@ use dfs_proto::v1::datanode_command::Command;
 use dfs_proto::v1::{self, RecoverBlockCommand, ReplicaLocation, ReplicaVisibleLengthRequest};
 use dfs_proto::{ErrorKind, RpcError};
 
+use dfs_proto::transfer::Status;
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
 
 use crate::random_wire::Writer;
@@ -48,10 +49,18 @@ fn order_at(
     cluster.namenode.order(cluster.nodes[0].uuid(), Command::RecoverBlock(command));
 }
 
-async fn outcome(cluster: &Cluster) -> v1::CommitBlockSynchronizationRequest {
+/// What the namenode is told about the next recovery.
+async fn told(cluster: &Cluster) -> v1::CommitBlockSynchronizationRequest {
     eventually("the namenode hears of the outcome", || !cluster.namenode.recorded().synchronized.is_empty())
         .await;
     cluster.namenode.recorded().synchronized.remove(0)
+}
+
+/// The same of a recovery that was made.
+async fn outcome(cluster: &Cluster) -> v1::CommitBlockSynchronizationRequest {
+    let outcome = told(cluster).await;
+    assert!(!outcome.failed, "{outcome:?}");
+    outcome
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +149,8 @@ async fn a_damaged_replica_is_not_closed_while_a_datanode_that_may_have_a_better
         away.ipc_port = 1;
     }
     order_at(&cluster, there, block, 20, None);
+    let failed = told(&cluster).await;
+    assert!(failed.failed && failed.new_generation_stamp == 20, "the namenode need not wait: {failed:?}");
     order(&cluster, block, 30, None);
     let done = outcome(&cluster).await;
     assert_eq!((done.new_length, done.new_generation_stamp), (3000, 30), "the first one has decided nothing");
@@ -209,4 +220,49 @@ async fn replicas_that_differ_after_a_broken_overwrite_are_brought_to_one_conten
     }
     assert!(wire::read(nodes[2], Block::new(1, 20), 0, 1).is_err(), "stale");
     assert!(cluster.find(2, &block.data_name()).is_some(), "nothing is deleted before the namenode says so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_goes_on_alone_is_read_before_it_gets_a_new_stamp() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let data = pattern(1, 50_000);
+    let setup = |block: Block, stage, random, length| {
+        let mut op = wire::write_op(block, stage, &[]);
+        op.latest_generation_stamp = block.stamp + 1;
+        (op.min_bytes_rcvd, op.max_bytes_rcvd) = (length, length);
+        (op.random_access, op.verify_first) = (Some(random), Some(true));
+        let (pipeline, answer) = Pipeline::open(&[node.xfer_addr()], op);
+        drop(pipeline);
+        answer
+    };
+    let stages = [
+        (Stage::PipelineSetupAppend, false),
+        (Stage::PipelineSetupAppend, true),
+        (Stage::PipelineSetupAppendRecovery, true),
+        (Stage::PipelineSetupStreamingRecovery, false),
+        (Stage::PipelineSetupStreamingRecovery, true),
+        (Stage::PipelineCloseRecovery, false),
+    ];
+    for (id, (stage, random)) in (1..).zip(stages) {
+        let block = Block::new(id, 10);
+        let closed = stage != Stage::PipelineSetupStreamingRecovery;
+        match (closed, random) {
+            (true, _) => wire::write(&[node], block, &data),
+            (false, true) => Writer::create(&[node], block).write(0, &data),
+            (false, false) => Pipeline::create(&[node], block).flush(0, &data),
+        }
+        let file = cluster.find(0, &block.data_name()).expect("data file");
+        flip(&file, 20_000);
+        let answer = setup(block, stage, random, 50_000);
+        assert_eq!(answer.status(), Status::ErrorChecksum, "{stage:?}: {answer:?}");
+        assert!(cluster.find(0, &block.meta_name()).is_some(), "{stage:?}: it has the old stamp");
+        let told = || cluster.namenode.recorded().bad.iter().any(|bad| bad.block.is_some_and(|b| b.id == id));
+        if closed {
+            eventually("the namenode hears of it", told).await;
+        }
+        flip(&file, 20_000);
+        let answer = setup(block, stage, random, 50_000);
+        assert_eq!(answer.status(), Status::Success, "{stage:?}: {answer:?}");
+    }
 }

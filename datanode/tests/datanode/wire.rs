@@ -89,6 +89,7 @@ pub fn write_op(block: Block, stage: Stage, targets: &[SocketAddr]) -> OpWriteBl
         storage_id: None,
         target_storage_ids: Vec::new(),
         random_access: None,
+        verify_first: None,
     }
 }
 

@@ -10,6 +10,7 @@ use super::config::BlockManagementConfig;
 use super::datanode_manager::{DatanodeManager, NodeIndex, StorageIndex};
 use super::drain::DrainScan;
 use super::failed_copies::FailedCopies;
+use super::interrupted::Interrupted;
 use super::kept::Kept;
 use super::low_redundancy::{Level, LowRedundancy};
 use super::pending::{Pending, PendingTransfers};
@@ -36,6 +37,7 @@ pub struct BlockManager {
     pub(super) pending: PendingTransfers,
     pub(super) recoveries: BTreeMap<BlockId, Recovery>,
     pub(super) overdue_recoveries: BTreeMap<BlockId, InodeId>,
+    pub(super) interrupted: Interrupted,
     /// Blocks that the namespace removed a moment ago.
     pub(super) removed: RecentDeletions<BlockId>,
     /// Replicas of blocks that still exist, deleted a moment ago.
@@ -82,6 +84,7 @@ impl BlockManager {
             pending: PendingTransfers::default(),
             recoveries: BTreeMap::new(),
             overdue_recoveries: BTreeMap::new(),
+            interrupted: Interrupted::default(),
             removed: RecentDeletions::default(),
             deleted: RecentDeletions::default(),
             kept: Kept::default(),

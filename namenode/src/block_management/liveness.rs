@@ -53,6 +53,7 @@ impl BlockManager {
         let Some(node) = self.datanodes.intern_node(info) else { return };
         // Copies from and to it did not survive its restart.
         self.cancel_transfers_of(now, node);
+        self.recoveries_lost_with(now, node);
         if self.datanodes.node(node).liveness == Liveness::Dead {
             self.note_return(now, node);
         }

@@ -38,6 +38,7 @@ mod drain;
 mod effects;
 mod failed_copies;
 mod finalizations;
+mod interrupted;
 mod invalidate;
 mod kept;
 mod lease_manager;

@@ -16,6 +16,13 @@ use super::liveness::command;
 use super::replica_set::Mark;
 use crate::namesystem::StoredBlock;
 
+/// Pause before a recovery that its primary could not make is begun anew; doubled with each attempt, up to the time that one
+/// may take. What is missing is often back in a second; what is not must not fill the log.
+const FAILED_PAUSE_MS: u64 = 1_000;
+
+/// Doublings at most: the time that a recovery may take is reached before.
+const DOUBLINGS_MAX: usize = 16;
+
 /// One recovery.
 #[derive(Clone, Debug)]
 pub(super) struct Recovery {
@@ -81,8 +88,29 @@ impl BlockManager {
     /// The recovery of a block is over, or about to be started anew.
     pub(super) fn end_recovery(&mut self, id: BlockId) {
         self.overdue_recoveries.remove(&id);
+        self.interrupted.forget(id);
         if let Some(primary) = self.recoveries.remove(&id).and_then(|recovery| recovery.primary) {
             self.datanodes.node_mut(primary).recoveries.retain(|queued| *queued != id);
+        }
+    }
+
+    /// The primary could not bring the replicas together.
+    pub fn recovery_failed(&mut self, now: u64, id: BlockId, new_stamp: GenerationStamp) {
+        let timeout_ms = self.config.recovery_timeout_ms;
+        let told = self.recoveries.get_mut(&id).filter(|recovery| recovery.new_stamp == new_stamp);
+        if let Some(recovery) = told {
+            let pause = (FAILED_PAUSE_MS << recovery.attempt.min(DOUBLINGS_MAX)).min(timeout_ms);
+            recovery.deadline = recovery.deadline.min(now.saturating_add(pause));
+        }
+    }
+
+    /// A datanode has started: it knows nothing of the recoveries that were its own, which are begun anew.
+    pub(super) fn recoveries_lost_with(&mut self, now: u64, node: NodeIndex) {
+        let deadline = now.saturating_add(self.config.recovery_timeout_ms);
+        for (id, recovery) in self.recoveries.iter_mut().filter(|(_, r)| r.primary == Some(node)) {
+            recovery.primary = None;
+            recovery.deadline = deadline;
+            self.overdue_recoveries.insert(*id, recovery.inode);
         }
     }
 
@@ -103,6 +131,7 @@ impl BlockManager {
     /// Finds recoveries that take too long, lost their primary, or never had one. One whose primary has fallen silent is begun
     /// anew at once if another datanode could be primary: the callers who wait for it should not wait for the silence to end.
     pub(super) fn check_recoveries(&mut self, now: u64) {
+        self.resume_interrupted();
         let datanodes = &self.datanodes;
         let timeout_ms = self.config.recovery_timeout_ms;
         let mut waiting = Vec::new();

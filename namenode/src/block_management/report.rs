@@ -290,6 +290,9 @@ impl BlockManager {
     ) -> bool {
         let id = replica.id;
         let node = self.datanodes.node_of(storage);
+        if let Some(block) = stored {
+            self.note_interrupted(block);
+        }
         if let Some(deleting) = self.datanodes.node(node).invalidates.stamp_of(id) {
             if replica.stamp <= deleting {
                 return false;

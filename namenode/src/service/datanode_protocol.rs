@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dfs_proto::v1::datanode_protocol_server::DatanodeProtocol;
 use dfs_proto::v1::*;
-use dfs_proto::{BlockId, DATANODE_PROTOCOL_VERSION, ErrorKind, RpcError};
+use dfs_proto::{BlockId, DATANODE_PROTOCOL_VERSION, ErrorKind, GenerationStamp, RpcError};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::administration;
@@ -297,7 +297,13 @@ impl DatanodeProtocol for DatanodeService {
             new_length,
             delete_block,
             storage_ids,
+            failed,
         } = request.into_inner();
+        if let Some(block) = block.filter(|_| failed) {
+            let (now, stamp) = (self.context.soft.now_ms(), GenerationStamp(new_generation_stamp));
+            self.context.soft.blocks().recovery_failed(now, block.block_id(), stamp);
+            return answer(Ok(Empty {}));
+        }
         let op = log::CommitBlockSynchronizationOp {
             block,
             new_generation_stamp,

@@ -16,6 +16,7 @@ mod identity;
 mod large_delete;
 mod leases;
 mod local_reads;
+mod lone_replica;
 mod namespace;
 mod open_files;
 mod open_files_model;

@@ -78,12 +78,17 @@ impl Dataset {
 }
 
 impl Dataset {
-    /// Reads the first `asked` bytes of a replica that nobody writes, or all of it, and compares them with their checksums.
+    /// Reads the first `asked` bytes of a replica that nobody writes, or all of it, and compares them with their checksums. A
+    /// closed one that does not fit them is reported.
     pub fn verify_prefix(&self, block: BlockRef, asked: Option<u64>) -> Result<(), DatanodeError> {
         let whole = self.open_read(block, 0)?;
+        self.compare_prefix(&whole, asked).inspect_err(|error| self.report_if_damaged(&whole, error))
+    }
+
+    fn compare_prefix(&self, whole: &ReadHandle, asked: Option<u64>) -> Result<(), DatanodeError> {
         let length = asked.unwrap_or(u64::MAX).min(whole.length);
         let prefix = whole.prefix(length)?;
-        let handle = prefix.as_ref().unwrap_or(&whole);
+        let handle = prefix.as_ref().unwrap_or(whole);
         let chunk_len = handle.checksum.bytes_per_checksum();
         let mut data = vec![0; (VERIFIED_BYTES / chunk_len).max(1) * chunk_len];
         let mut sums = Vec::new();

@@ -127,3 +127,40 @@ fn a_recovery_that_nobody_runs_is_found_by_the_background_check() {
     world.manager.check_slice(world.now, std::slice::from_ref(&stored));
     assert_eq!(world.manager.take_overdue_recoveries(), [(stored.inode, stored.id)]);
 }
+
+#[test]
+fn a_recovery_whose_primary_restarts_is_begun_anew_at_once() {
+    let mut world = World::cluster(2);
+    let block = world.allocate(2, &[0, 1]);
+    start(&mut world, block.id, 5_000);
+    let primary = recoveries(&world.second(&[0, 1]))[0].0;
+    world.register(1 - primary);
+    assert_eq!(world.manager.take_overdue_recoveries(), [], "it is not the other one's");
+    world.register(primary);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+    start(&mut world, block.id, 5_001);
+    let orders = recoveries(&world.second(&[0, 1]));
+    assert_eq!(orders.len(), 1);
+    assert_eq!((orders[0].0, orders[0].1.new_generation_stamp), (1 - primary, 5_001));
+}
+
+#[test]
+fn a_recovery_that_failed_is_begun_anew_after_a_pause_that_grows() {
+    let mut world = World::cluster(2);
+    let block = world.allocate(2, &[0, 1]);
+    let mut pauses = Vec::new();
+    for stamp in 5_000..5_007 {
+        start(&mut world, block.id, stamp);
+        assert_eq!(recoveries(&world.second(&[0, 1])).len(), 1);
+        // An earlier one says nothing about this one.
+        world.manager.recovery_failed(world.now, block.id, GenerationStamp(stamp - 1));
+        assert_eq!(world.manager.take_overdue_recoveries(), []);
+        world.manager.recovery_failed(world.now, block.id, GenerationStamp(stamp));
+        let failed = world.now;
+        while world.manager.take_overdue_recoveries().is_empty() {
+            world.second(&[0, 1]);
+        }
+        pauses.push((world.now - failed) / 1_000);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 15, 15, 15]);
+}

@@ -118,3 +118,32 @@ fn hints_are_corrected_by_full_reports() {
     assert_eq!(updates.len(), 1);
     assert_eq!(updates[0].storage_ids, storages(&[2]));
 }
+
+#[test]
+fn a_recovery_that_the_restart_interrupted_goes_on_when_the_datanodes_of_its_block_are_back() {
+    for comes_back in [true, false] {
+        let mut world = World::cluster(4);
+        let block = world.allocate(2, &[0, 1]);
+        world.stored.get_mut(&block.id).expect("a block of the test").state = BlockState::UnderRecovery;
+        let mut world = restarted(&world, 4);
+        world.manager.config.dead_after_ms = 10_000;
+        let (id, stamp) = (block.id, block.stamp);
+        let found = ReportedReplica { id, stamp, length: 100, state: ReplicaState::Rur };
+        for node in [0, 2] {
+            world.register(node);
+        }
+        world.full_report(0, &[found]);
+        world.full_report(2, &[]);
+        world.seconds(5, &[0, 2]);
+        assert_eq!(world.manager.take_overdue_recoveries(), [], "datanode 1 may have a better replica");
+        if comes_back {
+            world.register(1);
+            world.full_report(1, &[found]);
+            world.second(&[0, 1, 2]);
+        } else {
+            world.seconds(6, &[0, 2]);
+        }
+        assert!(world.manager.is_starting(), "datanode 3 is away");
+        assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)], "{comes_back}");
+    }
+}

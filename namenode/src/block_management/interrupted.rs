@@ -1,0 +1,55 @@
+//! Recoveries that a restart of the namenode interrupted.
+//!
+//! Reports name the replicas of blocks under recovery. Such a block is recovered anew as soon as every datanode that is known to have had a
+//! replica is back, or counts as dead. Before that one that is on its way might have the better replica; and whoever cuts or closes the
+//! file should not wait until all other datanodes have reported. What no report names is found by the background check later.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::{BlockId, InodeId};
+use smallvec::SmallVec;
+
+use super::block_manager::BlockManager;
+use super::datanode_manager::{Liveness, NodeIndex};
+use crate::namesystem::{BlockState, StoredBlock};
+
+/// Such blocks remembered at most: more files than are closed at a time. Others are found by the background check.
+const INTERRUPTED_MAX: usize = 65_536;
+
+/// The blocks, their files, and the datanodes to wait for.
+#[derive(Debug, Default)]
+pub(super) struct Interrupted(BTreeMap<BlockId, (InodeId, SmallVec<[NodeIndex; 4]>)>);
+
+impl Interrupted {
+    pub(super) fn forget(&mut self, id: BlockId) {
+        self.0.remove(&id);
+    }
+}
+
+impl BlockManager {
+    /// A report names a replica of this block.
+    pub(super) fn note_interrupted(&mut self, block: &StoredBlock) {
+        let is_news = block.state == BlockState::UnderRecovery
+            && !self.startup.over
+            && !self.removed.contains(block.id)
+            && !self.recoveries.contains_key(&block.id)
+            && self.interrupted.0.len() < INTERRUPTED_MAX;
+        if is_news {
+            let storages = block.hints.iter().filter_map(|id| self.datanodes.find_storage(id));
+            let nodes = storages.map(|storage| self.datanodes.node_of(storage)).collect();
+            self.interrupted.0.insert(block.id, (block.inode, nodes));
+        }
+    }
+
+    /// Has those recovered whose datanodes are there.
+    pub(super) fn resume_interrupted(&mut self) {
+        if self.startup.over {
+            // From now on the background check finds them.
+            self.interrupted.0.clear();
+            return;
+        }
+        let expected = |node: &NodeIndex| self.datanodes.node(*node).liveness == Liveness::Expected;
+        let ready = self.interrupted.0.extract_if(.., |_, (_, nodes)| !nodes.iter().any(expected));
+        self.overdue_recoveries.extend(ready.map(|(id, (inode, _))| (id, inode)));
+    }
+}
