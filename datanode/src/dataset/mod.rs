@@ -176,6 +176,11 @@ impl Dataset {
         self.table.journal(volume)
     }
 
+    /// Sees to it that no earlier replica of a block comes back beside the one that is about to be made, or into it.
+    fn bury(&self, id: BlockId) -> Result<(), DatanodeError> {
+        self.table.journals().iter().try_for_each(|journal| journal.bury(id))
+    }
+
     /// Marks a volume as belonging to this datanode and its cluster.
     fn format(&self, volume: &Volume, identity: &Identity) -> Result<(), DatanodeError> {
         let version = VersionFile {

@@ -72,7 +72,10 @@ impl Dataset {
                 return Err(error);
             }
         }
-        match ReplicaWriter::open(self, &open, &mut state, checksum, needed, true) {
+        let opened = self
+            .bury(block.id)
+            .and_then(|()| ReplicaWriter::open(self, &open, &mut state, checksum, needed, true));
+        match opened {
             Ok(writer) => {
                 drop(state);
                 if purpose != Purpose::Copy {
@@ -134,9 +137,7 @@ impl Dataset {
         state: &mut OpenState,
     ) -> Result<(), DatanodeError> {
         let block = state.replica.block();
-        let journal = self.journal(&open.volume)?;
-        // A later replica of the block must not be given what this one's records say.
-        journal.settle(block, journal.last())?;
+        self.journal(&open.volume)?.abandon(block)?;
         remove_file(&open.volume, &state.data_path(&open.volume))?;
         remove_file(&open.volume, &state.meta_path(&open.volume))?;
         open.volume.sub_used(state.replica.length());

@@ -61,6 +61,12 @@ impl VolumeTable {
         journal.ok_or_else(|| disk(volume.dir())(Errno::EIO.into()))
     }
 
+    /// Journals of the good volumes.
+    pub fn journals(&self) -> Vec<Arc<Journal>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter_map(|slot| slot.journal.clone()).collect()
+    }
+
     /// Takes the journal of a failed volume away.
     pub fn take_journal(&self, volume: &Volume) -> Option<Arc<Journal>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);

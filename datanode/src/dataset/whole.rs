@@ -54,7 +54,7 @@ impl Dataset {
             volume.release(length);
             return Ok(false);
         }
-        let made = make(&open, &state, whole).and_then(|files| {
+        let made = self.bury(block.id).and_then(|()| make(&open, &state, whole)).and_then(|files| {
             if whole.durable { self.put_in_journal(&open, block, whole, files) } else { Ok(()) }
         });
         volume.release(length);

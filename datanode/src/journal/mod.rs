@@ -15,7 +15,8 @@
 //! - A failed write is never repeated: the journal fails for good, and its volume with it. Space is taken before anything is
 //!   written; a disk that is full refuses a commit, and nothing is lost.
 //!
-//! Bounds: two segments of `SEGMENT_BYTES`, `MAX_DIRTY` replicas a segment, two buffers of `STAGE_BYTES`.
+//! Bounds: two segments of `SEGMENT_BYTES`, `MAX_DIRTY` replicas a segment, two buffers of `STAGE_BYTES`; replicas that were given
+//! up have their records in a buffer.
 
 pub mod record;
 pub mod replay;
@@ -46,8 +47,9 @@ pub const DIR_NAME: &str = "journal";
 /// Size of a segment: some seconds of the fastest load of small overwrites, and a moment to read at start.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// Replicas that one segment's records are about at most: their files are kept open until it is dropped, two for each.
-const MAX_DIRTY: usize = 256;
+/// Replicas that one segment's records are about at most: their files are kept open until it is dropped, two for each. Many new
+/// replicas share the file system's commits then, and short-lived ones are deleted before anything is done for them.
+const MAX_DIRTY: usize = 1024;
 
 /// Memory for records that wait to be written: a few of the largest, hundreds of the usual ones.
 const STAGE_BYTES: usize = 1 << 20;
@@ -100,6 +102,8 @@ struct State {
     header_due: bool,
     /// Blocks with records that are not dropped, with the number of the last one.
     live: HashMap<BlockId, u64>,
+    /// Blocks that were given up, with the number of the record of that, which is not on disk.
+    abandoned: HashMap<BlockId, u64>,
     failed: bool,
     closing: bool,
 }
@@ -156,6 +160,7 @@ impl Journal {
             full: false,
             header_due: false,
             live: HashMap::new(),
+            abandoned: HashMap::new(),
             failed: false,
             closing: false,
         };
@@ -199,14 +204,36 @@ impl Journal {
         self.inner.commit(number)
     }
 
-    /// Everything that records up to `up_to` say of a block is on disk in its files, or the block is to be deleted: they
-    /// will not be applied again. That is on disk on return.
+    /// Everything that records up to `up_to` say of a block is on disk in its files: they will not be applied again. That is on
+    /// disk on return.
     pub fn settle(&self, block: BlockRef, up_to: u64) -> Result<(), DatanodeError> {
         if !self.is_live(block.id) {
             return Ok(());
         }
         let number = self.inner.append(block, Change::Settled { up_to }, None)?;
         self.inner.commit(number)
+    }
+
+    /// A replica is about to be deleted: nothing that was noted of it will be applied again. That goes to disk with the next
+    /// commit; a stop of the machine before it may bring the replica back.
+    pub fn abandon(&self, block: BlockRef) -> Result<(), DatanodeError> {
+        if !self.is_live(block.id) {
+            return Ok(());
+        }
+        let up_to = self.last();
+        let number = self.inner.append(block, Change::Settled { up_to }, None)?;
+        let mut state = lock(&self.inner.state);
+        if state.durable < number {
+            state.abandoned.insert(block.id, number);
+        }
+        Ok(())
+    }
+
+    /// A replica of a block is about to be made: one that was deleted before will not come back, nor its records be applied to
+    /// the new one.
+    pub fn bury(&self, id: BlockId) -> Result<(), DatanodeError> {
+        let abandoned = lock(&self.inner.state).abandoned.get(&id).copied();
+        abandoned.map_or(Ok(()), |number| self.inner.commit(number))
     }
 }
 
@@ -313,6 +340,7 @@ impl Inner {
             state.header_due = false;
             state.position = position + padded as u64;
             state.durable = last;
+            state.abandoned.retain(|_, number| *number > last);
             let holding = &mut state.holdings[active];
             holding.last = last;
             for (id, files) in stage.dirty.drain() {
@@ -398,6 +426,8 @@ impl Inner {
 /// Puts the files of many replicas on disk, several at once: the file system then shares its flushes among them.
 fn sync_all(dirty: &Dirty) -> Result<(), DatanodeError> {
     let files: Vec<&ReplicaFiles> = dirty.values().map(Arc::as_ref).collect();
+    // First of all, so that blocks are allocated for all of them in as few of the file system's transactions as possible.
+    files.iter().for_each(|files| files.begin_sync());
     let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
     thread::scope(|scope| {
         let sync = |some: &[&ReplicaFiles]| some.iter().try_for_each(|files| files.sync());

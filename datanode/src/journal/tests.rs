@@ -102,6 +102,32 @@ fn writers_share_commits_and_find_their_records_in_order() {
 }
 
 #[test]
+fn what_is_given_up_costs_no_flush_and_is_on_disk_before_the_block_is_made_anew() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let journal = Journal::start(dir.path(), 1).expect("starts");
+    for id in 0..3 {
+        append(&journal, id, 0, 100, &files(dir.path(), id));
+    }
+    journal.commit(journal.last()).expect("on disk");
+    for id in 0..2 {
+        journal.abandon(BlockRef::new(id, 1)).expect("noted");
+        assert!(!journal.is_live(BlockId(id)));
+    }
+    // A stop of the machine would bring them back: that is all.
+    assert_eq!(found(dir.path()).len(), 3);
+    journal.bury(BlockId(2)).expect("nothing to do");
+    assert_eq!(found(dir.path()).len(), 3);
+    journal.bury(BlockId(0)).expect("on disk");
+    assert_eq!(found(dir.path()).keys().copied().collect::<Vec<_>>(), [2]);
+    assert!(lock(&journal.inner.state).abandoned.is_empty());
+    // What was never on disk is given up all the same.
+    append(&journal, 3, 0, 100, &files(dir.path(), 3));
+    journal.abandon(BlockRef::new(3, 1)).expect("noted");
+    drop(journal);
+    assert_eq!(found(dir.path()).keys().copied().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
 fn full_segments_are_dropped_once_their_files_are_on_disk() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let journal = Journal::start(dir.path(), 1).expect("starts");

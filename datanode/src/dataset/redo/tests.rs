@@ -266,6 +266,8 @@ fn records_of_a_deleted_replica_do_not_touch_a_later_one() {
     checksum().append_checksums(&copied, &mut sums);
     copy.commit(0, LENGTH as u32, &sums).expect("shown");
     copy.finalize(true).expect("closed");
+    // Not only because the journal ends in order.
+    assert_eq!(journal_of(dir.path()).blocks(), 0);
     drop(dataset);
     stop_machine(dir.path());
     assert!(content(&open(dir.path()), 12) == copied);
