@@ -176,6 +176,14 @@ impl FileState {
         self.mtime_ns != self.status.mtime_ns
     }
 
+    /// Whether the namenode does not know how long the file or one of its blocks is.
+    pub(super) fn is_unrecorded(&self) -> bool {
+        let write = &self.write;
+        self.size > self.recorded_size
+            || !write.finished.is_empty()
+            || write.writers.values().any(|writer| writer.block != writer.recorded)
+    }
+
     /// Whether nothing was written for `time`.
     pub(super) fn quiet_for(&self, time: Duration) -> bool {
         self.written.is_none_or(|written| written.elapsed() >= time)

@@ -289,12 +289,15 @@ impl FileCore {
     }
 
     /// A handle is closed: what it wrote can be seen elsewhere from now on. When it is the only one open for writing, it
-    /// will hardly be used again, and the lease is given back at once.
+    /// will hardly be used again, and the lease is given back at once; after a sync that is left to the release of the handle, which nobody
+    /// waits for: there is nothing that others could not see yet.
     pub(super) async fn flush_handle(self: &Arc<Self>) -> Result<(), DfsError> {
         let (held, close) = {
             let mut state = self.state();
             state.take_failure()?;
-            (state.lease, state.writable <= 1 && (!state.rewritten || state.recalled))
+            let last = state.writable <= 1 && (!state.rewritten || state.recalled);
+            let told = !state.is_unrecorded() && state.write.is_acknowledged(state.write.last_id);
+            (state.lease, last && !(told && state.write.dirty.is_empty()))
         };
         if held { self.flush(close).await } else { Ok(()) }
     }

@@ -91,7 +91,7 @@ impl FileCore {
             // Closing it costs no call of its own then.
             self.to_the_end(|core| async move { core.give_back(true).await.map(drop) }).await?;
         }
-        if self.is_unrecorded() {
+        if self.state().is_unrecorded() {
             self.commit_durably(false).await?;
         }
         let changed = std::mem::take(&mut self.state().namespace_changed) | self.fs.has_queued();
@@ -108,15 +108,6 @@ impl FileCore {
     fn owes_sync(&self) -> bool {
         let state = self.state();
         state.namespace_changed || !state.write.unsynced.is_empty()
-    }
-
-    /// Whether the namenode does not know how long the file or one of its blocks is.
-    fn is_unrecorded(&self) -> bool {
-        let state = self.state();
-        let write = &state.write;
-        state.size > state.recorded_size
-            || !write.finished.is_empty()
-            || write.writers.values().any(|writer| writer.block != writer.recorded)
     }
 
     /// Has the replicas of ended blocks put on disk. A block with a replica that cannot be is reopened: the pipeline leaves the

@@ -55,6 +55,19 @@ pub struct Waits {
     pub peer: Duration,
 }
 
+/// What a block comes in for.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What happens to the packets.
+    pub mode: Mode,
+    /// Packets may be at any offset.
+    pub random: bool,
+    /// There is no other member: the writer hears everything at once, after a sync.
+    pub alone: bool,
+    /// How long to wait for whom.
+    pub waits: Waits,
+}
+
 /// One block being received.
 #[derive(Debug)]
 pub struct BlockReceiver<'a> {
@@ -64,8 +77,8 @@ pub struct BlockReceiver<'a> {
     /// Where the writer of the packets looks how far they have come.
     progress: Arc<WriterToken>,
     mode: Mode,
-    /// Packets may be at any offset.
     random: bool,
+    alone: bool,
     waits: Waits,
     scratch: &'a mut Scratch,
     metrics: &'a Metrics,
@@ -92,7 +105,7 @@ impl<'a> BlockReceiver<'a> {
         downstream: Option<(Connection, usize)>,
         writer: ReplicaWriter,
         ready: Option<&BlockOpResponseProto>,
-        (mode, random, waits): (Mode, bool, Waits),
+        terms: Terms,
         scratch: &'a mut Scratch,
         metrics: &'a Metrics,
     ) -> Self {
@@ -107,9 +120,10 @@ impl<'a> BlockReceiver<'a> {
             downstream,
             progress: Arc::clone(writer.token()),
             writer: Some(writer),
-            mode,
-            random,
-            waits,
+            mode: terms.mode,
+            random: terms.random,
+            alone: terms.alone,
+            waits: terms.waits,
             scratch,
             metrics,
             acks,
@@ -271,7 +285,7 @@ impl<'a> BlockReceiver<'a> {
                     writer.commit(header.offset_in_block, header.data_len, sums)?;
                 }
             }
-            if header.sync_block {
+            if header.sync_block && !self.alone {
                 // The members before us shall sync at the same time, not after us.
                 self.acks.flush(self.upstream)?;
             }

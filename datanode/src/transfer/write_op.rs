@@ -11,7 +11,7 @@ use dfs_proto::transfer::{BlockOpResponseProto, OpWriteBlockProto, Status};
 
 use super::net::{BUFFER_BYTES, Connection};
 use super::peers::{address_of, at, of_peer};
-use super::receiver::{BlockReceiver, Mode, Waits};
+use super::receiver::{BlockReceiver, Mode, Terms, Waits};
 use super::whole_op::WholeBlock;
 use super::{Shared, failure};
 use crate::dataset::open_replica::WriterToken;
@@ -104,15 +104,15 @@ pub fn write_block(
     };
     let mut scratch = shared.scratch.take(request.checksum.bytes_per_checksum());
     let waits = Waits { stream: shared.config.stream_timeout, peer: peer_wait(shared, op) };
-    let mode = request.mode;
-    let random = request.random;
+    let Request { mode, random, .. } = request;
+    let terms = Terms { mode, random, alone: op.pipeline_size <= 1, waits };
     let ready = (mode == Mode::Pipeline).then_some(&ready);
     let outcome = BlockReceiver::new(
         upstream,
         downstream,
         writer,
         ready,
-        (mode, random, waits),
+        terms,
         &mut scratch,
         &shared.metrics,
     )

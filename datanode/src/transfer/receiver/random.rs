@@ -77,8 +77,10 @@ impl BlockReceiver<'_> {
         if self.held.is_empty() {
             return Ok(());
         }
-        // The members before us shall sync at the same time, not after us.
-        self.acks.flush(self.upstream)?;
+        if !self.alone {
+            // The members before us shall sync at the same time, not after us.
+            self.acks.flush(self.upstream)?;
+        }
         if let Some(writer) = &mut self.writer {
             writer.sync()?;
         }
