@@ -28,6 +28,9 @@ use crate::{DfsError, FileChecksum, FileReader, FileWriter, path};
 /// Entries asked for in one listing call, the most the namenode gives.
 pub const LIST_PAGE_ENTRIES: usize = 1000;
 
+/// Names asked for in one listing of nothing else, the most the namenode gives.
+pub const LIST_PAGE_NAMES: usize = 4096;
+
 /// A connection to a cluster. Cloning is cheap and shares everything; use it from any number of tasks.
 ///
 /// Calls that change something are retried until the deadline of the
@@ -240,6 +243,7 @@ impl DfsClient {
             limit: limit.clamp(1, LIST_PAGE_ENTRIES) as u32,
             need_locations,
             names_only: false,
+            names_max: 0,
         };
         nn.call(path, request, |mut s, r| async move { s.list(r).await }).await
     }

@@ -95,6 +95,7 @@ mod namenode_reader;
 mod open_block;
 mod options;
 mod out_packet;
+mod own_links;
 mod path;
 mod peer_cache;
 mod pipeline;
@@ -110,11 +111,12 @@ mod streamer;
 mod transport;
 mod trash;
 mod unsynced_blocks;
+mod waiting_thread;
 mod writer_core;
 
 pub use admin::Scrub;
 pub use config::{ClientBuilder, MAX_PACKETS_IN_FLIGHT, PACKET_BYTES_RANGE};
-pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES};
+pub use dfs_client::{DfsClient, LIST_PAGE_ENTRIES, LIST_PAGE_NAMES};
 pub use dfs_proto::ErrorKind;
 pub use dfs_proto::checksum::ChecksumKind;
 pub use dfs_proto::v1::{

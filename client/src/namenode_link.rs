@@ -65,6 +65,9 @@ pub(crate) enum LinkError {
     /// What came is no frame.
     #[error("bad answer")]
     Frame(#[source] FrameError),
+    /// The answer is of a call that was not made.
+    #[error("answer to no call")]
+    Unasked,
     /// The client was dropped.
     #[error("client is closed")]
     Dropped,
@@ -72,13 +75,15 @@ pub(crate) enum LinkError {
 
 impl LinkError {
     /// The status that calls get.
-    fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         let mut status = match &self {
             Self::NotANamenode(FrameError::Version { theirs }) => {
                 let reason = format!("namenode speaks {theirs}, client {}", framing::FRAMING_VERSION);
                 return RpcError::new(ErrorKind::VersionMismatch, "framing", reason).to_status();
             }
-            Self::NotANamenode(_) | Self::ClosedAtOnce | Self::Frame(_) => Status::internal(self.to_string()),
+            Self::NotANamenode(_) | Self::ClosedAtOnce | Self::Frame(_) | Self::Unasked => {
+                Status::internal(self.to_string())
+            }
             Self::Connect(_) | Self::Broken(_) | Self::Closed | Self::Silent | Self::Dropped => {
                 Status::unavailable(self.to_string())
             }

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dfs_proto::framing::{self, Answer, FrameError, LENGTH_BYTES, PREFACE_BYTES};
+use dfs_proto::framing::{self, FrameError, LENGTH_BYTES, PREFACE_BYTES};
 use socket2::{SockRef, TcpKeepalive};
 use tonic::{Code, Status};
 
-use crate::namenode_link::{Link, LinkError};
+use crate::namenode_link::{Answer, Link, LinkError};
 
 /// Time to connect to one namenode and hear from it before the next attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How late a call may be found to be overdue.
-const TICK: Duration = Duration::from_millis(200);
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Silence of the connection after which the kernel asks the other side whether it is there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -52,9 +52,9 @@ pub(crate) fn run(link: &Arc<Link>, address: &str) {
 fn serve(link: &Arc<Link>, address: &str) -> Result<std::convert::Infallible, LinkError> {
     let until = Instant::now() + CONNECT_TIMEOUT;
     let mut closed = 0;
-    let (socket, mut input) = loop {
+    let (socket, input) = loop {
         let socket = connect(address, until).map_err(LinkError::Connect)?;
-        match greet(link, &socket, until) {
+        match greet(&socket, until, || link.fail_overdue(Instant::now())) {
             Ok(input) => break (socket, input),
             Err(LinkError::ClosedAtOnce) if closed < CLOSED_MAX => {
                 closed += 1;
@@ -64,21 +64,23 @@ fn serve(link: &Arc<Link>, address: &str) -> Result<std::convert::Infallible, Li
         }
     };
     let socket = link.opened(socket).map_err(LinkError::Connect)?;
-    input.consume(PREFACE_BYTES);
     link.begin();
     read_answers(link, socket, input)
 }
 
-/// Exchanges prefaces; answers what was read, which begins with the other side's.
-fn greet(link: &Arc<Link>, mut socket: &TcpStream, until: Instant) -> Result<Input, LinkError> {
+/// Exchanges prefaces; answers what was read behind the other side's. `meanwhile` is called when nothing has come for a while.
+pub(crate) fn greet(
+    mut socket: &TcpStream,
+    until: Instant,
+    meanwhile: impl Fn(),
+) -> Result<Input, LinkError> {
     io::Write::write_all(&mut socket, &framing::preface()).map_err(LinkError::Broken)?;
-    let mut input = Input { bytes: vec![0; READ_BYTES], filled: 0 };
+    let mut input = Input { bytes: vec![0; READ_BYTES], taken: 0, filled: 0 };
     while input.filled < PREFACE_BYTES {
-        let before = input.filled;
         match input.fill(socket) {
-            Ok(_) if input.filled > before => {}
-            Ok(_) => {
-                link.fail_overdue(Instant::now());
+            Ok(true) => {}
+            Ok(false) => {
+                meanwhile();
                 if Instant::now() >= until {
                     return Err(LinkError::Silent);
                 }
@@ -97,6 +99,7 @@ fn greet(link: &Arc<Link>, mut socket: &TcpStream, until: Instant) -> Result<Inp
     let mut preface = [0; PREFACE_BYTES];
     preface.copy_from_slice(&input.bytes[..PREFACE_BYTES]);
     framing::check_preface(preface).map_err(LinkError::NotANamenode)?;
+    input.consume(PREFACE_BYTES);
     Ok(input)
 }
 
@@ -107,7 +110,9 @@ fn read_answers(
 ) -> Result<std::convert::Infallible, LinkError> {
     let mut next_look = Instant::now() + TICK;
     loop {
-        input.take_frames(link).map_err(LinkError::Frame)?;
+        while let Some((id, answer)) = input.next_answer().map_err(LinkError::Frame)? {
+            link.answer(id, answer);
+        }
         input.fill(socket)?;
         let now = Instant::now();
         if now >= next_look {
@@ -118,7 +123,7 @@ fn read_answers(
 }
 
 /// Connects to the first address of `host:port` that takes the connection.
-fn connect(address: &str, until: Instant) -> io::Result<TcpStream> {
+pub(crate) fn connect(address: &str, until: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for addr in address.to_socket_addrs()? {
         match connect_to(addr, until.saturating_duration_since(Instant::now())) {
@@ -145,15 +150,21 @@ fn connect_to(addr: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
 }
 
 /// Bytes that have come.
-struct Input {
-    /// Initialised room, of which the first `filled` bytes have come.
+pub(crate) struct Input {
+    /// Initialised room, of which the bytes from `taken` to `filled` have come and were not taken.
     bytes: Vec<u8>,
+    taken: usize,
     filled: usize,
 }
 
 impl Input {
-    /// Waits for more, [`TICK`] long at most.
-    fn fill(&mut self, mut socket: &TcpStream) -> Result<(), LinkError> {
+    /// Waits for more as long as the socket does; false if nothing has come.
+    pub(crate) fn fill(&mut self, mut socket: &TcpStream) -> Result<bool, LinkError> {
+        if self.taken > 0 {
+            self.bytes.copy_within(self.taken..self.filled, 0);
+            self.filled -= self.taken;
+            self.taken = 0;
+        }
         if self.filled == self.bytes.len() {
             // Follows what arrives, not what is announced.
             self.bytes.resize(2 * self.bytes.len(), 0);
@@ -162,42 +173,43 @@ impl Input {
             Ok(0) => Err(LinkError::Closed),
             Ok(more) => {
                 self.filled += more;
-                Ok(())
+                Ok(true)
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(()),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(false),
                 _ => Err(LinkError::Broken(error)),
             },
         }
     }
 
+    /// Whether everything that has come was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken == self.filled
+    }
+
     fn consume(&mut self, count: usize) {
-        self.bytes.copy_within(count..self.filled, 0);
-        self.filled -= count;
-        if self.filled == 0 && self.bytes.len() > READ_BYTES {
-            self.bytes = vec![0; READ_BYTES];
+        self.taken += count;
+        if self.is_empty() {
+            (self.taken, self.filled) = (0, 0);
+            if self.bytes.len() > READ_BYTES {
+                self.bytes = vec![0; READ_BYTES];
+            }
         }
     }
 
-    /// Hands the whole frames to their callers.
-    fn take_frames(&mut self, link: &Link) -> Result<(), FrameError> {
-        let mut rest = &self.bytes[..self.filled];
-        while let Ok(frame) = framing::split_frame(rest)? {
-            rest = &rest[LENGTH_BYTES + frame.len()..];
-            let (id, answer) = framing::decode_answer(frame)?;
-            let answer = match answer {
-                Answer::Message(message) => Ok(Bytes::copy_from_slice(message)),
-                Answer::Refused { code, text, details } => {
-                    let code = Code::from_i32(i32::from(code));
-                    Err(Status::with_details(code, text, Bytes::copy_from_slice(details)))
-                }
-            };
-            link.answer(id, answer);
-        }
-        let consumed = self.filled - rest.len();
-        if consumed > 0 {
-            self.consume(consumed);
-        }
-        Ok(())
+    /// The next whole frame: which call it answers, and how.
+    pub(crate) fn next_answer(&mut self) -> Result<Option<(u64, Answer)>, FrameError> {
+        let Ok(frame) = framing::split_frame(&self.bytes[self.taken..self.filled])? else { return Ok(None) };
+        let length = LENGTH_BYTES + frame.len();
+        let (id, answer) = framing::decode_answer(frame)?;
+        let answer = match answer {
+            framing::Answer::Message(message) => Ok(Bytes::copy_from_slice(message)),
+            framing::Answer::Refused { code, text, details } => {
+                let code = Code::from_i32(i32::from(code));
+                Err(Status::with_details(code, text, Bytes::copy_from_slice(details)))
+            }
+        };
+        self.consume(length);
+        Ok(Some((id, answer)))
     }
 }

@@ -15,6 +15,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
 use crate::namenode_link::{Link, LinkError};
+use crate::own_links::OwnLinks;
 
 /// Room of a new frame: most requests fit.
 const FRAME_BYTES: usize = 256;
@@ -24,6 +25,8 @@ const FRAME_BYTES: usize = 256;
 pub(crate) struct Connections {
     address: String,
     current: Mutex<Option<Arc<Link>>>,
+    /// For callers who block their thread.
+    own: Arc<OwnLinks>,
     next_id: AtomicU64,
 }
 
@@ -39,8 +42,9 @@ pub(crate) struct Transport {
 
 impl Connections {
     /// Makes no connection yet.
-    pub(crate) const fn new(address: String) -> Self {
-        Self { address, current: Mutex::new(None), next_id: AtomicU64::new(1) }
+    pub(crate) fn new(address: String) -> Self {
+        let own = OwnLinks::new(address.clone());
+        Self { address, current: Mutex::new(None), own, next_id: AtomicU64::new(1) }
     }
 
     /// Carries calls that fail if they have no answer by `until`.
@@ -52,7 +56,10 @@ impl Connections {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match &*current {
             Some(link) if !link.is_broken() => Arc::clone(link),
-            _ => Arc::clone(current.insert(Link::start(&self.address))),
+            _ => {
+                self.own.clear();
+                Arc::clone(current.insert(Link::start(&self.address)))
+            }
         }
     }
 }
@@ -96,9 +103,14 @@ async fn carry(
     framing::encode_call(&mut frame, id, parts.uri.path(), message.iter().map(|piece| piece.as_ref()))
         .map_err(|error| Status::out_of_range(error.to_string()))?;
     drop(message);
-    let link = connections.link();
-    let _place = link.place().await?;
-    let message = link.call(id, frame, until).await?;
+    let message = match connections.own.take(frame.len()) {
+        Some(own) => connections.own.call(own, id, &frame, until).await?,
+        None => {
+            let link = connections.link();
+            let _place = link.place().await?;
+            link.call(id, frame, until).await?
+        }
+    };
     let mut trailers = http::HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
     Ok(http::Response::new(Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))))))
@@ -106,4 +118,4 @@ async fn carry(
 
 #[cfg(test)]
 #[path = "transport_tests.rs"]
-mod tests;
+pub(crate) mod tests;

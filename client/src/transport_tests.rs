@@ -15,13 +15,13 @@ use tonic::Code;
 use super::*;
 
 /// Longest wait for anything; only a defect takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Calls at once: more than may be under way.
 const MANY: u64 = 2 * framing::CALLS_MAX as u64;
 
 /// Accepts one connection after the other and does with each what `serve` says, until the test ends.
-fn server(serve: impl Fn(TcpStream) + Send + 'static) -> Arc<Connections> {
+pub(crate) fn server(serve: impl Fn(TcpStream) + Send + 'static) -> Arc<Connections> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address").to_string();
     std::thread::spawn(move || {
@@ -35,7 +35,7 @@ fn server(serve: impl Fn(TcpStream) + Send + 'static) -> Arc<Connections> {
 }
 
 /// Takes the client's preface and answers with ours.
-fn greet(socket: &mut TcpStream) {
+pub(crate) fn greet(socket: &mut TcpStream) {
     let mut preface = [0; framing::PREFACE_BYTES];
     socket.read_exact(&mut preface).expect("a preface");
     framing::check_preface(preface).expect("ours");
@@ -52,7 +52,7 @@ fn next_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// Id of the next frame, which is a call.
-fn next_call(socket: &mut TcpStream) -> Option<u64> {
+pub(crate) fn next_call(socket: &mut TcpStream) -> Option<u64> {
     match framing::decode_request(&next_frame(socket)?).expect("a frame") {
         Request::Call { id, path, .. } => {
             assert_eq!(path, "/dfs.v1.ClientProtocol/Stat");
@@ -63,7 +63,7 @@ fn next_call(socket: &mut TcpStream) -> Option<u64> {
 }
 
 /// A frame that answers with a node of this size and name.
-fn answer(id: u64, size: u64, name: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(id: u64, size: u64, name: &[u8]) -> Vec<u8> {
     let status = FileStatus { size, symlink: name.to_vec().into(), ..Default::default() };
     let message = status.encode_to_vec();
     let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
@@ -84,7 +84,7 @@ async fn stat_until(
     Ok(stub.stat(StatRequest { context: None, node }).await?.into_inner())
 }
 
-async fn stat(connections: &Arc<Connections>) -> Result<FileStatus, Status> {
+pub(crate) async fn stat(connections: &Arc<Connections>) -> Result<FileStatus, Status> {
     stat_until(connections, Instant::now() + PATIENCE, b"x".to_vec()).await
 }
 

@@ -11,6 +11,8 @@ use crate::owners::Owners;
 /// Preferred size of reads and writes, told by `stat`: programs that use buffers of this size ask 16 times less often than
 /// with a page.
 const PREFERRED_IO_BYTES: u32 = 64 << 10;
+/// The same of directories: the C library takes a buffer of this size for a listing, and so does the kernel.
+const PREFERRED_LISTING_BYTES: u32 = 256 << 10;
 /// Unit of `st_blocks`.
 const STAT_BLOCK_BYTES: u64 = 512;
 const NS_PER_S: i128 = 1_000_000_000;
@@ -47,7 +49,7 @@ impl Node {
             gid: owners.gid(&status.group),
             // The kernel's encoding of device numbers has 32 bits; what it gave to mknod comes back.
             rdev: u32::try_from(status.rdev).unwrap_or(0),
-            blksize: PREFERRED_IO_BYTES,
+            blksize: if kind == FileType::Directory { PREFERRED_LISTING_BYTES } else { PREFERRED_IO_BYTES },
             flags: 0,
         };
         let symlink = (kind == FileType::Symlink).then(|| Arc::from(&status.symlink[..]));

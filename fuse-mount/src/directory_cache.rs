@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dfs_client::fs::InodeId;
 
 use crate::directory_page::{Entries, Entry, Page};
@@ -47,6 +48,15 @@ pub enum Known {
     Absent(Duration),
     /// Ask.
     Unknown,
+}
+
+/// What is known behind a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Following {
+    /// Entries in order; none at the end of the directory.
+    pub entries: Entries,
+    /// What is known ends behind this name, and the directory does not.
+    pub unknown_after: Option<Bytes>,
 }
 
 /// A listing under way.
@@ -87,22 +97,36 @@ impl DirectoryCache {
         }
     }
 
-    /// Up to `limit` entries after the name `after`, if a page knows them, and whether the directory ends with them.
-    pub fn after(&self, dir: InodeId, after: &[u8], limit: usize, now: Instant) -> Option<(Entries, bool)> {
+    /// Entries after the name `after` as far as pages know them and each of them `fits`; `None` if the first is not known.
+    pub fn after(
+        &self,
+        dir: InodeId,
+        after: &[u8],
+        mut fits: impl FnMut(&[u8]) -> bool,
+        now: Instant,
+    ) -> Option<Following> {
         let inner = self.lock();
         let directory = inner.directories.get(&dir)?;
-        let page = directory.page_from(after)?;
-        page.left(self.ttl, now)?;
-        if page.end.as_deref().is_some_and(|end| end <= after) {
-            return None;
+        let fresh = |page: &&Page| page.left(self.ttl, now).is_some();
+        let mut entries = Entries::new();
+        let mut page = directory.page_from(after).filter(fresh).filter(|page| page.reaches_beyond(after))?;
+        loop {
+            let mut following = page.following(after);
+            let room_left = following.all(|(name, entry)| {
+                let fits = fits(name);
+                if fits {
+                    entries.push((name.clone(), *entry));
+                }
+                fits
+            });
+            let Some(end) = &page.end else { return Some(Following { entries, unknown_after: None }) };
+            match directory.pages.get(&**end).filter(fresh) {
+                Some(next) if room_left => page = next,
+                Some(_) => return Some(Following { entries, unknown_after: None }),
+                None if room_left && entries.is_empty() => return None,
+                None => return Some(Following { entries, unknown_after: Some(end.clone()) }),
+            }
         }
-        let mut rest = page.following(after);
-        let found: Vec<_> = rest.by_ref().take(limit).map(|(name, entry)| (name.clone(), *entry)).collect();
-        let exhausted = rest.next().is_none();
-        if found.is_empty() && page.end.is_some() {
-            return None;
-        }
-        Some((found, exhausted && page.end.is_none()))
     }
 
     /// A look-up in `dir` was not answered from here; says whether a page should be fetched now.
@@ -253,8 +277,9 @@ mod tests {
     }
 
     fn page(names: &[&str], end: Option<&str>, at: Instant) -> Page {
-        let entries = names.iter().map(|name| (name.as_bytes().into(), entry(1))).collect();
-        Page::new(entries, end.map(|end| end.as_bytes().into()), at)
+        let bytes = |name: &str| Bytes::copy_from_slice(name.as_bytes());
+        let entries = names.iter().map(|name| (bytes(name), entry(1))).collect();
+        Page::new(entries, end.map(bytes), at)
     }
 
     fn list(cache: &DirectoryCache, start: &str, names: &[&str], end: Option<&str>, at: Instant) {
@@ -285,18 +310,37 @@ mod tests {
         list(&cache, "", &["a", "b"], Some("b"), now);
         list(&cache, "b", &["c"], None, now);
         let names = |after: &str, limit| {
-            let (found, end) = cache.after(DIR, after.as_bytes(), limit, now)?;
-            let names: Vec<String> =
-                found.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
-            Some((names.join(" "), end))
+            let mut left = limit;
+            let fits = |_: &[u8]| {
+                left -= 1;
+                left >= 0
+            };
+            let Following { entries, unknown_after } = cache.after(DIR, after.as_bytes(), fits, now)?;
+            let text = |name: &Bytes| String::from_utf8_lossy(name).into_owned();
+            let names: Vec<String> = entries.iter().map(|(name, _)| text(name)).collect();
+            Some((names.join(" "), unknown_after.map(|end| text(&end)).unwrap_or_default()))
         };
-        assert_eq!(names("", 1), Some(("a".into(), false)));
-        assert_eq!(names("", 9), Some(("a b".into(), false)));
-        assert_eq!(names("b", 9), Some(("c".into(), true)));
-        assert_eq!(names("zz", 9), Some((String::new(), true)));
-        cache.changed(DIR, b"b", None);
-        cache.changed(DIR, b"a", None);
-        assert_eq!(names("", 9), None, "an empty page does not tell what follows");
+        let found = |names: &str, end: &str| Some((names.to_owned(), end.to_owned()));
+        assert_eq!(names("", 1), found("a", ""));
+        assert_eq!(names("", 9), found("a b c", ""));
+        assert_eq!(names("b", 9), found("c", ""));
+        assert_eq!(names("zz", 9), found("", ""));
+        cache.forget(DIR);
+        list(&cache, "", &["a", "b"], Some("b"), now);
+        list(&cache, "b", &["c"], Some("d"), now);
+        list(&cache, "e", &["f"], None, now);
+        assert_eq!(names("", 1), found("a", ""), "the next page is known");
+        assert_eq!(names("", 3), found("a b c", "d"), "what is between d and e is not known");
+        assert_eq!(names("b", 1), found("c", "d"));
+        assert_eq!(names("c", 9), None);
+        assert_eq!(names("d", 9), None);
+        assert_eq!(names("e", 9), found("f", ""));
+        cache.changed(DIR, b"c", None);
+        assert_eq!(names("", 9), found("a b", "d"));
+        assert_eq!(names("b", 9), None, "an empty page does not tell what follows");
+        let old = now.checked_sub(TTL).expect("long after the start of the machine");
+        list(&cache, "b", &["c"], None, old);
+        assert_eq!(names("", 9), found("a b", "b"), "it counts no longer");
     }
 
     #[test]
@@ -380,13 +424,13 @@ mod tests {
                 let entries = (0..30u8)
                     .filter(within)
                     .filter(|n| bits >> n & 1 == 1)
-                    .map(|n| (Box::from([n]), entry(1)))
+                    .map(|n| (Bytes::copy_from_slice(&[n]), entry(1)))
                     .collect();
                 for n in (0..30u8).filter(within) {
                     expected[usize::from(n)] = Some(bits >> n & 1 == 1);
                 }
                 let listing = cache.listing(DIR);
-                let end = end.map(|end| Box::from([end]));
+                let end = end.map(|end| Bytes::copy_from_slice(&[end]));
                 cache.listed(DIR, listing, &[start], Page::new(entries, end, now));
             }
             for n in 0..30u8 {
@@ -401,7 +445,7 @@ mod tests {
             prop_assert_eq!(inner.names, inner.directories[&DIR].names());
             let pages: Vec<_> = inner.directories[&DIR].pages.iter().collect();
             for pair in pages.windows(2) {
-                prop_assert!(pair[0].1.end.as_ref().is_some_and(|end| end <= pair[1].0));
+                prop_assert!(pair[0].1.end.as_ref().is_some_and(|end| **end <= **pair[1].0));
             }
         }
     }

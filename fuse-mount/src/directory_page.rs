@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dfs_client::fs::InodeId;
 use fuser::FileType;
 
@@ -19,23 +20,23 @@ pub struct Entry {
     pub kind: FileType,
 }
 
-/// Names in order, with what they stand for.
-pub type Entries = Vec<(Box<[u8]>, Entry)>;
+/// Names in order, with what they stand for. Names of one answer of the cluster are parts of its bytes.
+pub type Entries = Vec<(Bytes, Entry)>;
 
 /// All names after a start, which who keeps the page knows, up to an end.
 #[derive(Debug)]
 pub struct Page {
     /// Names known to be there.
-    pub entries: BTreeMap<Box<[u8]>, Entry>,
+    pub entries: BTreeMap<Bytes, Entry>,
     /// Last name in the range; `None`: everything that follows is in it.
-    pub end: Option<Box<[u8]>>,
+    pub end: Option<Bytes>,
     /// When the cluster was asked.
     pub fetched: Instant,
 }
 
 impl Page {
     /// A page with these entries, asked for at `fetched`.
-    pub fn new(entries: Entries, end: Option<Box<[u8]>>, fetched: Instant) -> Self {
+    pub fn new(entries: Entries, end: Option<Bytes>, fetched: Instant) -> Self {
         Self { entries: entries.into_iter().collect(), end, fetched }
     }
 
@@ -56,7 +57,7 @@ impl Page {
     }
 
     /// Entries after the name `after`.
-    pub fn following(&self, after: &[u8]) -> impl Iterator<Item = (&Box<[u8]>, &Entry)> {
+    pub fn following(&self, after: &[u8]) -> impl Iterator<Item = (&Bytes, &Entry)> {
         self.entries.range::<[u8], _>((Bound::Excluded(after), Bound::Unbounded))
     }
 
@@ -66,7 +67,7 @@ impl Page {
             return;
         }
         match entry {
-            Some(entry) => self.entries.insert(name.into(), entry),
+            Some(entry) => self.entries.insert(Bytes::copy_from_slice(name), entry),
             None => self.entries.remove(name),
         };
     }
@@ -74,10 +75,11 @@ impl Page {
     /// Cuts the range after `last` and answers what was behind.
     pub fn split_off(&mut self, last: &[u8]) -> Self {
         let mut behind = self.entries.split_off(last);
-        if let Some(entry) = behind.remove(last) {
-            self.entries.insert(last.into(), entry);
+        if let Some((name, entry)) = behind.remove_entry(last) {
+            self.entries.insert(name, entry);
         }
-        Self { entries: behind, end: self.end.replace(last.into()), fetched: self.fetched }
+        let end = self.end.replace(Bytes::copy_from_slice(last));
+        Self { entries: behind, end, fetched: self.fetched }
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_split_page_knows_what_it_knew() {
-        let names = ["b", "c", "d"].map(|name| (name.as_bytes().into(), entry()));
+        let names = ["b", "c", "d"].map(|name| (Bytes::from_static(name.as_bytes()), entry()));
         let mut page = Page::new(names.into(), None, Instant::now());
         let behind = page.split_off(b"c");
         assert_eq!((page.entries.len(), page.end.as_deref()), (2, Some(&b"c"[..])));

@@ -15,7 +15,7 @@
 //! in [`KEPT_OF_OLD`]; a program that goes back to one of the others starts at the nearest before it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use dfs_client::fs::InodeId;
 
@@ -23,12 +23,14 @@ use dfs_client::fs::InodeId;
 const MAX_NAMES_BYTES: usize = 16 << 20;
 /// One of so many old positions stays.
 const KEPT_OF_OLD: u64 = 1_024;
-/// Entries collected for a first answer, and at least: what fits into the kernel's usual buffer (32 KiB) with attributes, and half of that.
-const LEAST_WANTED: usize = 128;
-/// Entries collected for one answer at most: a page of a listing.
-const MOST_WANTED: usize = dfs_client::LIST_PAGE_ENTRIES;
 /// Positions of "." and "..".
 pub const DOTS: u64 = 2;
+/// Bytes of the kernel's `fuse_dirent` before the name.
+const DIRENT_BYTES: usize = 24;
+/// Bytes of its `fuse_entry_out`, the attributes.
+const ENTRY_BYTES: usize = 128;
+/// Each entry is filled up to a multiple of this.
+const ALIGNMENT: usize = 8;
 
 /// An open directory.
 #[derive(Debug)]
@@ -37,25 +39,41 @@ pub struct DirectoryHandle {
     pub dir: InodeId,
     /// Where readers of this handle are.
     pub positions: tokio::sync::Mutex<Positions>,
-    /// Entries that may fit into the kernel's buffer, whose size is not told.
-    wanted: AtomicUsize,
+    /// Held by who fetches names, those that come next included.
+    pub fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl DirectoryHandle {
     /// Nothing was read yet.
     pub fn new(dir: InodeId) -> Self {
-        Self { dir, positions: tokio::sync::Mutex::default(), wanted: AtomicUsize::new(LEAST_WANTED) }
+        Self { dir, positions: tokio::sync::Mutex::default(), fetching: Arc::default() }
+    }
+}
+
+/// Room for entries in an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    bytes: usize,
+    entries: usize,
+    attributes: bool,
+}
+
+impl Room {
+    /// The kernel takes so many bytes, and the mount gives so many entries at most.
+    pub fn new(bytes: usize, entries: usize, attributes: bool) -> Self {
+        Self { bytes, entries, attributes }
     }
 
-    /// How many entries to collect for the next answer.
-    pub fn wanted(&self) -> usize {
-        self.wanted.load(Ordering::Relaxed)
-    }
-
-    /// `fitted` of `collected` entries fitted into an answer.
-    pub fn took(&self, fitted: usize, collected: usize) {
-        let next = if fitted == collected { fitted * 4 } else { fitted + fitted / 4 };
-        self.wanted.store(next.clamp(LEAST_WANTED, MOST_WANTED), Ordering::Relaxed);
+    /// Takes room for an entry with this name; false if there is none.
+    pub fn take(&mut self, name: &[u8]) -> bool {
+        let head = if self.attributes { DIRENT_BYTES + ENTRY_BYTES } else { DIRENT_BYTES };
+        let bytes = (head + name.len()).next_multiple_of(ALIGNMENT);
+        let fits = self.entries > 0 && bytes <= self.bytes;
+        if fits {
+            self.entries -= 1;
+            self.bytes -= bytes;
+        }
+        fits
     }
 }
 
@@ -168,6 +186,15 @@ mod tests {
 
     fn name(n: u64) -> Vec<u8> {
         format!("name-{n:07}").into_bytes()
+    }
+
+    #[test]
+    fn entries_take_the_room_that_the_kernel_gives_them() {
+        let fitting = |mut room: Room, name: &[u8]| (0..1_000).take_while(|_| room.take(name)).count();
+        assert_eq!(fitting(Room::new(4_096, 1_000, false), b"12345678"), 4_096 / 32);
+        assert_eq!(fitting(Room::new(4_096, 1_000, false), b"123456789"), 4_096 / 40);
+        assert_eq!(fitting(Room::new(4_096, 1_000, true), b"12345678"), 4_096 / 160);
+        assert_eq!(fitting(Room::new(4_096, 7, false), b"a"), 7);
     }
 
     #[test]

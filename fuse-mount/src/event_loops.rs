@@ -16,6 +16,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use dfs_client::fs::{may_wait, must_not_wait};
+
 /// Longest time that a thread waits for one operation: some times what a call to the namenode or a small file's way through the
 /// pipeline takes on a busy machine. Whatever takes longer does not feel the change of threads.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -54,14 +56,18 @@ impl EventLoops {
         let waker = Waker::from(Arc::clone(&waking));
         let mut context = Context::from_waker(&waker);
         waking.woken.store(false, Ordering::Relaxed);
-        if let Some(outcome) = poll(&mut work, &mut context) {
+        let Some(_staying) = self.stay() else {
+            return poll(&mut work, &mut context).unwrap_or(Outcome::Waits(work));
+        };
+        let until = Instant::now() + PATIENCE;
+        // A call to the namenode is best waited for where its answer arrives.
+        let mut poll = || may_wait(until, || poll(&mut work, &mut context));
+        if let Some(outcome) = poll() {
             return outcome;
         }
-        let Some(_staying) = self.stay() else { return Outcome::Waits(work) };
-        let until = Instant::now() + PATIENCE;
         loop {
             if waking.woken.swap(false, Ordering::Acquire) {
-                if let Some(outcome) = poll(&mut work, &mut context) {
+                if let Some(outcome) = poll() {
                     return outcome;
                 }
             } else {
@@ -76,7 +82,7 @@ impl EventLoops {
 
     /// Begins `work` on the calling thread, which does not wait for it.
     pub fn begin<T>(mut work: Work<T>) -> Outcome<T> {
-        let ended = poll(&mut work, &mut Context::from_waker(Waker::noop()));
+        let ended = must_not_wait(|| poll(&mut work, &mut Context::from_waker(Waker::noop())));
         ended.unwrap_or(Outcome::Waits(work))
     }
 

@@ -236,7 +236,8 @@ impl Filesystem for DfsFilesystem {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        directories::read(&self.mount, request.into(), handle, offset, reply);
+        let bytes = raw_request::listing_bytes(request);
+        directories::read(&self.mount, request.into(), handle, (offset, bytes), reply);
     }
 
     fn readdirplus(
@@ -247,7 +248,8 @@ impl Filesystem for DfsFilesystem {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        directories::read(&self.mount, request.into(), handle, offset, reply);
+        let bytes = raw_request::listing_bytes(request);
+        directories::read(&self.mount, request.into(), handle, (offset, bytes), reply);
     }
 
     fn releasedir(

@@ -5,8 +5,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dfs_client::DfsError;
-use dfs_client::fs::{Caller, FileStatus, FileSystem, FileType, InodeId, MAX_AHEAD_BYTES};
+use dfs_client::fs::{Caller, FileStatus, FileSystem, FileType, InodeId, ListedName, MAX_AHEAD_BYTES};
 use fuser::{FileAttr, INodeNo, Notifier};
 use tokio::runtime::Handle;
 
@@ -34,6 +35,8 @@ const CACHED_ENTRY_BYTES: u64 = 512;
 const CACHE_SHARE: u64 = 8;
 /// Entries asked for at once: what the namenode gives at most.
 pub const PAGE_ENTRIES: u32 = dfs_client::LIST_PAGE_ENTRIES as u32;
+/// Names asked for at once, the same.
+const PAGE_NAMES: u32 = dfs_client::LIST_PAGE_NAMES as u32;
 
 /// What is asked about the entries of a directory.
 #[derive(Clone, Copy, Debug)]
@@ -232,36 +235,63 @@ impl Mount {
     ) -> Result<Entries, Refusal> {
         let asked = Instant::now();
         let mut listing = UnderWay { mount: self, dir, listing: Some(self.directories.listing(dir)) };
-        let mut asker = Asker::new(who, &self.owners);
-        let (statuses, more) = loop {
-            let answer = match wanted {
-                Wanted::Attributes(limit) => self.fs.list(asker.caller(), dir, start, limit).await,
-                Wanted::Names => self.fs.list_names(asker.caller(), dir, start, PAGE_ENTRIES).await,
-            };
-            match answer {
-                Err(refusal) if asker.widen(&refusal) => {}
-                answer => break answer?,
-            }
+        let (entries, more) = match wanted {
+            Wanted::Attributes(limit) => self.entries(who, dir, start, limit).await?,
+            Wanted::Names => self.names(who, dir, start).await?,
         };
-        let mut entries: Entries = Vec::with_capacity(statuses.len());
-        for status in &statuses {
-            if let Wanted::Attributes(_) = wanted {
-                self.learn(status, asked);
-            }
-            let entry = Entry { inode: InodeId(status.inode), kind: attributes::kind_of(status.r#type()) };
-            entries.push((Box::from(&status.name[..]), entry));
-        }
-        self.fetch_ahead(asker.caller(), || {
-            let small = statuses.iter().filter(|status| is_small(status));
-            let files = small.map(|status| (&status.name[..], InodeId(status.inode)));
-            self.order.listed(dir, start.is_empty(), files)
-        });
         let end = if more { entries.last().map(|(name, _)| name.clone()) } else { None };
         if let Some(listing) = listing.listing.take() {
             let page = Page::new(entries.clone(), end, asked);
             self.directories.listed(dir, listing, start, page);
         }
         Ok(entries)
+    }
+
+    /// Entries after a name, whose attributes become known, and whether more follow.
+    async fn entries(
+        &self,
+        who: Who,
+        dir: InodeId,
+        start: &[u8],
+        limit: u32,
+    ) -> Result<(Entries, bool), Refusal> {
+        let asked = Instant::now();
+        let mut asker = Asker::new(who, &self.owners);
+        let (statuses, more) = loop {
+            match self.fs.list(asker.caller(), dir, start, limit).await {
+                Err(refusal) if asker.widen(&refusal) => {}
+                answer => break answer?,
+            }
+        };
+        let mut entries = Entries::with_capacity(statuses.len());
+        for status in &statuses {
+            self.learn(status, asked);
+            let entry = Entry { inode: InodeId(status.inode), kind: attributes::kind_of(status.r#type()) };
+            // A copy: the attributes beside it, with targets of links, need not be kept.
+            entries.push((Bytes::copy_from_slice(&status.name), entry));
+        }
+        self.fetch_ahead(asker.caller(), || {
+            let small = statuses.iter().filter(|status| is_small(status));
+            let files = small.map(|status| (&status.name[..], InodeId(status.inode)));
+            self.order.listed(dir, start.is_empty(), files)
+        });
+        Ok((entries, more))
+    }
+
+    /// Names after a name with what they stand for, and whether more follow.
+    async fn names(&self, who: Who, dir: InodeId, start: &[u8]) -> Result<(Entries, bool), Refusal> {
+        let mut asker = Asker::new(who, &self.owners);
+        let (names, more) = loop {
+            match self.fs.list_names(asker.caller(), dir, start, PAGE_NAMES).await {
+                Err(refusal) if asker.widen(&refusal) => {}
+                answer => break answer?,
+            }
+        };
+        let entry = |name: ListedName| {
+            let kind = attributes::kind_of(name.r#type());
+            (name.name, Entry { inode: InodeId(name.inode), kind })
+        };
+        Ok((names.into_iter().map(entry).collect(), more))
     }
 
     /// Fetches files before they are opened, those that `next` names and the kernel has no pages of.

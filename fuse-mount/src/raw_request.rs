@@ -10,6 +10,7 @@
 //! | SETLK, SETLKW, GETLK | 40           | 4    | `lk_flags`; 1 is FUSE_LK_FLOCK                       |
 //! | SETATTR  | 0                        | 4    | `valid`; 2048 is FATTR_KILL_SUIDGID                  |
 //! | OPEN     | 4                        | 4    | `open_flags`; 1 is FUSE_OPEN_KILL_SUIDGID            |
+//! | READDIR, READDIRPLUS | 16           | 4    | `size`                                               |
 
 use fuser::Request;
 
@@ -19,6 +20,8 @@ const _: () = assert!(size_of::<Request>() == HEADER_BYTES, "fuser's request is 
 
 const OPCODE_SETATTR: u32 = 4;
 const OPCODE_OPEN: u32 = 14;
+const OPCODE_READDIR: u32 = 28;
+const OPCODE_READDIRPLUS: u32 = 44;
 const OPCODE_GETLK: u32 = 31;
 const OPCODE_SETLKW: u32 = 33;
 
@@ -28,6 +31,9 @@ const SETATTR_VALID_OFFSET: usize = 0;
 const FATTR_KILL_SUIDGID: u32 = 1 << 11;
 const OPEN_FLAGS_OFFSET: usize = 4;
 const OPEN_KILL_SUIDGID: u32 = 1;
+const READDIR_SIZE_OFFSET: usize = 16;
+/// The kernel never gives a listing less.
+const READDIR_LEAST_BYTES: usize = 4_096;
 
 /// Whether a lock request is of flock(2), not fcntl(2).
 pub fn is_flock(request: &Request) -> bool {
@@ -45,6 +51,14 @@ pub fn setattr_kills_privileges(request: &Request) -> bool {
 pub fn open_kills_privileges(request: &Request) -> bool {
     argument(request, OPCODE_OPEN..=OPCODE_OPEN, OPEN_FLAGS_OFFSET)
         .is_some_and(|flags| flags & OPEN_KILL_SUIDGID != 0)
+}
+
+/// Bytes that the answer to a listing may have.
+pub fn listing_bytes(request: &Request) -> usize {
+    let size = [OPCODE_READDIR, OPCODE_READDIRPLUS]
+        .into_iter()
+        .find_map(|opcode| argument(request, opcode..=opcode, READDIR_SIZE_OFFSET));
+    size.map_or(READDIR_LEAST_BYTES, |size| size as usize)
 }
 
 /// The 32-bit argument `offset` bytes behind the header of a request with one of these opcodes.
@@ -94,6 +108,10 @@ mod tests {
         assert!(setattr_kills_privileges(request(&buffer(88, 4, 40, 1 << 11))));
         // header 40, flags 4, open_flags
         assert!(open_kills_privileges(request(&buffer(48, 14, 44, 1))));
+        // header 40, fh 8, offset 8, size
+        for opcode in [28, 44] {
+            assert_eq!(listing_bytes(request(&buffer(80, opcode, 56, 65_536))), 65_536);
+        }
     }
 
     #[test]
@@ -102,5 +120,7 @@ mod tests {
         assert!(!is_flock(request(&buffer(83, 32, 80, 1))));
         assert!(!open_kills_privileges(request(&buffer(47, 14, 44, 1))));
         assert!(!setattr_kills_privileges(request(&buffer(88, 14, 40, 1 << 11))));
+        assert_eq!(listing_bytes(request(&buffer(80, 15, 56, 65_536))), READDIR_LEAST_BYTES);
+        assert_eq!(listing_bytes(request(&buffer(59, 28, 56, 65_536))), READDIR_LEAST_BYTES);
     }
 }

@@ -40,7 +40,8 @@ fn messages() -> Vec<Vec<u8>> {
     let storage = v1::StorageReport { storage_id: "DS-1".into(), capacity: 1 << 40, ..Default::default() };
     let report = v1::DatanodeReport { info: Some(info), storages: vec![storage], ..Default::default() };
     let status = v1::FileStatus { name: "f".into(), inode: 77, owner: "o".into(), ..Default::default() };
-    let list = v1::ListResponse { entries: vec![status], ..Default::default() };
+    let name = v1::ListedName { name: "n".into(), inode: 78, r#type: 1 };
+    let list = v1::ListResponse { entries: vec![status], names: vec![name], ..Default::default() };
     let list_request =
         v1::ListRequest { context: Some(context), node: Some(node), limit: 9, ..Default::default() };
     let command = v1::RecoverBlockCommand { block: Some(block), ..Default::default() };

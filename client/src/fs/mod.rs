@@ -20,6 +20,7 @@ mod dirty;
 mod file_calls;
 mod file_system;
 mod files_ahead;
+mod listing;
 mod local_file;
 mod lock_table;
 mod locks;
@@ -56,10 +57,12 @@ pub use config::FileSystemConfig;
 pub use delegation::DelegationCounts;
 pub use dfs_proto::InodeId;
 pub use dfs_proto::v1::{
-    FileLock, FileStatus, FileType, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,
+    FileLock, FileStatus, FileType, ListedName, LockSpace, LockType, MoveMode, MoveResponse, XattrMode,
 };
 pub use file_system::FileSystem;
 pub use files_ahead::{AheadCounts, MAX_AHEAD_BYTES, MAX_FETCHED_AT_ONCE, MAX_GUESSES};
 pub use local_file::LocalFile;
 pub use locks::LOCK_END;
 pub use open_file::OpenFile;
+
+pub use crate::waiting_thread::{may_wait, must_not_wait};

@@ -59,66 +59,6 @@ impl FileSystem {
         Ok(self.overlaid(status))
     }
 
-    /// Entries of a directory after the name `start_after` (empty: from the start) in bytewise order, at most `limit` and at most
-    /// [`LIST_PAGE_ENTRIES`](crate::LIST_PAGE_ENTRIES); the flag tells whether more follow.
-    pub async fn list(
-        &self,
-        caller: &Caller,
-        dir: InodeId,
-        start_after: &[u8],
-        limit: u32,
-    ) -> Result<(Vec<FileStatus>, bool), DfsError> {
-        let (mut entries, has_more) = self.list_call(caller, dir, start_after, limit, false).await?;
-        self.inner().files.overlay(&mut entries);
-        Ok((entries, has_more))
-    }
-
-    /// The same, with nothing but name, inode and type of each entry.
-    pub async fn list_names(
-        &self,
-        caller: &Caller,
-        dir: InodeId,
-        start_after: &[u8],
-        limit: u32,
-    ) -> Result<(Vec<FileStatus>, bool), DfsError> {
-        self.list_call(caller, dir, start_after, limit, true).await
-    }
-
-    async fn list_call(
-        &self,
-        caller: &Caller,
-        dir: InodeId,
-        start_after: &[u8],
-        limit: u32,
-        names_only: bool,
-    ) -> Result<(Vec<FileStatus>, bool), DfsError> {
-        let fs = self.inner();
-        let limit = limit.clamp(1, crate::LIST_PAGE_ENTRIES as u32);
-        if start_after.is_empty() && fs.is_worked_through(caller, dir) {
-            fs.ask_now(caller, dir).await;
-        }
-        if let Some(known) = fs.list_here(caller, (dir, start_after), limit as usize, names_only) {
-            return Ok(known);
-        }
-        fs.settled(&[dir]).await?;
-        let moment = fs.moment();
-        let request = v1::ListRequest {
-            context: self.context(caller),
-            node: Some(node(dir)),
-            start_after: Bytes::copy_from_slice(start_after),
-            limit,
-            need_locations: false,
-            names_only,
-        };
-        let subject = Subject::Inode(dir);
-        let answer =
-            self.namenode().call(&subject, request, |mut s, r| async move { s.list(r).await }).await?;
-        if !names_only {
-            fs.told(&answer.entries, moment);
-        }
-        Ok((answer.entries, answer.has_more))
-    }
-
     /// Makes a node of any type. A file is not opened; see [`Self::create`].
     pub async fn make_node(
         &self,

@@ -59,7 +59,7 @@ pub use effect::Effect;
 pub use error::{InvalidReason, NamesystemError, RecordFault, StoreError};
 pub use ops::NAMENODE_HOLDER;
 pub use permission::Access;
-pub use query::LIST_LIMIT_MAX;
+pub use query::{LIST_LIMIT_MAX, LIST_NAMES_MAX};
 pub use retry_cache::{RETRIES_MAX, RETRY_AGE_MAX_NS};
 pub use snapshot::Snapshot;
 pub use store::{Fill, Store};

@@ -21,6 +21,22 @@ use crate::log;
 /// Entries in one page of a listing at most, as in HDFS.
 pub const LIST_LIMIT_MAX: usize = 1_000;
 
+/// Names in one page of a listing of nothing else at most: some milliseconds, and 1.2 MB if all are as long as they can be.
+pub const LIST_NAMES_MAX: usize = 4_096;
+
+/// What listing a node found.
+enum Listed<T> {
+    /// Entries, and whether more follow.
+    Directory(Vec<T>, bool),
+    /// The node is no directory.
+    Other(Inode),
+}
+
+/// The limit that is meant by what a caller asks for: 0 is as much as there may be.
+fn within(wanted: usize, most: usize) -> usize {
+    if wanted == 0 { most } else { wanted.min(most) }
+}
+
 impl Snapshot {
     /// Attributes of a node.
     pub fn stat(&self, caller: &log::Caller, node: &v1::NodeRef) -> Result<v1::FileStatus, NamesystemError> {
@@ -37,49 +53,61 @@ impl Snapshot {
         start_after: &[u8],
         limit: usize,
     ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
-        self.entries(caller, node, start_after, limit, |name, entry| {
+        let limit = within(limit, LIST_LIMIT_MAX);
+        let listed = self.entries(caller, node, start_after, limit, |name, entry| {
             Ok(self.existing_inode(entry.inode)?.into_status(Bytes::from(name)))
+        })?;
+        Ok(match listed {
+            Listed::Directory(page, more) => (page, more),
+            Listed::Other(inode) => (vec![inode.status(Bytes::new())], false),
         })
     }
 
-    /// The same, with nothing but name, inode and type of each entry, which costs a third.
+    /// The same, with nothing but name, inode and type of each entry, which costs a third. A limit of 0 means [`LIST_NAMES_MAX`].
     pub fn list_names(
         &self,
         caller: &log::Caller,
         node: &v1::NodeRef,
         start_after: &[u8],
         limit: usize,
-    ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
-        self.entries(caller, node, start_after, limit, |name, entry| {
+    ) -> Result<(Vec<v1::ListedName>, bool), NamesystemError> {
+        let limit = within(limit, LIST_NAMES_MAX);
+        let listed = self.entries(caller, node, start_after, limit, |name, entry| {
             let (name, inode, r#type) = (Bytes::from(name), entry.inode.get(), entry.kind.into());
-            Ok(v1::FileStatus { name, inode, r#type, ..v1::FileStatus::default() })
+            Ok(v1::ListedName { name, inode, r#type })
+        })?;
+        Ok(match listed {
+            Listed::Directory(page, more) => (page, more),
+            Listed::Other(inode) => {
+                let v1::FileStatus { name, inode, r#type, .. } = inode.status(Bytes::new());
+                (vec![v1::ListedName { name, inode, r#type }], false)
+            }
         })
     }
 
-    fn entries(
+    fn entries<T>(
         &self,
         caller: &log::Caller,
         node: &v1::NodeRef,
         start_after: &[u8],
         limit: usize,
-        status: impl Fn(Vec<u8>, Entry) -> Result<v1::FileStatus, NamesystemError>,
-    ) -> Result<(Vec<v1::FileStatus>, bool), NamesystemError> {
+        one: impl Fn(Vec<u8>, Entry) -> Result<T, NamesystemError>,
+    ) -> Result<Listed<T>, NamesystemError> {
         let path = Path::parse(Some(node))?;
         let inode = resolve::node(self, Some(caller), &path)?;
         if !inode.is_directory() {
-            return Ok((vec![inode.status(Bytes::new())], false));
+            return Ok(Listed::Other(inode));
         }
         resolve::check_access(Some(caller), &inode, Access::READ_EXECUTE, &path, Spot::Node)?;
-        let limit = if limit == 0 { LIST_LIMIT_MAX } else { limit.min(LIST_LIMIT_MAX) };
         let mut page = Vec::new();
         for row in self.entries_after(inode.id, start_after)? {
             let (name, entry) = row?;
             if page.len() == limit {
-                return Ok((page, true));
+                return Ok(Listed::Directory(page, true));
             }
-            page.push(status(name, entry)?);
+            page.push(one(name, entry)?);
         }
-        Ok((page, false))
+        Ok(Listed::Directory(page, false))
     }
 
     /// Attributes of a file that the caller may read. One that is named by inode alone, as mounts do, may also

@@ -166,9 +166,16 @@ fn list(
         wanted => wanted.min(LIST_ENTRIES_MAX),
     };
     if request.names_only {
+        let limit = if request.names_max == 0 { limit } else { request.names_max as usize };
         let listed = snapshot.list_names(caller, node, &request.start_after, limit);
-        let (entries, has_more) = listed.map_err(|e| rpc_error(&e))?;
-        return Ok(ListResponse { entries, has_more, locations: Vec::new() });
+        let (names, has_more) = listed.map_err(|e| rpc_error(&e))?;
+        if request.names_max > 0 {
+            return Ok(ListResponse { names, has_more, ..ListResponse::default() });
+        }
+        let bare =
+            |ListedName { name, inode, r#type }| FileStatus { name, inode, r#type, ..Default::default() };
+        let entries = names.into_iter().map(bare).collect();
+        return Ok(ListResponse { entries, has_more, ..ListResponse::default() });
     }
     let (mut entries, mut has_more) =
         snapshot.list(caller, node, &request.start_after, limit).map_err(|e| rpc_error(&e))?;
@@ -192,7 +199,7 @@ fn list(
         has_more |= locations.len() < entries.len();
         entries.truncate(locations.len());
     }
-    Ok(ListResponse { entries, has_more, locations })
+    Ok(ListResponse { entries, has_more, locations, names: Vec::new() })
 }
 
 /// A block by its id, with its file and every replica known.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::mount::{errno, wait_until, with_cluster, with_mount, with_mount_within};
+use dfs_tests::mount::{errno, wait_until, with_cluster, with_cluster_within, with_mount, with_mount_within};
 
 use crate::commands::shell;
 use crate::sys::rename;
@@ -125,6 +126,69 @@ fn a_large_directory_is_listed_once_each_also_while_it_changes() -> Result<()> {
 
         shell(&place.root, "test $(ls -f large | sort -u | wc -l) -gt 1000; rm -r large; test ! -e large")
             .map(|_| ())
+    })
+}
+
+/// Names in a directory, asked for in pieces of `bytes`, as another C library might.
+fn names_in_pieces(directory: &Path, bytes: usize) -> Result<BTreeSet<Vec<u8>>> {
+    /// Bytes of `linux_dirent64` before the name; its own length is at 16.
+    const NAME: usize = 19;
+    let opened = fs::File::open(directory)?;
+    let mut names = BTreeSet::new();
+    let mut buffer = vec![0u8; bytes];
+    loop {
+        // SAFETY: the descriptor is open, and the kernel writes at most so many bytes to the buffer.
+        let filled = unsafe {
+            libc::syscall(libc::SYS_getdents64, opened.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        };
+        let Ok(filled) = usize::try_from(filled) else { return Err(std::io::Error::last_os_error().into()) };
+        if filled == 0 {
+            return Ok(names);
+        }
+        let mut rest = &buffer[..filled];
+        while !rest.is_empty() {
+            let (entry, behind) = rest.split_at(usize::from(u16::from_ne_bytes([rest[16], rest[17]])));
+            let name = entry[NAME..].split(|byte| *byte == 0).next().unwrap_or_default();
+            if !name.starts_with(b".") {
+                ensure!(names.insert(name.to_vec()), "{} is listed twice", String::from_utf8_lossy(name));
+            }
+            rest = behind;
+        }
+    }
+}
+
+#[test]
+fn a_large_directory_of_another_mount_is_listed_in_pieces_of_any_size() -> Result<()> {
+    with_cluster_within(LONG, &[], |cluster| {
+        let here = cluster.mount(&[])?;
+        fs::create_dir(here.path("d"))?;
+        // More than two pages of names, of all lengths.
+        let name = |number: usize| format!("{number:06}{}", "x".repeat(number % 250));
+        let mut names: BTreeSet<Vec<u8>> = (0..entries().min(9_000)).map(|n| name(n).into_bytes()).collect();
+        for name in &names {
+            fs::File::create(here.path("d").join(OsStr::from_bytes(name)))?;
+        }
+        let (there, uncached) = (cluster.mount(&[])?, cluster.mount(&["-o", "cache-ttl=0"])?);
+        for (mount, pieces) in [(&there, 4_096), (&there, 100_000), (&there, 2 << 20), (&uncached, 256 << 10)]
+        {
+            let listed = names_in_pieces(&mount.path("d"), pieces)?;
+            ensure!(listed == names, "{} of {} in pieces of {pieces}", listed.len(), names.len());
+        }
+        // Once it changes, that is seen within the cache time.
+        for (at, made) in [("000001x", false), ("999999", true)] {
+            match made {
+                true => drop(fs::File::create(here.path("d").join(at))?),
+                false => fs::remove_file(here.path("d").join(at))?,
+            }
+            if made {
+                names.insert(at.into())
+            } else {
+                names.remove(at.as_bytes())
+            };
+            ensure!(names_in_pieces(&uncached.path("d"), 64 << 10)? == names, "{at}, without a cache");
+            wait_until("a change is listed", || Ok(names_in_pieces(&there.path("d"), 64 << 10)? == names))?;
+        }
+        Ok(())
     })
 }
 

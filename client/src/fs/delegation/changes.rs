@@ -182,17 +182,6 @@ impl FsInner {
         self.delegations.lock().nodes.stat(inode.get())
     }
 
-    /// Entries of a directory, if they are known here.
-    pub(in crate::fs) fn list_here(
-        &self,
-        caller: &Caller,
-        (dir, start_after): Spot<'_>,
-        limit: usize,
-        names_only: bool,
-    ) -> Option<(Vec<FileStatus>, bool)> {
-        self.delegations.lock().nodes.list(caller, dir.get(), start_after, limit, names_only)
-    }
-
     /// Directory that a node is an entry of, if that is delegated.
     pub(in crate::fs) fn place_of(&self, inode: InodeId) -> Option<InodeId> {
         self.delegations.lock().nodes.place(inode.get()).map(InodeId)

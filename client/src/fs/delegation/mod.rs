@@ -19,6 +19,7 @@ mod clock;
 mod gates;
 mod habit;
 mod keeper;
+mod listing;
 mod node_changes;
 mod nodes;
 #[cfg(test)]

@@ -9,7 +9,6 @@
 //! - `names` of a delegated directory are all its names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -281,35 +280,6 @@ impl Nodes {
             Some(node) => Verdict::Given(Ok(node.status.clone())),
             None => Verdict::Ask,
         }
-    }
-
-    /// Entries after a name, and whether more follow; with `names_only` nothing but name, number and type of each.
-    pub(super) fn list(
-        &self,
-        caller: &Caller,
-        dir: u64,
-        start_after: &[u8],
-        limit: usize,
-        names_only: bool,
-    ) -> Option<(Vec<FileStatus>, bool)> {
-        let directory = self.of(caller, dir)?;
-        let mut following =
-            directory.names.range::<[u8], _>((Bound::Excluded(start_after), Bound::Unbounded));
-        let mut entries = Vec::with_capacity(limit.min(directory.names.len()));
-        for (name, inode) in following.by_ref().take(limit) {
-            let node = self.nodes.get(inode)?;
-            entries.push(match names_only {
-                true => FileStatus {
-                    inode: *inode,
-                    r#type: node.status.r#type,
-                    name: name.clone(),
-                    ..FileStatus::default()
-                },
-                false if node.is_firm() => FileStatus { name: name.clone(), ..node.status.clone() },
-                false => return None,
-            });
-        }
-        Some((entries, following.next().is_some()))
     }
 
     // ---- the parts of changes ----

@@ -2,11 +2,11 @@
 
 use std::ops::Bound;
 
-use dfs_proto::v1::FileStatus;
+use dfs_proto::v1::{FileStatus, ListedName};
 use dfs_proto::{BlockId, ErrorKind, InodeId};
 
 use super::fixture::*;
-use crate::namesystem::{LIST_LIMIT_MAX, Snapshot};
+use crate::namesystem::{LIST_LIMIT_MAX, LIST_NAMES_MAX, Snapshot};
 
 /// Requests on several threads may share one.
 const _: fn() = || {
@@ -66,16 +66,26 @@ fn listed_names_are_those_of_the_full_listing() {
     let snapshot = t.snapshot();
     let full = snapshot.list(&t.caller, &node("/d"), b"", 0).expect("a directory");
     let names = snapshot.list_names(&t.caller, &node("/d"), b"", 0).expect("a directory");
-    let bare = |s: &FileStatus| FileStatus {
-        name: s.name.clone(),
-        inode: s.inode,
-        r#type: s.r#type,
-        ..FileStatus::default()
-    };
+    let bare = |s: &FileStatus| ListedName { name: s.name.clone(), inode: s.inode, r#type: s.r#type };
     assert_eq!(names, (full.0.iter().map(bare).collect(), full.1));
     assert_eq!(names.0.len(), 2);
     let (first, more) = snapshot.list_names(&t.caller, &node("/d"), b"", 1).expect("a directory");
     assert_eq!((first.len(), more), (1, true));
+    let (file, more) = snapshot.list_names(&t.caller, &node("/d/file"), b"", 5).expect("a file");
+    let itself = snapshot.stat(&t.caller, &node("/d/file")).expect("a file");
+    assert_eq!((file, more), (vec![bare(&itself)], false));
+}
+
+#[test]
+fn a_page_of_names_has_a_limit_of_its_own() {
+    let mut t = Fixture::new();
+    for at in 0..=LIST_NAMES_MAX {
+        t.mkdir(&format!("/{at:05}"));
+    }
+    for limit in [0, usize::MAX] {
+        let (page, more) = t.snapshot().list_names(&t.caller, &node("/"), b"", limit).expect("a directory");
+        assert_eq!((page.len(), more), (LIST_NAMES_MAX, true));
+    }
 }
 
 #[test]

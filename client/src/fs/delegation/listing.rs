@@ -1,0 +1,80 @@
+//! Listings of delegated directories.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use dfs_proto::v1::{FileStatus, ListedName};
+
+use super::changes::Spot;
+use super::nodes::{Node, Nodes};
+use crate::fs::Caller;
+use crate::fs::file_system::FsInner;
+
+impl Nodes {
+    /// Entries after a name, and whether more follow.
+    pub(super) fn list(
+        &self,
+        caller: &Caller,
+        dir: u64,
+        start_after: &[u8],
+        limit: usize,
+    ) -> Option<(Vec<FileStatus>, bool)> {
+        self.page(caller, dir, start_after, limit, |name, node| {
+            node.is_firm().then(|| FileStatus { name: name.clone(), ..node.status.clone() })
+        })
+    }
+
+    /// The same, with nothing but name, number and type of each.
+    pub(super) fn list_names(
+        &self,
+        caller: &Caller,
+        dir: u64,
+        start_after: &[u8],
+        limit: usize,
+    ) -> Option<(Vec<ListedName>, bool)> {
+        self.page(caller, dir, start_after, limit, |name, node| {
+            let FileStatus { inode, r#type, .. } = node.status;
+            Some(ListedName { name: name.clone(), inode, r#type })
+        })
+    }
+
+    fn page<T>(
+        &self,
+        caller: &Caller,
+        dir: u64,
+        start_after: &[u8],
+        limit: usize,
+        one: impl Fn(&Bytes, &Node) -> Option<T>,
+    ) -> Option<(Vec<T>, bool)> {
+        let directory = self.of(caller, dir)?;
+        let mut following =
+            directory.names.range::<[u8], _>((Bound::Excluded(start_after), Bound::Unbounded));
+        let mut entries = Vec::with_capacity(limit.min(directory.names.len()));
+        for (name, inode) in following.by_ref().take(limit) {
+            entries.push(one(name, self.nodes.get(inode)?)?);
+        }
+        Some((entries, following.next().is_some()))
+    }
+}
+
+impl FsInner {
+    /// Entries of a directory, if they are known here.
+    pub(in crate::fs) fn list_here(
+        &self,
+        caller: &Caller,
+        (dir, start_after): Spot<'_>,
+        limit: usize,
+    ) -> Option<(Vec<FileStatus>, bool)> {
+        self.delegations.lock().nodes.list(caller, dir.get(), start_after, limit)
+    }
+
+    /// Names of a directory, if they are known here.
+    pub(in crate::fs) fn list_names_here(
+        &self,
+        caller: &Caller,
+        (dir, start_after): Spot<'_>,
+        limit: usize,
+    ) -> Option<(Vec<ListedName>, bool)> {
+        self.delegations.lock().nodes.list_names(caller, dir.get(), start_after, limit)
+    }
+}
