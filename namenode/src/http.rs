@@ -142,6 +142,7 @@ fn set_gauges(context: &Context) {
     gauge!("dfs_open_files").set(open_files as f64);
     gauge!("dfs_locks").set(locks as f64);
     gauge!("dfs_delegated_directories").set(context.sessions.delegations.len() as f64);
+    gauge!("dfs_delegated_lock_files").set(context.sessions.locks.delegated() as f64);
     if let Some((inodes, blocks)) = context.snapshot().ok().and_then(|snapshot| snapshot.counts().ok()) {
         gauge!("dfs_inodes").set(inodes as f64);
         gauge!("dfs_blocks").set(blocks as f64);

@@ -164,6 +164,7 @@ fn fuzzed_requests_of_mounts() {
         MoveRequest,
         OpenFileRequest,
         ReleaseFilesRequest,
+        ReturnLocksRequest,
         RemoveXattrRequest,
         SetAttributesRequest,
         SetLockRequest,

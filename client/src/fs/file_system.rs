@@ -14,7 +14,7 @@ use super::close_habit::CloseHabit;
 use super::create_habit::CreateHabit;
 use super::delegation::{self, Delegations};
 use super::files_ahead::FilesAhead;
-use super::lock_table::LockTable;
+use super::locks::SessionLocks;
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
 use super::write_limits::{Budget, Pipelines};
@@ -62,7 +62,7 @@ pub(crate) struct FsInner {
     pub(super) files: Arc<OpenFiles>,
     /// Files with something on its way.
     pub(super) tender: Arc<Tender>,
-    pub(super) locks: Mutex<LockTable>,
+    pub(super) locks: SessionLocks,
     /// Inodes whose lease is being given back because another client wants it.
     pub(super) recalling: Mutex<HashSet<u64>>,
     relaxed: bool,
@@ -87,7 +87,7 @@ impl FileSystem {
             wait: config.wait,
             files: Arc::default(),
             tender: Arc::default(),
-            locks: Mutex::default(),
+            locks: SessionLocks::default(),
             recalling: Mutex::default(),
             relaxed: config.relaxed,
             runtime: Handle::current(),

@@ -3,16 +3,15 @@
 //! Pure. Needed to take them again from a namenode that was started anew, and to restore what an abandoned call may have
 //! changed. Invariant: the ranges of one owner, sorted by their start, do not overlap.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use dfs_proto::v1::{FileLock, LockSpace, LockType};
 
-/// Whose locks: owners of the two spaces are told apart.
+/// An owner in a file: those of the two spaces are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    inode: u64,
+struct Owner {
     space: i32,
-    owner: u64,
+    number: u64,
 }
 
 /// A locked range; `end` is included.
@@ -24,10 +23,13 @@ struct Range {
     pid: u32,
 }
 
+/// Locks of one file.
+type Owners = HashMap<Owner, Vec<Range>>;
+
 /// All locks of a session.
 #[derive(Debug, Default)]
 pub(super) struct LockTable {
-    owners: HashMap<Key, Vec<Range>>,
+    files: HashMap<u64, Owners>,
     ranges: usize,
 }
 
@@ -37,16 +39,42 @@ impl LockTable {
         self.ranges
     }
 
+    /// Ranges of the file and space of `lock`.
+    pub(super) fn len_beside(&self, lock: &FileLock) -> usize {
+        let owners = self.files.get(&lock.inode).into_iter().flatten();
+        owners.filter(|(owner, _)| owner.space == lock.space).map(|(_, ranges)| ranges.len()).sum()
+    }
+
+    fn ranges_of(&self, lock: &FileLock) -> &[Range] {
+        let ranges = self.files.get(&lock.inode).and_then(|owners| owners.get(&owner(lock)));
+        ranges.map_or(&[][..], Vec::as_slice)
+    }
+
     /// Whether the owner of `lock` holds any part of its range.
     pub(super) fn overlaps(&self, lock: &FileLock) -> bool {
-        let ranges = self.owners.get(&key(lock)).map_or(&[][..], Vec::as_slice);
-        ranges.iter().any(|range| range.start <= lock.end && lock.start <= range.end)
+        self.ranges_of(lock).iter().any(|range| range.overlaps(lock))
+    }
+
+    /// The first lock of another owner that is in the way of `lock`.
+    pub(super) fn blocker(&self, lock: &FileLock) -> Option<FileLock> {
+        if lock.r#type() == LockType::Unlock {
+            return None;
+        }
+        let me = owner(lock);
+        let others = self.files.get(&lock.inode)?.iter();
+        let ranges = others
+            .filter(|(other, _)| other.space == me.space && other.number != me.number)
+            .flat_map(|(other, ranges)| ranges.iter().map(move |range| (other, range)));
+        let write = lock.r#type() == LockType::Write;
+        let in_the_way = ranges.filter(|(_, range)| range.overlaps(lock) && (range.exclusive || write));
+        let (other, range) = in_the_way.min_by_key(|(_, range)| range.start)?;
+        Some(rendered(lock.inode, other, range))
     }
 
     /// Takes over what was granted: `lock` replaces whatever its owner had in its range.
     pub(super) fn apply(&mut self, lock: &FileLock) {
-        let key = key(lock);
-        let ranges = self.owners.entry(key).or_default();
+        let owners = self.files.entry(lock.inode).or_default();
+        let ranges = owners.entry(owner(lock)).or_default();
         self.ranges -= ranges.len();
         let mut kept: Vec<Range> = Vec::with_capacity(ranges.len() + 2);
         for range in ranges.iter() {
@@ -68,26 +96,23 @@ impl LockTable {
         kept.sort_unstable_by_key(|range| range.start);
         merge_neighbours(&mut kept);
         self.ranges += kept.len();
-        if kept.is_empty() {
-            self.owners.remove(&key);
-        } else {
+        if !kept.is_empty() {
             *ranges = kept;
+            return;
+        }
+        owners.remove(&owner(lock));
+        if owners.is_empty() {
+            self.files.remove(&lock.inode);
         }
     }
 
     /// Forgets the locks of files that are open no longer.
     pub(super) fn drop_files(&mut self, inodes: &[u64]) {
-        if self.owners.is_empty() {
-            return;
-        }
-        let inodes: HashSet<u64> = inodes.iter().copied().collect();
-        self.owners.retain(|key, ranges| {
-            let kept = !inodes.contains(&key.inode);
-            if !kept {
-                self.ranges -= ranges.len();
+        for inode in inodes {
+            if let Some(owners) = self.files.remove(inode) {
+                self.ranges -= owners.values().map(Vec::len).sum::<usize>();
             }
-            kept
-        });
+        }
     }
 
     /// What the owner of `lock` holds in its range, and unlocks for the rest of it: setting these makes the
@@ -96,7 +121,7 @@ impl LockTable {
         let unlocked = |start, end| FileLock { start, end, r#type: LockType::Unlock.into(), ..*lock };
         let mut pieces = Vec::new();
         let mut next = Some(lock.start);
-        for range in self.owners.get(&key(lock)).map_or(&[][..], Vec::as_slice) {
+        for range in self.ranges_of(lock) {
             let Some(from) = next else { break };
             if range.end < from || range.start > lock.end {
                 continue;
@@ -105,7 +130,7 @@ impl LockTable {
                 pieces.push(unlocked(from, range.start - 1));
             }
             let (start, end) = (range.start.max(from), range.end.min(lock.end));
-            pieces.push(FileLock { start, end, ..rendered(&key(lock), range) });
+            pieces.push(FileLock { start, end, ..rendered(lock.inode, &owner(lock), range) });
             next = end.checked_add(1);
         }
         if let Some(from) = next.filter(|from| *from <= lock.end) {
@@ -114,10 +139,23 @@ impl LockTable {
         pieces
     }
 
+    /// All locks in a file.
+    pub(super) fn of_file(&self, inode: u64) -> Vec<FileLock> {
+        let owners = self.files.get(&inode).into_iter().flatten();
+        owners
+            .flat_map(|(owner, ranges)| ranges.iter().map(move |range| rendered(inode, owner, range)))
+            .collect()
+    }
+
     /// All locks.
     pub(super) fn all(&self) -> Vec<FileLock> {
-        let owners = self.owners.iter();
-        owners.flat_map(|(key, ranges)| ranges.iter().map(|range| rendered(key, range))).collect()
+        self.files.keys().flat_map(|inode| self.of_file(*inode)).collect()
+    }
+}
+
+impl Range {
+    fn overlaps(&self, lock: &FileLock) -> bool {
+        self.start <= lock.end && lock.start <= self.end
     }
 }
 
@@ -134,17 +172,17 @@ fn merge_neighbours(ranges: &mut Vec<Range>) {
     });
 }
 
-fn key(lock: &FileLock) -> Key {
-    Key { inode: lock.inode, space: lock.space, owner: lock.owner }
+fn owner(lock: &FileLock) -> Owner {
+    Owner { space: lock.space, number: lock.owner }
 }
 
-fn rendered(key: &Key, range: &Range) -> FileLock {
+fn rendered(inode: u64, owner: &Owner, range: &Range) -> FileLock {
     let kind = if range.exclusive { LockType::Write } else { LockType::Read };
-    let space = LockSpace::try_from(key.space).unwrap_or(LockSpace::Posix);
+    let space = LockSpace::try_from(owner.space).unwrap_or(LockSpace::Posix);
     FileLock {
-        inode: key.inode,
+        inode,
         space: space.into(),
-        owner: key.owner,
+        owner: owner.number,
         start: range.start,
         end: range.end,
         r#type: kind.into(),
@@ -203,6 +241,29 @@ mod tests {
         assert_eq!(table.len(), 2);
         table.drop_files(&[6, 7]);
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn the_first_lock_in_the_way_is_found() {
+        let mut table = LockTable::default();
+        let mine = lock(0, 9, LockType::Write);
+        table.apply(&mine);
+        table.apply(&FileLock { owner: 2, pid: 5, ..lock(20, 29, LockType::Read) });
+        table.apply(&FileLock { owner: 2, pid: 6, ..lock(10, 19, LockType::Write) });
+        table.apply(&FileLock { inode: 8, owner: 2, ..lock(0, 99, LockType::Write) });
+        assert_eq!(table.blocker(&lock(0, 9, LockType::Write)), None);
+        assert_eq!(table.blocker(&lock(20, 99, LockType::Read)), None);
+        let found = table.blocker(&lock(0, 99, LockType::Write)).map(|lock| (lock.start, lock.pid));
+        assert_eq!(found, Some((10, 6)));
+        assert_eq!(table.blocker(&lock(20, 99, LockType::Write)).map(|lock| lock.pid), Some(5));
+        assert_eq!(table.blocker(&lock(0, 99, LockType::Unlock)), None);
+        assert_eq!(
+            table.blocker(&FileLock { owner: 3, ..lock(5, 5, LockType::Read) }).map(|l| l.owner),
+            Some(1)
+        );
+        let flock = FileLock { owner: 3, space: LockSpace::Flock.into(), ..mine };
+        assert_eq!(table.blocker(&flock), None);
+        assert_eq!((table.len_beside(&mine), table.len_beside(&flock), table.of_file(7).len()), (3, 0, 3));
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod file_system;
 mod files_ahead;
 mod listing;
 mod local_file;
+mod lock_delegations;
+mod lock_returns;
 mod lock_table;
 mod locks;
 mod namespace;
@@ -62,6 +64,7 @@ pub use dfs_proto::v1::{
 pub use file_system::FileSystem;
 pub use files_ahead::{AheadCounts, MAX_AHEAD_BYTES, MAX_FETCHED_AT_ONCE, MAX_GUESSES};
 pub use local_file::LocalFile;
+pub use lock_delegations::LockDelegationCounts;
 pub use locks::LOCK_END;
 pub use open_file::OpenFile;
 

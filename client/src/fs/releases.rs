@@ -45,7 +45,7 @@ impl FsInner {
         }
         while let Some(report) = self.files.take_released() {
             // The namenode drops what was not unlocked.
-            self.locks().drop_files(&report.inodes);
+            self.locks.lock().drop_files(&report.inodes);
             let request = v1::ReleaseFilesRequest {
                 context: self.own_context(),
                 session: self.session().to_owned(),

@@ -5,13 +5,14 @@
 //! the file once it is idle.
 
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::v1::{self, KeepSessionRequest, KeepSessionResponse};
 use dfs_proto::{ErrorKind, InodeId};
 
 use super::file_system::FsInner;
 use crate::DfsError;
+use crate::namenode::FilesStub;
 
 /// How long one poll waits at the namenode, in milliseconds: the most it allows.
 const MAX_POLL_MS: u64 = 10_000;
@@ -22,7 +23,7 @@ const POLLS_PER_TIMEOUT: u64 = 3;
 /// Pause after a poll that failed although it was retried.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// Pause after directories were wanted back, which is told again until they are given back.
+/// Pause after directories or locks were wanted back, which is told again until they are given back.
 const PAUSE_AFTER_RECALL: Duration = Duration::from_millis(5);
 
 /// Keeps the session alive from its first answer on until it ends.
@@ -35,10 +36,13 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
         let answer = poll.await;
         let Some(fs) = fs.upgrade() else { return };
         match answer {
-            Ok(answer) => {
+            Ok((answer, sent)) => {
                 failing = false;
                 timeout_ms = answer.timeout_ms;
-                if answer.epoch != epoch {
+                if answer.epoch == epoch {
+                    fs.locks_recalled(&answer.recalled_locks);
+                    fs.lives_since(sent, timeout_ms);
+                } else {
                     // What was delegated before is not any longer.
                     fs.epoch_is(answer.epoch);
                     match fs.register().await {
@@ -55,7 +59,7 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
                 for inode in answer.recalled {
                     fs.recalled(InodeId(inode));
                 }
-                if !answer.recalled_directories.is_empty() {
+                if !answer.recalled_directories.is_empty() || !answer.recalled_locks.is_empty() {
                     for dir in answer.recalled_directories {
                         fs.directory_recalled(dir);
                     }
@@ -78,6 +82,7 @@ impl FsInner {
     /// Starts the session, or registers everything it has at a namenode that does not know it.
     pub(super) async fn register(&self) -> Result<KeepSessionResponse, DfsError> {
         let mut registration = self.files.register();
+        let sent = Instant::now();
         let request = KeepSessionRequest {
             context: self.own_context(),
             session: self.session().to_owned(),
@@ -85,19 +90,28 @@ impl FsInner {
             open_inodes: std::mem::take(&mut registration.inodes),
             full: true,
             // A lock that is granted from now on is not among them: who asked for it asks again.
-            locks: self.locks().all(),
+            locks: self.locks.lock().register(),
             wait_ms: 0,
         };
-        self.client.namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await }).await
+        let namenode = &self.client.namenode;
+        let call = namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await });
+        let answer = call.await?;
+        self.lives_since(sent, answer.timeout_ms);
+        Ok(answer)
     }
 
-    /// Waits for events.
+    /// The namenode answered a call that was sent then, and knows the session.
+    fn lives_since(&self, sent: Instant, timeout_ms: u64) {
+        self.locks.lock().delegations.lives_since(sent, Duration::from_millis(timeout_ms));
+    }
+
+    /// Waits for events. Answers when the namenode was asked, too.
     fn poll(
-        &self,
+        self: &Arc<Self>,
         epoch: u64,
         timeout_ms: u64,
-    ) -> impl Future<Output = Result<KeepSessionResponse, DfsError>> + use<> {
-        let client = Arc::clone(&self.client);
+    ) -> impl Future<Output = Result<(KeepSessionResponse, Instant), DfsError>> + use<> {
+        let (client, fs) = (Arc::clone(&self.client), Arc::downgrade(self));
         let request = KeepSessionRequest {
             context: self.own_context(),
             session: self.session().to_owned(),
@@ -106,8 +120,23 @@ impl FsInner {
             ..Default::default()
         };
         async move {
-            let namenode = &client.namenode;
-            namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await }).await
+            let attempt = |mut stub: FilesStub, request| {
+                let fs = fs.clone();
+                async move {
+                    let sent = Instant::now();
+                    match stub.keep_session(request).await {
+                        Ok(answer) => Ok(answer.map(|answer| (answer, sent))),
+                        Err(status) => {
+                            // It is tried again, but the namenode may have been started anew.
+                            if let Some(fs) = fs.upgrade() {
+                                fs.locks.lock().delegations.doubt();
+                            }
+                            Err(status)
+                        }
+                    }
+                }
+            };
+            client.namenode.call_files("", request, attempt).await
         }
     }
 

@@ -1,6 +1,7 @@
 //! Locks of fcntl(2) and flock(2), which other mounts see.
 //!
-//! The namenode keeps them, and refuses to let two wait for each other. A process that waits can be interrupted.
+//! The namenode keeps them, and refuses to let two wait for each other; those of a file that this mount uses alone are decided about here. A
+//! process that waits can be interrupted.
 
 use std::sync::Arc;
 
@@ -64,13 +65,18 @@ pub fn set(
     wait: bool,
     reply: ReplyEmpty,
 ) {
-    let (inode, handle, shared) = (mount.inode(ino), mount.files.get(handle), mount.clone());
+    let lock = match mount.prepare(mount.inode(ino), handle, wanted) {
+        Ok(lock) => lock,
+        Err(refusal) => return Mount::refuse(reply, &refusal),
+    };
+    match mount.fs.set_lock_here(lock, wait) {
+        Some(Ok(true)) => return reply.ok(),
+        Some(Ok(false)) => return Mount::refuse(reply, &Refusal::Locked),
+        // An error comes again.
+        Some(Err(_)) | None => {}
+    }
+    let shared = mount.clone();
     let work = async move {
-        let lock = wanted.lock(inode)?;
-        if !wanted.flock && wanted.kind != libc::F_UNLCK {
-            shared.locks.taking(inode, wanted.owner);
-            handle?.locking(wanted.owner);
-        }
         let asker = Asker::new(who, &shared.owners);
         let granted = shared.fs.set_lock(asker.caller(), lock, wait).await?;
         if granted { Ok(()) } else { Err(Refusal::Locked) }
@@ -99,6 +105,16 @@ pub fn get(mount: &Arc<Mount>, who: Who, ino: INodeNo, wanted: Wanted, reply: Re
 }
 
 impl Mount {
+    /// Before a lock is set: closing the file must drop it.
+    fn prepare(&self, inode: InodeId, handle: FileHandle, wanted: Wanted) -> Result<FileLock, Refusal> {
+        let lock = wanted.lock(inode)?;
+        if !wanted.flock && wanted.kind != libc::F_UNLCK {
+            self.locks.taking(inode, wanted.owner);
+            self.files.get(handle)?.locking(wanted.owner);
+        }
+        Ok(lock)
+    }
+
     /// Drops all locks of `owner` in a file.
     pub async fn unlock_all(&self, who: Who, inode: InodeId, owner: u64, flock: bool) -> Result<(), Refusal> {
         let asker = Asker::new(who, &self.owners);

@@ -239,7 +239,7 @@ impl Prepared<'_> {
             Self::Make { opened, delegated } => {
                 let made = outcome.and_then(|reply| session_files::made(context, reply));
                 if let (Err(_), Some(inode)) = (&made, opened) {
-                    context.sessions.release(session, &[inode]);
+                    context.sessions.release(&context.soft, session, &[inode]);
                 }
                 let is_kept = keep_or_withdraw(context, session, made.as_ref().ok(), delegated);
                 let MakeNodeResponse { status, block } = made?;

@@ -1,4 +1,5 @@
-//! Which session has which directory delegated, and which directories are wanted back.
+//! Which session has which directory delegated, and which directories are wanted back. The locks of files are delegated by the same
+//! rules, with a table of their own.
 //!
 //! Pure soft state: time comes as an argument. After a restart of the namenode nobody has anything.
 //!
@@ -102,6 +103,11 @@ impl DelegationTable {
         self.held.get(&directory).is_some_and(|held| *held.session == *session && held.recalled_ms.is_none())
     }
 
+    /// The session that a directory is delegated to.
+    pub fn holder(&self, directory: u64) -> Option<&Arc<str>> {
+        self.held.get(&directory).map(|held| &held.session)
+    }
+
     /// Whether a directory is delegated to somebody who is not `client`.
     pub fn is_others(&self, client: Option<&[u8]>, directory: u64) -> bool {
         self.held.get(&directory).is_some_and(|held| client != Some(&held.client))
@@ -171,13 +177,13 @@ impl DelegationTable {
         true
     }
 
-    /// A session has nothing any longer. Answers how many it had.
-    pub fn end(&mut self, session: &str) -> usize {
-        let Some(holder) = self.holders.remove(session) else { return 0 };
+    /// A session has nothing any longer. Answers what it had.
+    pub fn end(&mut self, session: &str) -> Vec<u64> {
+        let Some(holder) = self.holders.remove(session) else { return Vec::new() };
         for directory in &holder.directories {
             self.held.remove(directory);
         }
-        holder.directories.len()
+        holder.directories.into_iter().collect()
     }
 
     fn rest(&mut self, now_ms: u64, directory: u64) {
@@ -270,8 +276,10 @@ mod tests {
         }
         assert_eq!(table.grant(0, "b", BEN, 7), Granting::New);
         table.recall(0, 5);
-        assert_eq!(table.end("a"), 2);
-        assert_eq!(table.end("a"), 0);
+        let mut ended = table.end("a");
+        ended.sort_unstable();
+        assert_eq!(ended, [5, 6]);
+        assert!(table.end("a").is_empty());
         assert_eq!(table.len(), 1);
         assert_eq!(
             table.grant(0, "b", BEN, 5),

@@ -183,7 +183,7 @@ impl Delegations {
     pub fn end(&self, session: &str) {
         if self.len() > 0 {
             let mut table = self.table();
-            let count = table.end(session);
+            let count = table.end(session).len();
             self.changed(&table);
             if count > 0 {
                 tracing::info!(session, count, "delegated directories of a session that ended are free");

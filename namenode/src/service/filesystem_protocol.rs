@@ -163,13 +163,14 @@ impl FileSystemProtocol for FileSystemService {
     }
 
     async fn set_lock(&self, request: Request<SetLockRequest>) -> Answer<SetLockResponse> {
-        let SetLockRequest { context, session, lock, wait_ms } = request.into_inner();
+        let SetLockRequest { context, session, lock, wait_ms, delegate } = request.into_inner();
         let result = async {
             self.context.caller(context.as_ref()).await?;
-            self.context.sessions.touch(&self.context.soft, &session)?;
+            let sessions = &self.context.sessions;
+            sessions.touch(&self.context.soft, &session)?;
             let patience = Duration::from_millis(u64::from(wait_ms)).min(LOCK_WAIT_MAX);
-            let granted = self.context.sessions.locks.set(&session, &named(lock)?, patience).await?;
-            Ok(SetLockResponse { granted })
+            let asker = sessions.asker(&self.context.soft, None);
+            sessions.locks.set(&asker, &session, &named(lock)?, patience, delegate).await
         };
         answer(result.await)
     }
@@ -178,7 +179,21 @@ impl FileSystemProtocol for FileSystemService {
         let GetLockRequest { context, session, lock } = request.into_inner();
         let result = async {
             self.context.caller(context.as_ref()).await?;
-            self.context.sessions.locks.get(&session, &named(lock)?)
+            let sessions = &self.context.sessions;
+            let asker = sessions.asker(&self.context.soft, None);
+            sessions.locks.get(&asker, &session, &named(lock)?).await
+        };
+        answer(result.await)
+    }
+
+    async fn return_locks(&self, request: Request<ReturnLocksRequest>) -> Answer<Empty> {
+        let ReturnLocksRequest { context, session, delegation, locks } = request.into_inner();
+        let result = async {
+            self.context.caller(context.as_ref()).await?;
+            let sessions = &self.context.sessions;
+            let asker = sessions.asker(&self.context.soft, None);
+            sessions.locks.give_back(&asker, &session, delegation.unwrap_or_default(), &locks)?;
+            Ok(Empty {})
         };
         answer(result.await)
     }

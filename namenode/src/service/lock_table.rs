@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use dfs_proto::v1::{FileLock, LockSpace, LockType};
 
-/// Locks on one file: each attempt looks through them.
+/// Locks on one file: each attempt looks through them. Sessions that decide about delegated locks keep to it, too.
 const LOCKS_PER_FILE_MAX: usize = 10_000;
 
 /// Locks in all: about 80 bytes each.
@@ -81,6 +81,7 @@ type Space = Vec<Held>;
 
 /// See the module.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct LockTable {
     files: HashMap<(u64, bool), Space>,
     count: usize,
@@ -128,16 +129,40 @@ impl LockTable {
         if !unlock && (held.len() + 2 > LOCKS_PER_FILE_MAX || self.count + 2 > LOCKS_MAX) {
             return Attempt::Full;
         }
+        self.put(session, &lock);
+        Attempt::Done
+    }
+
+    /// Does what was found to be possible.
+    fn put(&mut self, session: &str, lock: &FileLock) {
+        let key = space_of(lock);
+        let unlock = lock.r#type() == LockType::Unlock;
         let session = self.intern(session, lock.inode, unlock);
         let owner = Owner { session, number: lock.owner };
         let held = self.files.entry(key).or_default();
         let before = held.len();
-        replace(held, &owner, &lock, unlock);
+        replace(held, &owner, lock, unlock);
         self.count = self.count - before + held.len();
         if held.is_empty() {
             self.files.remove(&key);
         }
-        Attempt::Done
+    }
+
+    /// `locks` are all that a session has in a file in which no other session has any. They were granted by somebody who may: the table
+    /// takes them even if it is full.
+    pub fn restore(&mut self, session: &str, inode: u64, locks: &[FileLock]) {
+        self.drop_file(session, inode);
+        for lock in locks {
+            self.put(session, &normal(lock));
+        }
+    }
+
+    /// Whether nobody but `session` has locks in a file, and nobody waits for one there.
+    pub fn is_used_only_by(&self, session: &str, inode: u64) -> bool {
+        let held = [false, true].into_iter().filter_map(|flock| self.files.get(&(inode, flock))).flatten();
+        let mut waits = self.waits.values();
+        held.into_iter().all(|held| *held.owner.session == *session)
+            && waits.all(|(_, wanted)| wanted.inode != inode)
     }
 
     fn intern(&mut self, session: &str, inode: u64, unlock: bool) -> Arc<str> {

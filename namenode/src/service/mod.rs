@@ -9,6 +9,7 @@ mod changes;
 mod client_protocol;
 mod context;
 mod datanode_protocol;
+mod delegated_locks;
 mod delegating;
 mod delegation_table;
 mod delegations;

@@ -103,7 +103,7 @@ pub async fn open(
     let session = request.session.clone();
     let opened = open_registered(context, request, inode, reader).await;
     if opened.is_err() && is_new {
-        context.sessions.release(&session, &[inode]);
+        context.sessions.release(&context.soft, &session, &[inode]);
     }
     opened
 }
@@ -297,6 +297,6 @@ pub async fn release(context: &Context, request: &ReleaseFilesRequest) -> Result
         let reason = format!("at most {RELEASES_MAX} inodes");
         return Err(RpcError::new(ErrorKind::InvalidArgument, "inodes", reason));
     }
-    context.sessions.release(&request.session, &request.inodes);
+    context.sessions.release(&context.soft, &request.session, &request.inodes);
     Ok(Empty {})
 }

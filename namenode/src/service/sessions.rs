@@ -103,20 +103,21 @@ impl Sessions {
         if request.full {
             let unwanted = self.table().replace_open(name, &request.open_inodes);
             self.free(unwanted.map_err(|full| too_many(&full))?);
-            self.locks.replace(name, &request.locks);
+            self.locks.replace(&self.asker(soft, None), name, &request.locks).await;
         }
         let patience = Duration::from_millis(u64::from(request.wait_ms)).min(KEEP_WAIT_MAX);
         let deadline = Instant::now() + patience;
-        let (recalled, recalled_directories) = loop {
+        let (recalled, recalled_directories, recalled_locks) = loop {
             let Some(events) = self.table().events(name) else { break Default::default() };
             let event = events.notified();
             tokio::pin!(event);
             event.as_mut().enable();
             let recalled = self.table().take_recalled(name);
             let (directories, untold) = self.delegations.take_recalled(name);
-            let is_told = untold || !recalled.is_empty() || request.epoch != epoch;
+            let (locks, untold_locks) = self.locks.take_recalled(name);
+            let is_told = untold || untold_locks || !recalled.is_empty() || request.epoch != epoch;
             if is_told || Instant::now() >= deadline {
-                break (recalled, directories);
+                break (recalled, directories, locks);
             }
             // Woken or not, the next look tells.
             let _ = timeout_at(deadline, event).await;
@@ -124,7 +125,7 @@ impl Sessions {
         let epoch = self.touch(soft, name)?;
         soft.leases().renew(soft.now_ms(), name);
         let timeout_ms = self.table().timeout_ms();
-        Ok(KeepSessionResponse { epoch, recalled, timeout_ms, recalled_directories })
+        Ok(KeepSessionResponse { epoch, recalled, timeout_ms, recalled_directories, recalled_locks })
     }
 
     /// The session has the file open. If its last name may be going at this moment, waits until that is decided.
@@ -150,9 +151,9 @@ impl Sessions {
     }
 
     /// The session has these files open no longer; their locks go.
-    pub fn release(&self, name: &str, inodes: &[u64]) {
+    pub fn release(&self, soft: &SoftState, name: &str, inodes: &[u64]) {
         for inode in inodes {
-            self.locks.drop_file(name, *inode);
+            self.locks.drop_file(soft.now_ms(), name, *inode);
         }
         let unwanted = self.table().close(name, inodes);
         self.free(unwanted);

@@ -81,8 +81,13 @@ fn stat(id: u64, name: &str) -> Vec<u8> {
 
 fn set_lock(id: u64, session: &str, kind: LockType, wait_ms: u32) -> Vec<u8> {
     let lock = FileLock { inode: 5, owner: 1, start: 0, end: 9, r#type: kind.into(), ..Default::default() };
-    let request =
-        SetLockRequest { context: context(), session: session.to_owned(), lock: Some(lock), wait_ms };
+    let request = SetLockRequest {
+        context: context(),
+        session: session.to_owned(),
+        lock: Some(lock),
+        wait_ms,
+        delegate: false,
+    };
     call(id, SET_LOCK, &request)
 }
 

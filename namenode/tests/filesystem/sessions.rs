@@ -65,6 +65,7 @@ async fn a_silent_session_loses_leases_locks_and_orphans() {
         session: session.to_owned(),
         lock: Some(lock),
         wait_ms,
+        ..Default::default()
     };
     assert!(silent.calls.set_lock(set("mount-silent", 0)).await.expect("asked").into_inner().granted);
     let _other_lives = other.keep_alive();

@@ -12,6 +12,13 @@ use libc::{F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETLK, F_SETLKW, F_UNLCK, F_WRL
 use crate::commands::command;
 use crate::sys::{flock, lock_in_the_way, record_lock};
 
+/// Turns of the two mounts, and rows that each adds.
+const TURNS: usize = 8;
+const ROWS: usize = 15;
+
+/// Where sqlite locks a byte of the database for a reader.
+const SHARED_FIRST: u64 = 0x4000_0002;
+
 fn open(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
 }
@@ -153,5 +160,43 @@ fn waiting_for_a_lock_can_be_interrupted() -> Result<()> {
         flock(&one, libc::LOCK_UN)?;
         let two = open(&there.path("f"))?;
         wait_for_lock(|| flock(&two, libc::LOCK_EX | libc::LOCK_NB))
+    })
+}
+
+#[test]
+fn two_mounts_write_to_one_database_by_turns() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let mounts = [cluster.mount(&[])?, cluster.mount(&[])?];
+        let sql = |turn: usize, statements: &str| {
+            let output = command("sqlite3", &mounts[turn % 2].path(""))
+                .args(["-cmd", ".timeout 60000", "turns.db", statements])
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(
+                output.status.success(),
+                "turn {turn}: {said}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Ok(said)
+        };
+        sql(0, "CREATE TABLE t(turn INTEGER, row INTEGER)")?;
+        for turn in 0..TURNS {
+            // A transaction each, so that the locks of the database are worth having.
+            let rows = (0..ROWS).map(|row| format!("INSERT INTO t VALUES({turn}, {row});"));
+            sql(turn, &rows.collect::<String>())?;
+        }
+        // A reader on the one mount keeps a writer on the other one out.
+        let path = mounts[0].path("turns.db");
+        let reader = open(&path)?;
+        record_lock(&reader, F_SETLK, F_RDLCK, SHARED_FIRST, 1)?;
+        let refused = command("sqlite3", &mounts[1].path(""))
+            .args(["turns.db", "INSERT INTO t VALUES(-1, -1)"])
+            .output()?;
+        ensure!(String::from_utf8_lossy(&refused.stderr).contains("locked"), "{refused:?}");
+        drop(reader);
+        let said = sql(1, "PRAGMA integrity_check; SELECT count(*), count(DISTINCT turn), sum(row) FROM t")?;
+        let rows = TURNS * ROWS;
+        ensure!(said == format!("ok\n{rows}|{TURNS}|{}\n", TURNS * ROWS * (ROWS - 1) / 2), "{said}");
+        Ok(())
     })
 }

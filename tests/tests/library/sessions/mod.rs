@@ -1,5 +1,6 @@
 //! Sessions as a mount has them (`dfs_client::fs`), end to end.
 
+mod delegated_locks;
 mod delegations;
 mod locks;
 mod names;
