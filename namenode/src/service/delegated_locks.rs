@@ -27,6 +27,17 @@ pub struct Away {
     pub holder: Option<Arc<str>>,
 }
 
+/// How a recall stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// The holder has some time left.
+    Awaited,
+    /// It had its time, and has lost the delegation.
+    Overdue,
+    /// There is none.
+    Over,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct DelegatedLocks {
@@ -122,26 +133,22 @@ impl DelegatedLocks {
         (inodes.into_iter().map(|inode| LockDelegation { inode, number: number(inode) }).collect(), untold)
     }
 
-    /// Ends the delegation of a file whose holder had its time: it was recalled `patience_ms` ago. Answers whether it is wanted back still.
-    pub fn is_awaited(&mut self, now_ms: u64, inode: u64, patience_ms: u64) -> bool {
-        match self.delegations.recalled_ms(inode) {
-            Some(since) if now_ms.saturating_sub(since) >= patience_ms => {
-                self.forget(now_ms, inode);
-                false
-            }
-            Some(_) => true,
-            None => false,
+    /// How a recall stands. A holder that had `patience_ms` since then loses the delegation, and what it had locked, as with the end of a
+    /// session: nobody else knows what of it still is.
+    pub fn recall_stands(&mut self, now_ms: u64, inode: u64, patience_ms: u64) -> Recall {
+        let Some(since) = self.delegations.recalled_ms(inode) else { return Recall::Over };
+        if now_ms.saturating_sub(since) < patience_ms {
+            return Recall::Awaited;
         }
+        if let Some(holder) = self.delegations.holder(inode).cloned() {
+            self.drop_file(now_ms, &holder, inode);
+        }
+        Recall::Overdue
     }
 
     /// Time that passed while nobody could answer does not count against holders.
     pub fn postpone(&mut self, gap_ms: u64) {
         self.delegations.postpone(gap_ms);
-    }
-
-    fn forget(&mut self, now_ms: u64, inode: u64) {
-        self.delegations.forget(now_ms, inode);
-        self.numbers.remove(&inode);
     }
 
     /// A session has a file open no longer. Answers whether that may let others go on.

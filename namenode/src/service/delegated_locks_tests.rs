@@ -58,11 +58,14 @@ fn others_wait_until_they_are_back_or_their_holder_is_gone() {
     let rested = 30 + REST_MS;
     assert_eq!(locks.set(rested, "b", &wanted, true), Ok((Attempt::Done, 2)));
     assert_eq!(locks.set(rested, "a", &wanted, false), Err(Away { holder: Some("b".into()) }));
-    assert!(locks.is_awaited(rested + 99, FILE, 100));
-    assert!(!locks.is_awaited(rested + 100, FILE, 100), "it had its time");
-    assert_eq!(locks.set(rested + 100, "a", &wanted, false), Ok((Attempt::Blocked, 0)));
-    assert_eq!(locks.drop_session("b"), [FILE]);
+    assert_eq!(locks.recall_stands(rested + 99, FILE, 100), Recall::Awaited);
+    assert_eq!(locks.recall_stands(rested + 100, FILE, 100), Recall::Overdue);
+    assert_eq!(locks.recall_stands(rested + 100, FILE, 100), Recall::Over);
     assert_eq!(locks.set(rested + 100, "a", &wanted, false), Ok((Attempt::Done, 0)));
+    assert!(
+        !locks.give_back(rested + 100, "b", LockDelegation { inode: FILE, number: 2 }, &[wanted]),
+        "too late"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::context::seed;
-use super::delegated_locks::{Away, DelegatedLocks};
+use super::delegated_locks::{Away, DelegatedLocks, Recall};
 use super::delegations::Asker;
 use super::lock_table::{self, Attempt, WaitId};
 
@@ -166,15 +166,22 @@ impl Locks {
             let now = asker.soft.now_ms();
             let gap = now.saturating_sub(looked);
             looked = now;
-            let is_awaited = {
+            let recall = {
                 let mut locks = self.table();
                 if gap > STOPPED_MS {
                     locks.postpone(gap);
                 }
-                locks.is_awaited(now, inode, patience_ms)
+                locks.recall_stands(now, inode, patience_ms)
             };
-            if !is_awaited {
-                return;
+            match recall {
+                Recall::Awaited => {}
+                Recall::Over => return,
+                Recall::Overdue => {
+                    tracing::warn!(inode, "delegated locks were not given back in time");
+                    counter!("dfs_lock_delegations_revoked_total").increment(1);
+                    self.group(inode).notify_waiters();
+                    return;
+                }
             }
             // Woken or not, the next look tells.
             let _ = timeout(LOOK_INTERVAL, returned).await;
@@ -405,7 +412,7 @@ mod tests {
         let wanted = lock(1, 0, LockType::Write);
         let first = place.locks.set(&place.asker(), "a", &wanted, Duration::ZERO, true).await;
         assert_ne!(first.expect("granted").delegation, 0);
-        assert_eq!(place.pid_of("b", &wanted).await, Some(0), "what is known of it stands");
+        assert_eq!(place.pid_of("b", &wanted).await, None, "as with the end of its session");
         assert!(place.soft.now_ms() >= TIMEOUT_MS);
         assert_eq!(place.locks.delegated(), 0);
     }
