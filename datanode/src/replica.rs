@@ -9,15 +9,16 @@
 //! | Temporary                | `become_rbw`               | Rbw       |
 //! | Finalized                | `append`                   | Rbw       |
 //! | Finalized, Rbw, Rwr (1)  | `recover_append`           | Rbw       |
-//! | Rbw                      | `recover_rbw`              | Rbw       |
+//! | Rbw, Rwr (1)             | `recover_rbw`              | Rbw       |
 //! | Rbw, Rwr (1)             | `recover_random`           | Rbw       |
-//! | Finalized, Rbw           | `recover_close`            | Finalized |
+//! | Finalized, Rbw, Rwr (1)  | `recover_close`            | Finalized |
 //! | Finalized, Rbw, Rwr (1)  | `recover_close_random`     | Finalized |
 //! | Finalized, Rwr           | `close_found`              | Finalized |
 //! | Finalized, Rbw, Rwr, Rur | `begin_recovery`           | Rur       |
 //! | Rur                      | `finish_recovery`          | Finalized |
 //!
-//! (1) If it is intact: the datanode stopped, the machine did not.
+//! (1) If it is intact, or its writer can resume it: the datanode stopped, the machine did not. HDFS takes such a replica back only if
+//! the stop was announced. What was acknowledged is in the page cache, and the writer knows how long that is.
 //!
 //! Invariants: `acked <= length`; a stamp never goes down; a refused transition changes nothing.
 
@@ -71,6 +72,18 @@ struct Recovery {
     id: GenerationStamp,
 }
 
+/// What is known of a replica found unfinished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remains {
+    /// Acknowledged bytes may be missing or damaged.
+    Doubtful,
+    /// All that was acknowledged is there, unless its end is damaged: its writer, who knows the length, may go on with it. What was not
+    /// acknowledged may be torn: beside better replicas it decides nothing.
+    Resumable,
+    /// All that was acknowledged is there, and nothing is torn.
+    Intact,
+}
+
 /// One replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
@@ -78,14 +91,14 @@ pub struct Replica {
     state: ReplicaState,
     length: u64,
     acked: u64,
-    /// Found unfinished, but with everything that it ever acknowledged.
-    intact: bool,
+    /// Of one found unfinished.
+    remains: Remains,
     recovery: Option<Recovery>,
 }
 
 impl Replica {
     fn new(block: BlockRef, state: ReplicaState, length: u64) -> Self {
-        Self { block, state, length, acked: length, intact: false, recovery: None }
+        Self { block, state, length, acked: length, remains: Remains::Doubtful, recovery: None }
     }
 
     /// A new replica that a client writes.
@@ -111,7 +124,13 @@ impl Replica {
     /// The same, of a replica written at any offset, after the end of the datanode alone: the machine went on, so
     /// everything that was acknowledged is there and its writer may go on with it.
     pub fn found_intact(block: BlockRef, length: u64) -> Self {
-        Self { intact: true, ..Self::found_unfinished(block, length) }
+        Self { remains: Remains::Intact, ..Self::found_unfinished(block, length) }
+    }
+
+    /// The same, of a replica with a torn chunk that was being written, or one that is written from start to end, whose end may have
+    /// been cut off.
+    pub fn found_resumable(block: BlockRef, length: u64) -> Self {
+        Self { remains: Remains::Resumable, ..Self::found_unfinished(block, length) }
     }
 
     /// Id and stamp.
@@ -240,13 +259,14 @@ impl Replica {
         least: u64,
         most: u64,
     ) -> Result<u64, TransitionError> {
-        if self.state != ReplicaState::Rbw {
+        if !self.can_go_on() {
             return Err(self.wrong_state());
         }
         self.check_stamps(known, stamp)?;
         if self.acked < least || self.acked > most {
             return Err(self.wrong_length(least, most));
         }
+        self.go_on();
         self.cut(self.acked);
         self.block.stamp = stamp;
         Ok(self.acked)
@@ -259,14 +279,14 @@ impl Replica {
         stamp: GenerationStamp,
         expected: u64,
     ) -> Result<(), TransitionError> {
-        if !matches!(self.state, ReplicaState::Finalized | ReplicaState::Rbw) {
+        if self.state != ReplicaState::Finalized && !self.can_go_on() {
             return Err(self.wrong_state());
         }
         self.check_stamps(known, stamp)?;
         self.check_length(expected, expected)?;
+        self.go_on();
         self.state = ReplicaState::Finalized;
         self.acked = self.length;
-        self.intact = false;
         self.block.stamp = stamp;
         Ok(())
     }
@@ -282,9 +302,6 @@ impl Replica {
         let mut cut = self.clone();
         cut.check_length(expected, u64::MAX)?;
         cut.cut(expected);
-        if cut.can_go_on() {
-            cut.go_on();
-        }
         cut.recover_close(known, stamp, expected)?;
         *self = cut;
         Ok(())
@@ -299,7 +316,7 @@ impl Replica {
         self.check_stamps(stamp, stamp)?;
         self.check_length(expected, expected)?;
         self.state = ReplicaState::Finalized;
-        self.intact = false;
+        self.remains = Remains::Doubtful;
         Ok(())
     }
 
@@ -323,10 +340,11 @@ impl Replica {
         }
         // Its datanode stopped and nothing else did: it is as good as one that is being written, and better than one that lost
         // something or has torn chunks.
-        let original = if self.can_go_on() { ReplicaState::Rbw } else { self.original_state() };
+        let whole = self.state == ReplicaState::Rwr && self.remains == Remains::Intact;
+        let original = if whole { ReplicaState::Rbw } else { self.original_state() };
         self.recovery = Some(Recovery { original, id });
         self.state = ReplicaState::Rur;
-        self.intact = false;
+        self.remains = Remains::Doubtful;
         Ok(())
     }
 
@@ -349,14 +367,15 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether a writer at any offset may go on with it.
+    /// Whether its writer may go on with it.
     fn can_go_on(&self) -> bool {
-        self.state == ReplicaState::Rbw || (self.state == ReplicaState::Rwr && self.intact)
+        self.state == ReplicaState::Rbw
+            || (self.state == ReplicaState::Rwr && self.remains != Remains::Doubtful)
     }
 
     fn go_on(&mut self) {
         self.state = ReplicaState::Rbw;
-        self.intact = false;
+        self.remains = Remains::Doubtful;
     }
 
     fn cut(&mut self, length: u64) {

@@ -118,7 +118,8 @@ pub struct OpenState {
     /// Found with chunks torn in the middle of an overwrite: nobody knows which content is the right one, and only block
     /// recovery, which compares replicas, or the writer, who sends again what was not acknowledged, may go on with it.
     pub torn: bool,
-    /// Found with a chunk that does not match its checksum before the last one, and cut there: no stop of a process leaves that.
+    /// Found with a chunk that does not match its checksum where nobody was writing: no stop of a process leaves that. One that is
+    /// written from start to end was cut there.
     pub damaged: bool,
     /// No longer in the map.
     pub gone: bool,

@@ -19,7 +19,7 @@ pub struct RecoveryCandidate {
     pub original_state: ReplicaState,
     /// Where it is.
     pub storage_id: String,
-    /// It ends where its disk spoilt it, and had more before.
+    /// Its disk spoilt it: a chunk within is damaged, or it ends where one was.
     pub damaged: bool,
 }
 
@@ -97,7 +97,7 @@ impl Dataset {
         self.exclusively(asked, check, |open, state| {
             let mut next = state.replica.clone();
             next.close_found(asked.stamp, length)?;
-            if state.torn {
+            if state.torn || state.damaged {
                 return Err(TransitionError::State { block: asked, state: state.replica.state() }.into());
             }
             if !state.home.is_closed() {

@@ -1,6 +1,7 @@
 //! Brings a replica found at start into order with the journal: see [`crate::journal::replay`] for the rules.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use dfs_proto::checksum::{CHECKSUM_BYTES, Checksum, ChecksumKind};
@@ -11,7 +12,7 @@ use super::open_replica::{Home, data_path, meta_path};
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
 use crate::journal::record::Change;
-use crate::journal::replay::Found;
+use crate::journal::replay::{Found, InFlight};
 use crate::replica::BlockRef;
 
 /// Data looked at in one step.
@@ -48,10 +49,10 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     if !found.is_same_boot() {
         tracing::info!(%block, applied, "overwrites applied again");
     }
-    if reopened {
+    if reopened && !found.is_same_boot() {
         // The disk never heard that it was reopened; some overwrites it did hear of.
         let length = data.metadata().map_err(disk(&data_at))?.len();
-        settle(block, (&data, &meta), length).map_err(disk(&data_at))?;
+        settle(block, (&data, &meta), length, &InFlight::Unknown).map_err(disk(&data_at))?;
     }
     // The journal starts anew: what it stood for must be on disk.
     data.sync_data().map_err(disk(&data_at))?;
@@ -59,27 +60,45 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     Ok(true)
 }
 
-/// Gives chunks that do not match their checksums the checksums of what is there. Returns how many.
-pub fn settle(block: BlockRef, (data, meta): (&File, &File), length: u64) -> std::io::Result<usize> {
+/// What became of chunks that do not match their checksums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of those that were being written: they have got the checksums of what is there.
+    pub torn: usize,
+    /// First byte of the first one that nobody was writing: its disk spoilt it, and it stays as it is.
+    pub damaged: Option<u64>,
+}
+
+/// Gives chunks that were in flight, and do not match their checksums, the checksums of what is there.
+pub fn settle(
+    block: BlockRef,
+    files: (&File, &File),
+    length: u64,
+    in_flight: &InFlight,
+) -> std::io::Result<Settled> {
+    let mut settled = Settled::default();
     let mut header = [0; meta_file::META_HEADER_BYTES];
-    meta_file::read_up_to(meta, &mut header, 0)?;
+    meta_file::read_up_to(files.1, &mut header, 0)?;
     let Ok(checksum) = meta_file::decode_header(&header) else {
-        return Ok(0);
+        return Ok(settled);
     };
     if checksum.kind() == ChecksumKind::Null {
-        return Ok(0);
+        return Ok(settled);
     }
     let chunk_len = checksum.bytes_per_checksum() as u64;
     let step = (STEP_BYTES as u64 / chunk_len).max(1) * chunk_len;
-    let mut settled = 0;
     let mut from = 0;
     while from < length {
         let to = (from + step).min(length);
-        settled += settle_piece(checksum, (data, meta), from, to)?;
+        settle_piece(checksum, files, from..to, in_flight, &mut settled)?;
         from = to;
     }
-    if settled > 0 {
-        tracing::warn!(%block, settled, "chunks torn in the middle of an overwrite got new checksums");
+    if settled.torn > 0 {
+        let torn = settled.torn;
+        tracing::warn!(%block, torn, "chunks torn in the middle of an overwrite got new checksums");
+    }
+    if let Some(offset) = settled.damaged {
+        tracing::warn!(%block, offset, "replica that was being written has a damaged chunk");
     }
     Ok(settled)
 }
@@ -87,24 +106,31 @@ pub fn settle(block: BlockRef, (data, meta): (&File, &File), length: u64) -> std
 fn settle_piece(
     checksum: Checksum,
     (data, meta): (&File, &File),
-    from: u64,
-    to: u64,
-) -> std::io::Result<usize> {
-    let mut content = vec![0; (to - from) as usize];
-    let have = meta_file::read_up_to(data, &mut content, from)?;
+    piece: Range<u64>,
+    in_flight: &InFlight,
+    settled: &mut Settled,
+) -> std::io::Result<()> {
+    let mut content = vec![0; (piece.end - piece.start) as usize];
+    let have = meta_file::read_up_to(data, &mut content, piece.start)?;
     let mut sums = vec![0; checksum.checksums_len(have)];
-    let sums_at = meta_file::checksum_offset(checksum, from);
+    let sums_at = meta_file::checksum_offset(checksum, piece.start);
     let sums_have = meta_file::read_up_to(meta, &mut sums, sums_at)?;
-    let mut settled = 0;
-    let chunks = content[..have].chunks(checksum.bytes_per_checksum());
+    let chunk_len = checksum.bytes_per_checksum();
+    let chunks = content[..have].chunks(chunk_len);
     for (i, (chunk, sum)) in chunks.zip(sums[..sums_have].chunks_exact(CHECKSUM_BYTES)).enumerate() {
         let right = checksum.of(chunk).to_be_bytes();
-        if right != *sum {
+        if right == *sum {
+            continue;
+        }
+        let offset = piece.start + (i * chunk_len) as u64;
+        if in_flight.covers(offset..offset + chunk.len() as u64) {
             meta.write_all_at(&right, sums_at + (i * CHECKSUM_BYTES) as u64)?;
-            settled += 1;
+            settled.torn += 1;
+        } else {
+            settled.damaged.get_or_insert(offset);
         }
     }
-    Ok(settled)
+    Ok(())
 }
 
 #[cfg(test)]

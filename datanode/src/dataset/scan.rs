@@ -416,16 +416,19 @@ fn open_unfinished(
     }
     meta.set_len(meta_len).map_err(disk(&meta_at))?;
     data.set_len(length).map_err(disk(&data_at))?;
-    let mut replica = Replica::found_unfinished(block, length);
     let mut torn = false;
     if home == Home::Random {
-        torn = redo::settle(block, (&data, &meta), length).map_err(disk(&data_at))? > 0;
-        // Which bytes of a torn chunk are right only other replicas know: as one that a stop of the machine left, it takes part
-        // in a recovery if there is none that is whole. A damaged byte looks the same, and must not win either.
-        if journal.is_same_boot() && !torn {
-            replica = Replica::found_intact(block, length);
-        }
+        let in_flight = journal.in_flight(block.id);
+        let settled = redo::settle(block, (&data, &meta), length, &in_flight).map_err(disk(&data_at))?;
+        (torn, damaged) = (settled.torn > 0, settled.damaged.is_some());
     }
+    // Which bytes of a torn chunk are right only other replicas know, or the writer, who sends again what was not acknowledged: so does
+    // one that is cut. A damaged one is nothing to go on with, and kept in case that it is the last.
+    let replica = match journal.is_same_boot() && !damaged {
+        true if home == Home::Random && !torn => Replica::found_intact(block, length),
+        true => Replica::found_resumable(block, length),
+        false => Replica::found_unfinished(block, length),
+    };
     let open = OpenReplica::new(Arc::clone(volume), replica, home, checksum);
     {
         let mut state = open.lock();

@@ -104,6 +104,10 @@ impl ReplicaWriter {
             }
             partial_sum = files::read_partial_sum(&meta, &meta_path, checksum, length)?;
         }
+        let recorded = match random {
+            true => Some(Recorded::new(create, dataset.journal(&open.volume)?.slot())),
+            false => None,
+        };
         let token = Arc::new(WriterToken::default());
         state.writer = Some(Arc::clone(&token));
         state.checksum = Some(checksum);
@@ -121,7 +125,7 @@ impl ReplicaWriter {
                 meta: Arc::new(meta),
                 meta_path,
             }),
-            recorded: random.then(|| Recorded::new(create)),
+            recorded,
             length,
             partial_sum,
             data_end: length,

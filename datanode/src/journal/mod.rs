@@ -15,9 +15,12 @@
 //! - A failed write is never repeated: the journal fails for good, and its volume with it. Space is taken before anything is
 //!   written; a disk that is full refuses a commit, and nothing is lost.
 //!
+//! Beside it a file tells what each writer has in hand ([`in_hand`]): that is for the end of the process alone.
+//!
 //! Bounds: two segments of `SEGMENT_BYTES`, `MAX_DIRTY` replicas a segment, two buffers of `STAGE_BYTES`; replicas that were given
 //! up have their records in a buffer.
 
+pub mod in_hand;
 pub mod record;
 pub mod replay;
 mod replica_files;
@@ -31,6 +34,7 @@ use std::thread::{self, JoinHandle};
 
 use dfs_proto::BlockId;
 
+use self::in_hand::{InHand, Slot};
 use self::record::{BLOCK_BYTES, Change, Record, SegmentHeader};
 use self::segment::SegmentFile;
 
@@ -123,6 +127,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Journal {
     inner: Arc<Inner>,
+    in_hand: Arc<InHand>,
     checkpoints: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -146,6 +151,7 @@ impl Journal {
         let boot = boot_id();
         segments[1].write_header(&SegmentHeader { first: 0, boot: boot.clone() })?;
         segments[0].write_header(&SegmentHeader { first, boot: boot.clone() })?;
+        let in_hand = Arc::new(InHand::start(volume)?);
         sync_dir(&dir)?;
         sync_dir(volume)?;
         let state = State {
@@ -176,7 +182,12 @@ impl Journal {
             .name("journal".into())
             .spawn(move || shared.checkpoint())
             .map_err(DatanodeError::Thread)?;
-        Ok(Self { inner, checkpoints: Mutex::new(Some(checkpoints)) })
+        Ok(Self { inner, in_hand, checkpoints: Mutex::new(Some(checkpoints)) })
+    }
+
+    /// Where a writer at any offset tells which chunks it is about to change.
+    pub fn slot(&self) -> Slot {
+        self.in_hand.slot()
     }
 
     /// Notes a change of a replica whose files are `files`. Returns its number.

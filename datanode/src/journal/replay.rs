@@ -2,7 +2,7 @@
 //!
 //! | what stopped | replicas                                       | records                | chunks that do not match then |
 //! |--------------|------------------------------------------------|------------------------|-------------------------------|
-//! | the process  | in `random/`                                   | not needed             | settled                       |
+//! | the process  | in `random/`, chunks that a writer had in hand | not needed             | settled                       |
 //! |              | others                                         | not needed             | damage                        |
 //! | the machine  | in `random/`, or with an older stamp than one  | applied in their order | settled                       |
 //! |              | of their records                               |                        |                               |
@@ -12,18 +12,24 @@
 //!
 //! *Settled*: the chunk gets the checksum of what is there. It was being overwritten, nobody was told that the new
 //! content is durable, and POSIX leaves open which parts of such a write a stop lets through. After the end of the process
-//! alone only the chunks of the packet in hand can be torn; all that was acknowledged is in the page cache. A replica leaves
-//! `random/` only when its overwrites are on disk, in the journal or in its files: damage of a closed one stays to be found.
+//! alone only the chunks of the packet in hand can be torn, and [`super::in_hand`] tells which those are; all that was acknowledged is in
+//! the page cache. A replica leaves `random/` only when its overwrites are on disk, in the journal or in its files: damage of a
+//! closed one stays to be found.
+//!
+//! After a stop of the machine any chunk may be torn that was written since the files were last put on disk, and nothing on disk tells
+//! which those are: to write that down before each of them could reach the disk would cost a flush where there is none now. So all of
+//! such a replica is settled, but it is a replica with torn chunks from then on, which no block recovery lets decide beside one that is whole.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use dfs_proto::BlockId;
 
 use super::record::{Change, Record, SegmentHeader, records};
-use super::segment_path;
+use super::{in_hand, segment_path};
 use crate::error::{DatanodeError, disk};
 use crate::replica::BlockRef;
 
@@ -37,6 +43,27 @@ pub struct Found {
     live: HashMap<BlockId, Vec<(usize, usize)>>,
     same_boot: bool,
     last: u64,
+    /// Chunks that writers had in hand; `None`: nobody knows.
+    in_hand: Option<HashMap<BlockId, Vec<Range<u64>>>>,
+}
+
+/// Which chunks of a replica may not match for no other reason than that they were being written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InFlight {
+    /// Any.
+    Unknown,
+    /// Those of these ranges.
+    Ranges(Vec<Range<u64>>),
+}
+
+impl InFlight {
+    /// Whether a chunk is among them.
+    pub fn covers(&self, chunk: Range<u64>) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Ranges(ranges) => ranges.iter().any(|r| r.start < chunk.end && chunk.start < r.end),
+        }
+    }
 }
 
 impl Found {
@@ -60,6 +87,7 @@ impl Found {
             }
         }
         found.same_boot = !boot.is_empty() && !boots.is_empty() && boots.iter().all(|b| b == boot);
+        found.in_hand = if found.same_boot { in_hand::read(volume)? } else { None };
         found.segments.sort_by_key(|(first, _)| *first);
         found.index();
         Ok(found)
@@ -95,6 +123,14 @@ impl Found {
     /// Whether the machine has not stopped since the journal was written.
     pub const fn is_same_boot(&self) -> bool {
         self.same_boot
+    }
+
+    /// Which chunks of a replica in `random/` were in flight.
+    pub fn in_flight(&self, id: BlockId) -> InFlight {
+        match &self.in_hand {
+            None => InFlight::Unknown,
+            Some(known) => InFlight::Ranges(known.get(&id).cloned().unwrap_or_default()),
+        }
     }
 
     /// Number of the last record.

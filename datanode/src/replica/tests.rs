@@ -131,7 +131,6 @@ fn the_higher_recovery_wins() {
 fn a_writer_at_any_offset_goes_on_with_what_the_datanode_found_intact() {
     let found = || Replica::found_intact(BLOCK, 100);
     let mut replica = found();
-    assert_eq!(replica.recover_rbw(stamp(10), stamp(11), 0, 100).map(drop), in_state_refusal(&found()));
     assert_eq!(replica.recover_random(stamp(10), stamp(11), 100), Ok(100));
     assert_eq!((replica.state(), replica.visible_length()), (ReplicaState::Rbw, 100));
     assert_eq!(found().recover_append(stamp(10), stamp(11), 70), Ok(70));
@@ -146,14 +145,38 @@ fn a_writer_at_any_offset_goes_on_with_what_the_datanode_found_intact() {
     assert!(Replica::found_unfinished(BLOCK, 100).recover_random(stamp(10), stamp(11), 0).is_err());
 }
 
-fn in_state_refusal(replica: &Replica) -> Result<(), TransitionError> {
-    Err(TransitionError::State { block: replica.block(), state: replica.state() })
-}
-
 #[test]
 fn a_replica_longer_than_its_block_is_cut_when_it_is_reopened() {
     let mut replica = in_state(ReplicaState::Finalized);
     assert_eq!(replica.append(stamp(11), 40), Ok(40));
     assert_eq!((replica.length(), replica.visible_length()), (40, 40));
     assert!(in_state(ReplicaState::Finalized).append(stamp(11), 101).is_err());
+}
+
+#[test]
+fn a_writer_resumes_what_the_end_of_the_datanode_alone_left() {
+    type Resume = fn(&mut Replica) -> Result<(), TransitionError>;
+    let stages: [(&str, Resume, ReplicaState); 5] = [
+        ("recover_rbw", |r| r.recover_rbw(stamp(10), stamp(11), 90, 110).map(drop), ReplicaState::Rbw),
+        ("recover_random", |r| r.recover_random(stamp(10), stamp(11), 90).map(drop), ReplicaState::Rbw),
+        ("recover_append", |r| r.recover_append(stamp(10), stamp(11), 90).map(drop), ReplicaState::Rbw),
+        ("recover_close", |r| r.recover_close(stamp(10), stamp(11), 100), ReplicaState::Finalized),
+        (
+            "recover_close_random",
+            |r| r.recover_close_random(stamp(10), stamp(11), 100),
+            ReplicaState::Finalized,
+        ),
+    ];
+    for (name, resume, to) in stages {
+        for mut replica in [Replica::found_intact(BLOCK, 100), Replica::found_resumable(BLOCK, 100)] {
+            assert_eq!(resume(&mut replica).map(|()| replica.state()), Ok(to), "{name}");
+            assert!(resume(&mut Replica::found_unfinished(BLOCK, 100)).is_err(), "{name}");
+        }
+    }
+    // Its end is not what was acknowledged.
+    let mut cut = Replica::found_resumable(BLOCK, 100);
+    assert!(matches!(cut.recover_rbw(stamp(10), stamp(11), 101, 200), Err(TransitionError::Length { .. })));
+    // In a block recovery it decides nothing beside one that is being written.
+    cut.begin_recovery(stamp(10), stamp(12)).expect("begins");
+    assert_eq!(cut.original_state(), ReplicaState::Rwr);
 }

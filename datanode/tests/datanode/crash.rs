@@ -1,17 +1,21 @@
 //! The real program, killed in the middle of overwrites.
 
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dfs_proto::data_transfer::{Op, encode_op, read_delimited};
 use dfs_proto::transfer::op_write_block_proto::BlockConstructionStage as Stage;
+use dfs_proto::transfer::{BlockOpResponseProto, Status};
 
 use crate::namenode::FakeNamenode;
-use crate::random_wire::{Model, Random, Writer};
-use crate::wire::{self, Block};
+use crate::random_wire::{Model, Random, Writer, random_op};
+use crate::wire::{self, Block, Pipeline};
 use crate::{PATIENCE, eventually, pattern};
 
 const LENGTH: u64 = 400_000;
@@ -97,6 +101,64 @@ impl Written {
         }
         let lost = (0..LENGTH as usize).find(|i| !open[*i] && found[*i] != self.model.0[*i]);
         assert_eq!(lost, None, "{:?}", self.block);
+    }
+}
+
+/// First byte of the first chunk that does not fit its checksum, as a reader over the network sees it.
+fn first_bad_chunk(addr: SocketAddr, block: Block, len: u64) -> Option<u64> {
+    let mut socket = wire::connect(addr);
+    let op = wire::read_op(block, 0, len, true);
+    socket.write_all(&encode_op(Op::ReadBlock, &op)).expect("sent");
+    let answer: BlockOpResponseProto = read_delimited(&mut socket).expect("answered");
+    assert_eq!(answer.status(), Status::Success, "{answer:?}");
+    loop {
+        let packet = wire::read_packet(&mut socket).expect("packet");
+        if let Err(bad) = wire::checksum().verify(&packet.data, &packet.sums) {
+            return Some(packet.header.offset_in_block + bad.chunk as u64 * u64::from(wire::CHUNK));
+        }
+        if packet.header.last_packet_in_block {
+            return None;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_flips_while_others_are_overwritten_stays_found_after_kill_9() {
+    /// Where nobody writes.
+    const QUIET: u64 = 350_000;
+    let mut random = Random::seeded();
+    let namenode = FakeNamenode::start().await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut process = Process::start(&namenode, dir.path()).await;
+    for round in 1..=3 {
+        let block = Block::new(round, 10);
+        let content = pattern(round, LENGTH as usize);
+        let mut writer = Writer::open_at(&[process.xfer], block, Stage::PipelineSetupCreate, 10, 0);
+        writer.write(0, &content);
+        let mut acked = 0;
+        let enough = 20 + random.below(100);
+        while acked < enough {
+            let len = 1 + random.below(9000);
+            let offset = random.below(QUIET - 20_000 - len);
+            writer.send(offset, &pattern(random.next(), len as usize), random.below(2) == 0);
+            if writer.outstanding() > 4 {
+                writer.try_ack().expect("acknowledged");
+                acked += 1;
+            }
+        }
+        // In the middle of the last ones.
+        process.kill();
+        let path = crate::find(dir.path(), &block.data_name()).expect("data");
+        let file = File::options().read(true).write(true).open(path).expect("opens");
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, QUIET).expect("read");
+        file.write_all_at(&[byte[0] ^ 0x10], QUIET).expect("written");
+        process = Process::start(&namenode, dir.path()).await;
+        let chunk = QUIET - QUIET % u64::from(wire::CHUNK);
+        assert_eq!(first_bad_chunk(process.xfer, block, LENGTH), Some(chunk), "and nothing before it");
+        let op = random_op(&[process.xfer], block, Stage::PipelineSetupStreamingRecovery, 11, LENGTH);
+        let (_, answer) = Pipeline::open(&[process.xfer], op);
+        assert_ne!(answer.status(), Status::Success, "a writer does not go on with it");
     }
 }
 

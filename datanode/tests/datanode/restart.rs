@@ -39,9 +39,38 @@ async fn flushed_bytes_survive_and_torn_ones_are_cut() {
     assert_eq!(report(), Some((vec![1], vec![1300])));
     let node = &cluster.nodes[0];
     assert_eq!(wire::read(node, block, 0, 1300).expect("read"), data[..1300]);
-    let (_, refused) =
-        Pipeline::try_recover(&[node], block, Stage::PipelineSetupStreamingRecovery, 11, 0, 3000);
-    assert!(refused.message().contains("Rwr"), "only block recovery brings it back: {}", refused.message());
+    let stage = Stage::PipelineSetupStreamingRecovery;
+    let (_, refused) = Pipeline::try_recover(&[node], block, stage, 11, 1301, 3000);
+    assert!(refused.message().contains("1300"), "it lost something: {}", refused.message());
+    // Its writer has lost nothing and goes on.
+    let mut pipeline = Pipeline::recover(&[node], block, stage, 12, 1300, 3000);
+    pipeline.flush(1024, &data[1024..]);
+    pipeline.close(3000);
+    assert_eq!(wire::read(node, Block::new(1, 12), 0, 3000).expect("read"), data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_does_not_go_on_with_what_a_disk_spoilt_or_a_stop_of_the_machine_left() {
+    for spoilt in [false, true] {
+        let mut cluster = Cluster::start(1).await;
+        let (block, data) = (Block::new(1, 10), pattern(1, 3000));
+        Pipeline::create(&[&cluster.nodes[0]], block).flush(0, &data);
+        cluster
+            .restart_after(0, |dir| {
+                if spoilt {
+                    let path = find(&dir.join("rbw"), "blk_1").expect("data file");
+                    let file = fs::File::options().write(true).open(path).expect("opens");
+                    file.write_all_at(&[!data[700]], 700).expect("written");
+                } else {
+                    // The journal tells under which boot of the machine it was written.
+                    fs::remove_dir_all(dir.join("journal")).expect("removed");
+                }
+            })
+            .await;
+        let stage = Stage::PipelineSetupStreamingRecovery;
+        let (_, refused) = Pipeline::try_recover(&[&cluster.nodes[0]], block, stage, 11, 0, 3000);
+        assert!(refused.message().contains("Rwr"), "only block recovery brings it back: {refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

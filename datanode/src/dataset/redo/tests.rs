@@ -1,6 +1,7 @@
 //! Stops of the machine, imitated: files fall back, in part, to what was put on disk last, and the boot is another one.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::dataset::Dataset;
 use crate::dataset::pipeline::{Purpose, Reopen};
 use crate::dataset::whole::Whole;
 use crate::dataset::writer::ReplicaWriter;
+use crate::journal::in_hand::InHand;
 use crate::journal::record::{BLOCK_BYTES, SegmentHeader};
 use crate::journal::replay::Found;
 use crate::namenode_link::changes::ChangeQueue;
@@ -299,6 +301,71 @@ fn a_replica_with_torn_chunks_is_closed_by_a_recovery_only() {
     }
 }
 
+fn flip(path: &Path, offset: usize) {
+    let mut content = fs::read(path).expect("read");
+    content[offset] ^= 1;
+    fs::write(path, content).expect("written");
+}
+
+/// What a writer leaves whose process ends in the middle of a step.
+fn leave_in_hand(dir: &Path, block: BlockRef, chunks: Range<u64>) {
+    let in_hand = Arc::new(InHand::start(dir).expect("started"));
+    in_hand.slot().take(block, chunks).expect("written");
+}
+
+#[test]
+fn after_the_end_of_the_process_only_chunks_in_hand_get_new_checksums() {
+    const ROT: usize = 200_000;
+    for rot in [false, true] {
+        let mut random = Random::seeded();
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dataset = open(dir.path());
+        drop(create(&dataset, &random.bytes(LENGTH)));
+        drop(dataset);
+        flip(&find(dir.path(), "blk_1"), 77_777);
+        flip(&find(dir.path(), "blk_1"), 82_000);
+        leave_in_hand(dir.path(), BLOCK, 73_728..82_100);
+        if rot {
+            flip(&find(dir.path(), "blk_1"), ROT);
+        }
+        let dataset = open(dir.path());
+        let verified = dataset.open_read(BLOCK, 0).expect("opens").verify();
+        let bad = verified.err().map(|error| error.to_string());
+        assert_eq!(bad.is_some(), rot, "{bad:?}");
+        let chunk = ROT - ROT % 4096;
+        assert!(bad.is_none_or(|bad| bad.contains(&format!("byte {chunk}"))));
+        let asked = Reopen {
+            block: BLOCK,
+            stamp: GenerationStamp(11),
+            least: LENGTH as u64,
+            most: LENGTH as u64,
+            random: true,
+        };
+        let resumed = dataset.recover_rbw(asked, checksum());
+        assert_eq!(resumed.is_err(), rot, "the writer goes on unless something else is wrong: {resumed:?}");
+        if rot {
+            let candidate = dataset.begin_recovery(BLOCK, GenerationStamp(20)).expect("begins");
+            let candidate = candidate.expect("a replica");
+            assert_eq!((candidate.original_state, candidate.damaged), (ReplicaState::Rwr, true));
+            assert_eq!(candidate.length, LENGTH as u64, "all of it is kept for rescue");
+        }
+    }
+}
+
+#[test]
+fn a_torn_chunk_does_not_decide_beside_replicas_that_are_whole() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let dataset = open(dir.path());
+    drop(create(&dataset, &Random::seeded().bytes(LENGTH)));
+    drop(dataset);
+    flip(&find(dir.path(), "blk_1"), 77_777);
+    leave_in_hand(dir.path(), BLOCK, 77_777..77_778);
+    let dataset = open(dir.path());
+    assert!(dataset.finalize_found(BLOCK, LENGTH as u64).is_err());
+    let candidate = dataset.begin_recovery(BLOCK, GenerationStamp(20)).expect("begins").expect("a replica");
+    assert_eq!((candidate.original_state, candidate.damaged), (ReplicaState::Rwr, false));
+}
+
 #[test]
 fn a_byte_that_changed_on_the_disk_does_not_win_a_recovery() {
     for changed in [false, true] {
@@ -318,9 +385,9 @@ fn a_byte_that_changed_on_the_disk_does_not_win_a_recovery() {
         let dataset = open(dir.path());
         let candidate =
             dataset.begin_recovery(BLOCK, GenerationStamp(20)).expect("begins").expect("a replica");
-        // One that is whole is preferred to this one, whose checksums were made to fit.
+        // One that is whole is preferred to this one.
         let expected = if changed { ReplicaState::Rwr } else { ReplicaState::Rbw };
-        assert_eq!(candidate.original_state, expected);
+        assert_eq!((candidate.original_state, candidate.damaged), (expected, changed));
         assert_eq!(candidate.length, LENGTH as u64);
     }
 }

@@ -98,7 +98,7 @@ impl ReplicaWriter {
             return Err(DatanodeError::WriterStopped { block: self.block });
         }
         state.rewritten |= first < self.length;
-        if let Err(error) = change(self) {
+        if let Err(error) = self.in_hand(first..end, change) {
             drop(state);
             self.dataset.note_error(&self.open.volume, &error);
             return Err(error);

@@ -1,7 +1,10 @@
 //! What a writer at any offset leaves to the volume's journal.
 
+use std::ops::Range;
+
 use super::ReplicaWriter;
 use crate::error::DatanodeError;
+use crate::journal::in_hand::Slot;
 use crate::journal::record::Change;
 
 /// Data of one packet, and chunk, up to which an overwrite goes to the journal as a whole, so that putting it on disk takes
@@ -25,11 +28,13 @@ pub struct Recorded {
     complete: bool,
     /// The journal knows, on disk, that the replica was made: its files can be made anew.
     created: bool,
+    /// Where it tells which chunks it is about to change.
+    slot: Slot,
 }
 
 impl Recorded {
     /// Of a writer that creates its replica, or reopens one.
-    pub const fn new(create: bool) -> Self {
+    pub const fn new(create: bool, slot: Slot) -> Self {
         Self {
             marked: create,
             unrecorded: false,
@@ -38,6 +43,7 @@ impl Recorded {
             syncs: false,
             complete: create,
             created: false,
+            slot,
         }
     }
 }
@@ -48,6 +54,21 @@ impl ReplicaWriter {
         let syncs = self.recorded.as_ref().is_some_and(|recorded| recorded.syncs);
         let small = data_len <= RECORDED_BYTES && self.checksum.bytes_per_checksum() <= RECORDED_BYTES;
         small && (overwrites || sync || syncs)
+    }
+
+    /// Takes chunks in hand, changes them, and is done with them: whatever ends the process in between, a start finds which.
+    pub(super) fn in_hand(
+        &mut self,
+        chunks: Range<u64>,
+        change: impl FnOnce(&mut Self) -> Result<(), DatanodeError>,
+    ) -> Result<(), DatanodeError> {
+        let slot = |writer: &Self, step: &dyn Fn(&Slot) -> Result<(), DatanodeError>| match &writer.recorded {
+            Some(recorded) => step(&recorded.slot),
+            None => Err(DatanodeError::Field("random_access")),
+        };
+        slot(self, &|slot| slot.take(self.block, chunks.clone()))?;
+        change(self)?;
+        slot(self, &Slot::done)
     }
 
     /// Chunks of `first..end` are about to be changed. Before the first of the replica's old bytes is overwritten, the journal
