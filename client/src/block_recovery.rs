@@ -4,11 +4,13 @@
 //! * Data is outstanding: the survivors get a new generation stamp, drop what was not acknowledged by all of them, and get
 //!   the unacknowledged packets again. When too few are left, a datanode joins with a copy of the replica first.
 //! * Only the last packet is outstanding: the survivors are told to close under a new stamp.
+//! * Nobody is left: they may be about to come back, with all that they acknowledged, and are tried again for a while.
 //!
 //! The new stamp fences the lost members: what they have is stale from then on. Invariant: each round removes
-//! at least one member, so the rounds end.
+//! at least one member, and each pause brings the end of the patience nearer, so the rounds end.
 
 use crate::open_block::OpenBlock;
+use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::streamer::Streamer;
 use crate::{DfsError, TransferFault, datanode};
@@ -16,7 +18,7 @@ use crate::{DfsError, TransferFault, datanode};
 /// Failures of one block without an ack in between (HDFS's number).
 const MAX_FAILURES: u32 = 5;
 
-/// Rounds of one recovery: members lost plus members added and lost again.
+/// Rounds of one recovery between two pauses: members lost plus members added and lost again.
 const MAX_ROUNDS: u32 = 8;
 
 impl Streamer {
@@ -81,11 +83,21 @@ impl Streamer {
     ) -> Result<(), DfsError> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         let closing = matches!(self.queue.unsent.make_contiguous(), [only] if only.last);
+        // They have the stamp that is recorded, and everything that was acknowledged.
+        let mut roster = block.members.clone();
         let everybody = block.member_names();
-        for _ in 0..MAX_ROUNDS {
+        let mut outage = Outage::new(self.target.client.config.datanode_return);
+        let mut rounds = 0;
+        while rounds < MAX_ROUNDS {
+            rounds += 1;
             block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
-                return Err(self.target.pipeline_failed(&block, everybody, fault));
+                if !outage.wait().await {
+                    return Err(self.target.pipeline_failed(&block, everybody, fault));
+                }
+                self.target.find_again(&mut roster).await;
+                block.members.clone_from(&roster);
+                rounds = 0;
             }
             if !closing && self.needs_member(&block) {
                 self.target.add_members(&mut block, &mut self.exclusions).await?;

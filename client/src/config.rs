@@ -36,6 +36,8 @@ pub(crate) struct ClientConfig {
     pub datanode_connect_timeout: Duration,
     /// Longest silence of a datanode within an operation.
     pub datanode_timeout: Duration,
+    /// How long a writer waits for a block's datanodes when it has lost them all.
+    pub datanode_return: Duration,
     /// Interval between lease renewals while files are open for writing.
     pub lease_renewal: Duration,
     /// Bytes of data in a full packet.
@@ -59,6 +61,7 @@ impl Default for ClientConfig {
             rpc_timeout: Duration::from_secs(20),
             datanode_connect_timeout: Duration::from_secs(3),
             datanode_timeout: Duration::from_secs(10),
+            datanode_return: Duration::from_secs(10),
             lease_renewal: Duration::from_secs(30),
             packet_bytes: 1 << 20,
             packets_in_flight: 8,
@@ -163,6 +166,13 @@ impl ClientBuilder {
     /// less as long as another datanode has the block.
     pub fn datanode_timeout(mut self, timeout: Duration) -> Self {
         self.config.datanode_timeout = timeout;
+        self
+    }
+
+    /// How long a writer that has lost all datanodes of a block waits for one of them to come back, as after a restart, before
+    /// writing fails. Default 10 s.
+    pub fn datanode_return(mut self, patience: Duration) -> Self {
+        self.config.datanode_return = patience;
         self
     }
 

@@ -97,13 +97,15 @@ impl WriteTarget {
         vec![0]
     }
 
-    /// The members that are to leave for what an inquiry found: the silent ones, or one that crawls or hangs if it can be done without.
-    pub(crate) async fn guilty(&self, block: &OpenBlock, found: Findings) -> Vec<usize> {
+    /// The members that are to leave for what an inquiry found, if any: the silent ones, or one that crawls or hangs if it can be done
+    /// without.
+    pub(crate) async fn guilty(&self, block: Option<&OpenBlock>, found: Findings) -> Option<Vec<usize>> {
+        let block = block?;
         if !found.silent.is_empty() {
-            return found.silent;
+            return Some(found.silent);
         }
-        let Some(stuck) = found.stuck.or(found.hung) else { return Vec::new() };
-        let Some(member) = block.members.get(stuck) else { return Vec::new() };
+        let stuck = found.stuck.or(found.hung)?;
+        let member = block.members.get(stuck)?;
         let hangs = found.stuck.is_none();
         let left = block.members.len() - 1;
         let enough = left >= SAFE_MEMBERS.min(self.replication).max(1);
@@ -112,17 +114,31 @@ impl WriteTarget {
             || (left > 0 && self.live_datanodes().await > block.members.len());
         let uuid = datanode::uuid(member);
         // The link to the first member is ours as well: if another one's was as slow, it is ours that is slow.
-        let chain = !block.pipeline.as_ref().is_some_and(Pipeline::is_star);
+        let chain = !block.is_star();
         if !dispensable || (!hangs && chain && stuck == 0 && self.client.slow.is_our_link(uuid)) {
-            return Vec::new();
+            return None;
         }
         if hangs {
             tracing::warn!(path = %self.path, block = %block.block, datanode = %datanode::name(member), "pipeline member hangs");
-            return vec![stuck];
+            return Some(vec![stuck]);
         }
         tracing::warn!(path = %self.path, block = %block.block, datanode = %datanode::name(member), "pipeline member crawls");
         self.client.slow.note_slower(uuid);
-        vec![stuck]
+        Some(vec![stuck])
+    }
+
+    /// Members that were away may have come back at other addresses.
+    pub(crate) async fn find_again(&self, roster: &mut [ReplicaLocation]) {
+        let namenode = &self.client.namenode;
+        let request = v1::DatanodeReportRequest { context: namenode.context() };
+        let asked = namenode.call("", request, |mut s, r| async move { s.get_datanode_report(r).await });
+        let Ok(report) = asked.await else { return };
+        for member in roster {
+            let mut found = report.datanodes.iter().filter_map(|row| row.info.as_ref());
+            if let Some(found) = found.find(|info| info.uuid == datanode::uuid(member)) {
+                member.datanode = Some(found.clone());
+            }
+        }
     }
 
     /// Sets up the pipeline of the members that are left, under a new stamp, which is recorded. The error is who failed.

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dfs_proto::packet::HEARTBEAT_SEQNO;
 use dfs_proto::transfer::PipelineAckProto;
@@ -21,15 +21,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
-use crate::out_packet::{OutPacket, heartbeat};
-use crate::pipeline::Pipeline;
+use crate::out_packet::OutPacket;
+use crate::pipeline_events::PipelineEvent;
 use crate::pipeline_members::bad_member;
-use crate::pipeline_watch::Findings;
 use crate::unsynced_blocks::{FinishedBlock, UnsyncedBlocks};
 use crate::{DfsError, FileStatus, TransferFault};
-
-/// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What the writer asks of the streamer.
 pub(crate) enum Command {
@@ -95,14 +91,7 @@ pub(crate) struct Streamer {
 /// What happened first.
 enum Event {
     Command(Option<Command>),
-    Ack(Option<PipelineAckProto>),
-    Fault(TransferFault),
-    /// No progress for a while.
-    Suspicion,
-    /// Who is to blame for that.
-    Found(Findings),
-    /// Nothing to do for a while.
-    Idle,
+    Pipeline(PipelineEvent),
 }
 
 impl Streamer {
@@ -187,8 +176,8 @@ impl Streamer {
             match self.next_event().await {
                 Event::Command(Some(command)) => self.accept(command),
                 Event::Command(None) => return Ok(false),
-                Event::Ack(None) => {}
-                Event::Ack(Some(ack)) => match self.acknowledged(&ack) {
+                Event::Pipeline(PipelineEvent::Ack(None)) => {}
+                Event::Pipeline(PipelineEvent::Ack(Some(ack))) => match self.acknowledged(&ack) {
                     Ok(false) => {}
                     Ok(true) => {
                         self.finish_block();
@@ -196,13 +185,14 @@ impl Streamer {
                     }
                     Err((bad, fault)) => self.handle_failure(Some(vec![bad]), fault).await?,
                 },
-                Event::Fault(fault) => self.handle_failure(None, fault).await?,
-                Event::Suspicion => self.inquire(),
-                Event::Found(found) => self.judge(found).await?,
-                Event::Idle => {
-                    if let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) {
-                        pipeline.queue_heartbeat(heartbeat());
+                Event::Pipeline(PipelineEvent::Fault(fault)) => self.handle_failure(None, fault).await?,
+                Event::Pipeline(PipelineEvent::Found(found)) => {
+                    if let Some(guilty) = self.target.guilty(self.block.as_ref(), found).await {
+                        self.handle_failure(Some(guilty), TransferFault::Timeout).await?;
                     }
+                }
+                Event::Pipeline(PipelineEvent::Idle) => {
+                    self.block.iter_mut().for_each(OpenBlock::queue_heartbeat);
                 }
             }
         }
@@ -230,51 +220,14 @@ impl Streamer {
     async fn next_event(&mut self) -> Event {
         let has_room = self.has_room();
         let busy = !self.queue.unacked.is_empty();
-        let Some(OpenBlock { pipeline: Some(pipeline), watch, .. }) = &mut self.block else {
-            return Event::Fault(TransferFault::Unexpected { field: "pipeline" });
+        let Some(block) = &mut self.block else {
+            let fault = TransferFault::Unexpected { field: "pipeline" };
+            return Event::Pipeline(PipelineEvent::Fault(fault));
         };
-        let timeout = self.target.client.config.datanode_timeout;
-        let lost = pipeline.moved + timeout;
-        let next = match busy {
-            false => pipeline.moved + HEARTBEAT_INTERVAL,
-            true if watch.inquires() => lost,
-            true => lost.min(watch.suspicious_at()),
-        };
-        let deadline = tokio::time::Instant::from_std(next);
         tokio::select! {
             biased;
-            progress = pipeline.progress() => match progress {
-                Ok(ack) => Event::Ack(ack),
-                Err(fault) => Event::Fault(fault),
-            },
-            found = watch.findings() => Event::Found(found),
+            event = block.next_event(&self.target.client, busy, None) => Event::Pipeline(event),
             command = self.commands.recv(), if has_room => Event::Command(command),
-            () = tokio::time::sleep_until(deadline) => {
-                match busy {
-                    false => Event::Idle,
-                    true if next == lost => Event::Fault(TransferFault::Timeout),
-                    true => Event::Suspicion,
-                }
-            }
-        }
-    }
-
-    /// Has the members asked how they get on.
-    fn inquire(&mut self) {
-        if let Some(block) = &mut self.block {
-            let star = block.pipeline.as_ref().is_some_and(Pipeline::is_star);
-            block.watch.start(&self.target.client, (block.block, &block.members), star);
-        }
-    }
-
-    /// Goes on without the members at fault, if there are any.
-    async fn judge(&mut self, found: Findings) -> Result<(), DfsError> {
-        let Some(block) = &self.block else { return Ok(()) };
-        let guilty = self.target.guilty(block, found).await;
-        if guilty.is_empty() {
-            Ok(())
-        } else {
-            self.handle_failure(Some(guilty), TransferFault::Timeout).await
         }
     }
 

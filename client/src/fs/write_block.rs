@@ -21,15 +21,11 @@ use super::open_file::FileCore;
 use super::write_form::WriteForm;
 use crate::exclusions::Exclusions;
 use crate::open_block::{OpenBlock, WriteTarget};
-use crate::out_packet::{OutPacket, heartbeat};
-use crate::pipeline::Pipeline;
+use crate::out_packet::OutPacket;
+use crate::pipeline_events::PipelineEvent;
 use crate::pipeline_members::bad_member;
-use crate::pipeline_watch::Findings;
 use crate::unsynced_blocks::FinishedBlock;
 use crate::{DfsError, TransferFault};
-
-/// Silence after which an idle pipeline gets a heartbeat: well below the datanodes' read timeouts.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Idle time after which a block is ended: a pipeline costs each member a thread, and a new one costs a writer
 /// two round trips.
@@ -94,14 +90,7 @@ pub(super) struct BlockWriter {
 /// What happened first.
 enum Event {
     Command(Option<BlockCommand>),
-    Ack(Option<PipelineAckProto>),
-    Fault(TransferFault),
-    /// No progress for a while.
-    Suspicion,
-    /// Who is to blame for that.
-    Found(Findings),
-    /// Nothing to do for a while.
-    Idle,
+    Pipeline(PipelineEvent),
     /// Another block waits for a pipeline.
     Pressed,
 }
@@ -179,21 +168,24 @@ impl BlockWriter {
                 Event::Command(Some(command)) => self.accept(command),
                 // The file keeps its end until this writer retires.
                 Event::Command(None) => self.finishing = Some(false),
-                Event::Ack(None) => {}
-                Event::Ack(Some(ack)) => match self.acknowledged(&ack) {
+                Event::Pressed => self.finishing = Some(false),
+                Event::Pipeline(PipelineEvent::Ack(None)) => {}
+                Event::Pipeline(PipelineEvent::Ack(Some(ack))) => match self.acknowledged(&ack) {
                     Ok(false) => {}
                     Ok(true) => self.finish_block(),
                     Err((bad, fault)) => self.handle_failure(Some(vec![bad]), fault).await?,
                 },
-                Event::Fault(fault) => self.handle_failure(None, fault).await?,
-                Event::Suspicion => self.inquire(),
-                Event::Found(found) => self.judge(found).await?,
-                Event::Pressed => self.finishing = Some(false),
-                Event::Idle if self.used.elapsed() >= IDLE_FINISH => self.finishing = Some(false),
-                Event::Idle => {
-                    if let Some(pipeline) = self.block.as_mut().and_then(|block| block.pipeline.as_mut()) {
-                        pipeline.queue_heartbeat(heartbeat());
+                Event::Pipeline(PipelineEvent::Fault(fault)) => self.handle_failure(None, fault).await?,
+                Event::Pipeline(PipelineEvent::Found(found)) => {
+                    if let Some(guilty) = self.target.guilty(self.block.as_ref(), found).await {
+                        self.handle_failure(Some(guilty), TransferFault::Timeout).await?;
                     }
+                }
+                Event::Pipeline(PipelineEvent::Idle) if self.used.elapsed() >= IDLE_FINISH => {
+                    self.finishing = Some(false);
+                }
+                Event::Pipeline(PipelineEvent::Idle) => {
+                    self.block.iter_mut().for_each(OpenBlock::queue_heartbeat);
                 }
             }
         }
@@ -282,53 +274,18 @@ impl BlockWriter {
     async fn next_event(&mut self) -> Event {
         let has_room = self.has_room();
         let busy = !self.unacked.is_empty();
-        let Some(OpenBlock { pipeline: Some(pipeline), watch, .. }) = &mut self.block else {
+        let Some(block) = self.block.as_mut().filter(|block| block.pipeline.is_some()) else {
             // Nothing is queued either: this writer waits for its first packet.
             return Event::Command(self.commands.recv().await);
         };
-        let timeout = self.target.client.config.datanode_timeout;
-        let lost = pipeline.moved + timeout;
-        let next = match busy {
-            false => (pipeline.moved + HEARTBEAT_INTERVAL).min(self.used + IDLE_FINISH),
-            true if watch.inquires() => lost,
-            true => lost.min(watch.suspicious_at()),
-        };
-        let deadline = tokio::time::Instant::from_std(next);
         let pressed_from = tokio::time::Instant::from_std(self.used + IDLE_FINISH_PRESSED);
         let pressure = self.file.pipelines();
+        let idle_until = Some(self.used + IDLE_FINISH);
         tokio::select! {
             biased;
-            progress = pipeline.progress() => match progress {
-                Ok(ack) => Event::Ack(ack),
-                Err(fault) => Event::Fault(fault),
-            },
-            found = watch.findings() => Event::Found(found),
+            event = block.next_event(&self.target.client, busy, idle_until) => Event::Pipeline(event),
             command = self.commands.recv(), if has_room => Event::Command(command),
             () = pressure.wait_until_pressed(pressed_from), if !busy => Event::Pressed,
-            () = tokio::time::sleep_until(deadline) => match busy {
-                false => Event::Idle,
-                true if next == lost => Event::Fault(TransferFault::Timeout),
-                true => Event::Suspicion,
-            },
-        }
-    }
-
-    /// Has the members asked how they get on.
-    fn inquire(&mut self) {
-        if let Some(block) = &mut self.block {
-            let star = block.pipeline.as_ref().is_some_and(Pipeline::is_star);
-            block.watch.start(&self.target.client, (block.block, &block.members), star);
-        }
-    }
-
-    /// Goes on without the members at fault, if there are any.
-    async fn judge(&mut self, found: Findings) -> Result<(), DfsError> {
-        let Some(block) = &self.block else { return Ok(()) };
-        let guilty = self.target.guilty(block, found).await;
-        if guilty.is_empty() {
-            Ok(())
-        } else {
-            self.handle_failure(Some(guilty), TransferFault::Timeout).await
         }
     }
 

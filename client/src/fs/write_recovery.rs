@@ -8,23 +8,14 @@
 //!
 //! The new stamp fences the lost members: what they have is stale from then on.
 
-use std::time::{Duration, Instant};
-
-use dfs_proto::v1::{self, ReplicaLocation};
-
 use super::write_block::BlockWriter;
+use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::{DfsError, TransferFault, datanode};
 
 /// Failures of one block without an ack in between after which it is given up: a pipeline that can be set up again and
 /// again, and never acknowledges, fails for a reason that does not pass.
 const MAX_FAILURES: u32 = 12;
-
-/// First pause before lost members are tried again; doubled each time.
-const FIRST_OUTAGE_DELAY: Duration = Duration::from_millis(100);
-
-/// Longest pause: how late their return may be noticed.
-const MAX_OUTAGE_DELAY: Duration = Duration::from_secs(1);
 
 impl BlockWriter {
     /// Deals with a failed pipeline. `bad` are the members at fault if they are known. Afterwards the block has a new
@@ -62,20 +53,6 @@ impl BlockWriter {
         self.rebuild(bad, fault).await
     }
 
-    /// Members that were away may have come back at other addresses.
-    async fn find_again(&self, roster: &mut [ReplicaLocation]) {
-        let namenode = &self.target.client.namenode;
-        let request = v1::DatanodeReportRequest { context: namenode.context() };
-        let asked = namenode.call("", request, |mut s, r| async move { s.get_datanode_report(r).await });
-        let Ok(report) = asked.await else { return };
-        for member in roster {
-            let found = report.datanodes.iter().filter_map(|row| row.info.as_ref());
-            if let Some(found) = found.into_iter().find(|info| info.uuid == datanode::uuid(member)) {
-                member.datanode = Some(found.clone());
-            }
-        }
-    }
-
     /// Finds the members at fault when the connection failed or fell silent. `None`: the block's end was acknowledged
     /// before that.
     async fn find_culprits(&mut self, mut pipeline: Pipeline, fault: &TransferFault) -> Option<Vec<usize>> {
@@ -103,18 +80,15 @@ impl BlockWriter {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         // They have the stamp that is recorded, and everything that was acknowledged.
         let mut roster = block.members.clone();
-        let gives_up = Instant::now() + self.file.fs.wait;
-        let mut pause = FIRST_OUTAGE_DELAY;
+        let mut outage = Outage::new(self.file.fs.wait);
         loop {
             block.remove_members(&bad, &mut self.exclusions);
             if block.members.is_empty() {
-                if Instant::now() + pause >= gives_up {
+                if !outage.wait().await {
                     let everybody: Vec<String> = roster.iter().map(datanode::name).collect();
                     return Err(self.target.pipeline_failed(&block, everybody.join(", "), fault));
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_OUTAGE_DELAY);
-                self.find_again(&mut roster).await;
+                self.target.find_again(&mut roster).await;
                 block.members.clone_from(&roster);
             }
             let closing = self.only_last_is_left();

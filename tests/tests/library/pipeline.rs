@@ -1,8 +1,10 @@
 //! Writers survive the loss of pipeline members.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use dfs_client::{CreateOptions, FileWriter, ReplicaLocation};
-use dfs_tests::cluster::MiniCluster;
+use dfs_client::{CreateOptions, DfsClient, FileWriter, ReplicaLocation};
+use dfs_tests::cluster::{MiniCluster, SUPERUSER};
 use dfs_tests::harness::run;
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::wait::{PATIENCE, wait_until};
@@ -104,10 +106,54 @@ fn a_member_dies_under_a_stream_that_is_not_flushed() -> Result<()> {
 }
 
 #[test]
+fn all_members_restart_and_the_write_goes_on() -> Result<()> {
+    run(async {
+        for replication in [1, 3] {
+            let datanodes = usize::from(replication);
+            let settings = MiniCluster::builder().datanodes(datanodes).replication(replication);
+            let mut cluster = settings.block_size(BLOCK).start().await?;
+            let client = cluster.client().await?;
+            let bytes = pattern(5, 0, 700_000);
+            let mut writer = client.create("/f", CreateOptions::default()).await?;
+            writer.write_all(&bytes[..200_001]).await?;
+            writer.hflush().await?;
+            for round in 0..2 {
+                // The first time in the middle of data, the second time when only the end of the file is left.
+                let restart = async {
+                    for index in 0..datanodes {
+                        cluster.kill_datanode(index).await;
+                    }
+                    for index in 0..datanodes {
+                        cluster.start_datanode(index).await?;
+                    }
+                    anyhow::Ok(())
+                };
+                let rest = async {
+                    if round == 0 {
+                        writer.write_all(&bytes[200_001..]).await?;
+                    }
+                    writer.hflush().await?;
+                    anyhow::Ok(())
+                };
+                let (restarted, written) = tokio::join!(restart, rest);
+                restarted?;
+                written?;
+            }
+            writer.close().await?;
+            ensure_same("/f", &read_all(&client, "/f").await?, &bytes)?;
+            cluster.wait_for_replication("/f", datanodes).await?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn all_members_dead_is_an_error_and_flushed_bytes_come_back_with_them() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().block_size(BLOCK).start().await?;
-        let client = cluster.client().await?;
+        let patience = Duration::from_secs(1);
+        let client = DfsClient::builder().namenode(cluster.namenode_address()).datanode_return(patience);
+        let client = client.user(SUPERUSER).connect().await?;
         let mut writer = client.create("/f", CreateOptions::default()).await?;
         writer.write_all(&pattern(3, 0, 200_000)).await?;
         writer.hflush().await?;
