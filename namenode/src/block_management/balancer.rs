@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use dfs_proto::{BlockId, GenerationStamp, v1};
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{CopyLoad, NodeIndex, StorageIndex};
+use super::datanode_manager::{CopyLoad, Liveness, NodeIndex, StorageIndex};
 use super::utilization::Shares;
 
 /// Bandwidth of a run unless it asks for another: HDFS's `dfs.datanode.balance.bandwidthPerSec`.
@@ -35,6 +35,9 @@ pub const FORSAKEN_MS: u64 = 60_000;
 
 /// Iterations of a run in a row that move nothing, after which it ends (HDFS's number).
 const IDLE_ITERATIONS_MAX: u32 = 5;
+
+/// A heartbeat that arrives so long after the beginning of a run has figures from after it: how long one may have been on its way.
+const HEARTBEAT_TRAVEL_MS: u64 = 100;
 
 /// Milliseconds of unused bandwidth that a datanode keeps: a few ticks.
 const CREDIT_MS: u64 = 3_000;
@@ -92,6 +95,8 @@ struct Run {
     state: v1::BalanceState,
     threshold: u32,
     bandwidth: u64,
+    /// When it was asked for, last.
+    began: u64,
     /// When somebody last looked at it.
     watched: u64,
     iteration: u32,
@@ -150,7 +155,7 @@ impl BlockManager {
     /// Starts a run, or changes the one that is on. `None` leaves a setting as it is, or at its default.
     pub fn start_balancing(&mut self, now: u64, threshold: Option<u32>, bandwidth: Option<u64>) {
         if let Some(run) = self.balancer.run.as_mut().filter(|run| run.is_on()) {
-            run.watched = now;
+            (run.began, run.watched) = (now, now);
             run.threshold = threshold.unwrap_or(run.threshold);
             run.bandwidth = bandwidth.unwrap_or(run.bandwidth);
         } else {
@@ -160,6 +165,7 @@ impl BlockManager {
                 state: v1::BalanceState::Running,
                 threshold: threshold.unwrap_or(self.config.balance_threshold),
                 bandwidth: bandwidth.unwrap_or(RUN_BANDWIDTH),
+                began: now,
                 watched: now,
                 iteration: 0,
                 idle_iterations: 0,
@@ -264,6 +270,9 @@ impl BlockManager {
             // Figures of datanodes whose content changes are not to be judged by.
             return;
         }
+        if mode.of_run && !self.has_fresh_figures() {
+            return;
+        }
         let utilization = self.utilization();
         if utilization.is_balanced(mode.threshold) {
             if mode.of_run {
@@ -275,6 +284,17 @@ impl BlockManager {
             run.iteration += 1;
         }
         self.balancer.iteration = Some(Iteration::new(utilization.shares(mode.threshold)));
+    }
+
+    /// Whether all datanodes have told how full they are since the run was asked for: what was written just before counts. One that
+    /// has fallen silent is not waited for.
+    fn has_fresh_figures(&self) -> bool {
+        let began = self.balancer.run.as_ref().map_or(0, |run| run.began);
+        self.datanodes
+            .live()
+            .iter()
+            .map(|index| self.datanodes.node(*index))
+            .all(|node| node.liveness != Liveness::Live || node.last_heartbeat > began + HEARTBEAT_TRAVEL_MS)
     }
 
     fn end_iteration(&mut self, mode: Mode) {

@@ -77,6 +77,29 @@ async fn follow(client: &DfsClient, files: u64) -> Result<BalanceStatus> {
 }
 
 #[test]
+fn a_run_sees_what_was_written_a_moment_before() -> Result<()> {
+    if !can_mount_volumes()? {
+        return Ok(());
+    }
+    run(async {
+        let settings = MiniCluster::builder().datanodes(2).replication(1).block_size(BLOCK);
+        let mut cluster = settings.volume_bytes(64 * MIB).start().await?;
+        let client = cluster.client().await?;
+        let off = BalanceRequest { background_bandwidth: Some(0), ..request(BalanceAction::Set) };
+        client.balance(off).await?;
+        // All on one datanode; the other one has told that it is empty, and so did this one, before.
+        cluster.kill_datanode(1).await;
+        write_files(&client, 12).await?;
+        cluster.start_datanode(1).await?;
+        let start = BalanceRequest { threshold: Some(300), ..request(BalanceAction::Start) };
+        client.balance(start).await?;
+        let status = follow(&client, 12).await?;
+        ensure!(status.state() == BalanceState::Balanced && status.blocks_moved > 0, "{status:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn an_added_datanode_is_filled_by_a_run_within_its_bandwidth() -> Result<()> {
     if !can_mount_volumes()? {
         return Ok(());

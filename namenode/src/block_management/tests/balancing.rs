@@ -405,6 +405,29 @@ fn blocks_that_lack_something_are_not_moved_and_repair_goes_first() {
 }
 
 #[test]
+fn a_run_that_begins_right_after_writing_waits_for_what_datanodes_tell() {
+    let mut cluster = Cluster::new(10, &[], &[4 * GIB; 4]);
+    for _ in 0..60 {
+        cluster.second();
+    }
+    for _ in 0..20 {
+        cluster.write(&[0, 1], 64 * MIB);
+    }
+    let now = cluster.world.now;
+    cluster.world.manager.start_balancing(now, Some(500), Some(RUN_BANDWIDTH));
+    for ms in [0, 50, 900] {
+        cluster.world.manager.tick(now + ms);
+        let status = cluster.status();
+        assert_eq!((status.state(), status.iteration), (BalanceState::Running, 0), "after {ms} ms");
+    }
+    // One that has fallen silent is not waited for.
+    cluster.alive.remove(&3);
+    let (status, _) = cluster.balance(500, RUN_BANDWIDTH);
+    assert_eq!(status.state(), BalanceState::Balanced, "{status:?}");
+    assert!(status.blocks_moved > 0);
+}
+
+#[test]
 fn a_replica_that_would_take_a_rack_away_stays() {
     let mut cluster = Cluster::new(6, &["/r1", "/r2", "/r2"], &[GIB, GIB, 4 * GIB]);
     for _ in 0..10 {

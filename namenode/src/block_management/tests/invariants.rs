@@ -37,7 +37,8 @@ impl BlockManager {
         }
     }
 
-    pub(super) fn check_invariants(&self) {
+    /// Panics if one does not hold.
+    pub(crate) fn check_invariants(&self) {
         let mut replicas = BTreeMap::new();
         let mut writing = BTreeMap::new();
         for entry in self.blocks.range(BlockId(0), BlockId(u64::MAX)) {
