@@ -14,6 +14,8 @@ mod delegating;
 mod delegation_table;
 mod delegations;
 mod filesystem_protocol;
+#[cfg(test)]
+mod fuzz_tests;
 mod lock_table;
 mod locks;
 mod read_path;
