@@ -19,7 +19,7 @@ use crate::local_replicas::LocalReplicas;
 use crate::namenode::Namenode;
 use crate::options::{CreateOptions, MkdirOptions, RenameOptions};
 use crate::peer_cache::PeerCache;
-use crate::read_times::{ReadKind, ReadTimes};
+use crate::read_times::{HedgeCounts, ReadKind, ReadTimes};
 use crate::retry::RetryPolicy;
 use crate::slow_nodes::SlowNodes;
 use crate::status::{FileStatus, ListPage, LocatedStatus, to_ns};
@@ -135,6 +135,11 @@ impl DfsClient {
     /// Address of the namenode in use.
     pub fn namenode(&self) -> &str {
         self.inner.namenode.address()
+    }
+
+    /// Second questions of its readers, to datanodes that were asked because another one was late.
+    pub fn hedge_counts(&self) -> HedgeCounts {
+        self.inner.times.hedges()
     }
 
     /// Opens a file for reading.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::read_times::ReadTimes;
+
 /// Whose outcome counts.
 pub(crate) enum Raced<A, E, H> {
     /// The first question's, good or bad.
@@ -14,12 +16,12 @@ pub(crate) enum Raced<A, E, H> {
     Second(H, Option<E>),
 }
 
-/// Waits for `first`; after `patience`, if `allowed`, for `second` as well. A second one that fails (`None`) changes nothing; a first
+/// Waits for `first`; after `patience`, if `times` allow it, for `second` as well. A second one that fails (`None`) changes nothing; a first
 /// one that fails then leaves it to the second. The one that is not needed is dropped.
 pub(crate) async fn race<A, E, H>(
     first: impl Future<Output = Result<A, E>>,
     patience: Option<Duration>,
-    allowed: impl FnOnce() -> bool,
+    times: &ReadTimes,
     second: impl Future<Output = Option<H>>,
 ) -> Raced<A, E, H> {
     let mut first = pin!(first);
@@ -27,7 +29,7 @@ pub(crate) async fn race<A, E, H>(
     if let Ok(outcome) = timeout(patience, &mut first).await {
         return Raced::First(outcome);
     }
-    if !allowed() {
+    if !times.may_hedge() {
         return Raced::First(first.await);
     }
     let mut second = pin!(second);
@@ -38,12 +40,18 @@ pub(crate) async fn race<A, E, H>(
             Err(failed) => failed,
         },
         asked = &mut second => match asked {
-            Some(outcome) => return Raced::Second(outcome, None),
+            Some(outcome) => {
+                times.note_won();
+                return Raced::Second(outcome, None);
+            }
             None => return Raced::First(first.await),
         },
     };
     match second.await {
-        Some(outcome) => Raced::Second(outcome, Some(failed)),
+        Some(outcome) => {
+            times.note_won();
+            Raced::Second(outcome, Some(failed))
+        }
         None => Raced::First(Err(failed)),
     }
 }
@@ -51,6 +59,7 @@ pub(crate) async fn race<A, E, H>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::read_times::HedgeCounts;
     use std::future::{pending, ready};
 
     /// Done when it has been waited for longer than anybody's patience here.
@@ -59,20 +68,29 @@ mod tests {
         outcome
     }
 
+    /// No second questions are left.
+    fn spent() -> ReadTimes {
+        let times = ReadTimes::default();
+        while times.may_hedge() {}
+        times
+    }
+
     #[tokio::test]
     async fn the_second_is_asked_when_the_first_is_late_and_allowed() {
         let patience = Some(Duration::from_millis(5));
         let second = || ready(Some("second"));
         let never = pending::<Result<i32, i32>>;
+        let times = ReadTimes::default();
         assert!(matches!(
-            race(ready(Ok::<_, i32>(1)), patience, || true, second()).await,
+            race(ready(Ok::<_, i32>(1)), patience, &times, second()).await,
             Raced::First(Ok(1))
         ));
-        assert!(matches!(race(never(), patience, || true, second()).await, Raced::Second("second", None)));
-        assert!(matches!(race(late(Ok(2)), patience, || false, second()).await, Raced::First(Ok(2))));
-        assert!(matches!(race(late(Ok(2)), None, || true, second()).await, Raced::First(Ok(2))));
+        assert!(matches!(race(never(), patience, &times, second()).await, Raced::Second("second", None)));
+        assert!(matches!(race(late(Ok(2)), patience, &spent(), second()).await, Raced::First(Ok(2))));
+        assert!(matches!(race(late(Ok(2)), None, &times, second()).await, Raced::First(Ok(2))));
         let fails = ready(None::<&str>);
-        assert!(matches!(race(late(Ok(2)), patience, || true, fails).await, Raced::First(Ok(2))));
+        assert!(matches!(race(late(Ok(2)), patience, &times, fails).await, Raced::First(Ok(2))));
+        assert_eq!(times.hedges(), HedgeCounts { asked: 2, won: 1, refused: 0 });
     }
 
     #[tokio::test]
@@ -82,8 +100,11 @@ mod tests {
             let _ = timeout(Duration::from_millis(100), pending::<()>()).await;
             good.then_some("second")
         };
-        let outcome = race(late(Err(3)), patience, || true, later(true)).await;
+        let outcome = race(late(Err(3)), patience, &ReadTimes::default(), later(true)).await;
         assert!(matches!(outcome, Raced::Second("second", Some(3))));
-        assert!(matches!(race(late(Err(3)), patience, || true, later(false)).await, Raced::First(Err(3))));
+        assert!(matches!(
+            race(late(Err(3)), patience, &ReadTimes::default(), later(false)).await,
+            Raced::First(Err(3))
+        ));
     }
 }

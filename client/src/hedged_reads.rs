@@ -63,8 +63,8 @@ impl BlockMap {
                 }
             }
         };
-        let allowed = || self.client().times.may_hedge();
-        let raced = race(first, self.patience(&choice, kind), allowed, second).await;
+        let times = &self.client().times;
+        let raced = race(first, self.patience(&choice, kind), times, second).await;
         let open = match raced {
             Raced::First(Ok(reader)) => {
                 self.note_read(&choice, kind, began.elapsed());
@@ -127,8 +127,8 @@ impl BlockMap {
                 }
             }
         };
-        let allowed = || self.client().times.may_hedge();
-        match race(first, self.patience(&choice, kind), allowed, second).await {
+        let times = &self.client().times;
+        match race(first, self.patience(&choice, kind), times, second).await {
             Raced::First(Ok((reader, bytes))) => {
                 self.note_read(&choice, kind, began.elapsed());
                 Ok((OpenReplica { reader, choice }, bytes))

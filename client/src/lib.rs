@@ -134,6 +134,7 @@ pub use file_reader::FileReader;
 pub use file_writer::FileWriter;
 pub use name_text::{escape_name, unescape_name};
 pub use options::{CreateOptions, MkdirOptions, RenameOptions};
+pub use read_times::HedgeCounts;
 pub use rescue::{RescueReader, Rescued, Trust};
 pub use retry::RetryPolicy;
 pub use status::{FileKind, FileStatus, ListPage, LocatedStatus};

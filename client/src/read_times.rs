@@ -8,6 +8,7 @@
 //! reads, but for [`MAX_SAVED`] saved ones, so that a cluster in which everything is slow is not asked twice for everything.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,14 +119,29 @@ struct State {
     saved: u32,
 }
 
+/// Second questions of a client's readers, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HedgeCounts {
+    /// Asked.
+    pub asked: u64,
+    /// Of these, those whose answer was used.
+    pub won: u64,
+    /// Reads that were late and of which nobody else was asked, because reads had not paid for it.
+    pub refused: u64,
+}
+
 /// The times.
 pub(crate) struct ReadTimes {
     state: Mutex<State>,
+    asked: AtomicU64,
+    won: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Default for ReadTimes {
     fn default() -> Self {
-        Self { state: Mutex::new(State { saved: MAX_SAVED * READS_A_HEDGE, ..State::default() }) }
+        let state = Mutex::new(State { saved: MAX_SAVED * READS_A_HEDGE, ..State::default() });
+        Self { state, asked: AtomicU64::new(0), won: AtomicU64::new(0), refused: AtomicU64::new(0) }
     }
 }
 
@@ -189,10 +205,25 @@ impl ReadTimes {
         match state.saved.checked_sub(READS_A_HEDGE) {
             Some(left) => {
                 state.saved = left;
+                self.asked.fetch_add(1, Ordering::Relaxed);
                 true
             }
-            None => false,
+            None => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                false
+            }
         }
+    }
+
+    /// The second question's answer was used.
+    pub(crate) fn note_won(&self) {
+        self.won.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Second questions so far.
+    pub(crate) fn hedges(&self) -> HedgeCounts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HedgeCounts { asked: count(&self.asked), won: count(&self.won), refused: count(&self.refused) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -250,6 +281,8 @@ mod tests {
             times.note(&n.to_string(), KIND, ms(1));
             assert!(!times.may_hedge() || (n + 1) % READS_A_HEDGE == 0, "{n}");
         }
+        let paid = u64::from(MAX_SAVED) + 1000 / u64::from(READS_A_HEDGE);
+        assert_eq!(times.hedges(), HedgeCounts { asked: paid, won: 0, refused: 1100 - paid });
         for n in 0..2 * MAX_NODES {
             times.note(&n.to_string(), KIND, ms(1));
         }

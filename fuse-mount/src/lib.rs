@@ -35,6 +35,7 @@ mod held_locks;
 mod kernel_features;
 mod known_directory;
 mod log_target;
+mod metrics;
 mod mount;
 mod ops;
 mod option_list;

@@ -24,6 +24,7 @@ use crate::event_loops::EventLoops;
 use crate::executed::Whereabouts;
 use crate::handles::{Handles, OpenHandle, Writers};
 use crate::held_locks::HeldLocks;
+use crate::metrics;
 use crate::options::Options;
 use crate::owners::Owners;
 use crate::passthrough::Passthrough;
@@ -132,6 +133,11 @@ impl Mount {
     /// Which process serves what.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// What it counted so far, for Prometheus.
+    pub fn metrics(&self) -> String {
+        metrics::text(self.fs.hedge_counts(), self.fs.delegation_counts())
     }
 
     /// How long the kernel may believe what the cluster just said.

@@ -16,6 +16,7 @@
 //! | `threads=N`                  | threads that take requests from the kernel                               | four a core, 4 to 16|
 //! | `writeback-cache`            | the kernel gathers what is written; other mounts' changes of sizes are not seen | off |
 //! | `passthrough`                | the kernel reads files by itself whose only block is on this machine      | off               |
+//! | `delegations`, `nodelegations` | whether directories that are changed a lot are delegated to the mount  | delegated         |
 //! | `remount`                    | only change the flags of what is mounted there                           |                   |
 //! | `dev`, `suid`, `exec`, `atime`, `sync`, `dirsync`, opposites | as for any mount                          | root: dev, suid   |
 //!
@@ -76,6 +77,8 @@ impl Options {
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
             ("remount", None) => self.remount = true,
+            ("delegations", None) => self.delegations = true,
+            ("nodelegations", None) => self.delegations = false,
             ("allow_other", None) => self.allow_other = true,
             ("allow_root", None) => self.allow_root = true,
             ("uid", Some(id)) => self.uid = Some(id.parse().map_err(|_| expected("a user number"))?),
@@ -237,6 +240,8 @@ mod tests {
         assert_eq!(options.log, Some("/var/log/a,b.log".into()));
         assert_eq!((options.read_only, options.namenode.as_str()), (true, "h:1"));
         assert_eq!(options.subdir, "/x/y");
+        assert!(!parsed("nodelegations").unwrap().delegations);
+        assert_eq!(parsed("nodelegations,delegations").unwrap(), Options::new("/mnt".into()));
         assert_eq!(parsed("").unwrap(), Options::new("/mnt".into()));
     }
 
@@ -257,6 +262,7 @@ mod tests {
             ("namenode=h", "h"),
             ("ro=1", "ro=1"),
             ("passthrough=1", "passthrough=1"),
+            ("nodelegations=1", "nodelegations=1"),
             ("passthrough,writeback-cache", "writeback-cache"),
         ] {
             let error = parsed(list).expect_err(list).to_string();

@@ -52,6 +52,8 @@ pub struct Options {
     pub block_size: Option<u64>,
     /// Threads that take requests from the kernel.
     pub threads: Option<usize>,
+    /// Directories that are changed a lot are delegated to the mount.
+    pub delegations: bool,
     /// What the kernel is asked for besides the usual.
     pub extra: Option<Extra>,
     /// Flags for the kernel, such as `nosuid`.
@@ -119,6 +121,7 @@ impl Options {
             replication: None,
             block_size: None,
             threads: None,
+            delegations: true,
             extra: None,
             flags: Vec::new(),
             remount: false,

@@ -131,6 +131,7 @@ async fn connect(options: &Options, runtime: &Runtime) -> Result<Arc<Mount>, Mou
         replication: options.replication,
         block_size: options.block_size,
         wait: options.wait,
+        delegations: options.delegations,
         ..FileSystemConfig::of_namenodes(&options.namenode)
     };
     let fs = FileSystem::connect(config).await?;

@@ -23,6 +23,7 @@ use super::{Caller, FileSystemConfig, releases, session};
 use crate::buffer_pool::BufferPool;
 use crate::dfs_client::Inner;
 use crate::namenode::Namenode;
+use crate::read_times::HedgeCounts;
 use crate::{DfsClient, DfsError};
 
 /// Files that are flushed at a time when a session is closed: enough to keep all datanodes busy.
@@ -139,6 +140,11 @@ impl FileSystem {
     /// Defaults and identity of the cluster, as of connecting.
     pub fn server_defaults(&self) -> &v1::ServerDefaults {
         &self.inner.client.defaults
+    }
+
+    /// Second questions of its readers, to datanodes that were asked because another one was late.
+    pub fn hedge_counts(&self) -> HedgeCounts {
+        self.inner.client.times.hedges()
     }
 
     pub(super) fn inner(&self) -> &Arc<FsInner> {

@@ -131,7 +131,7 @@ impl FileCore {
             outcome.map_err(|fault| self.note_fault(index, row, &other, &fault)).ok()
         };
         let first = self.read_replica(row, choice, range.clone());
-        match race(first, patience, || client.times.may_hedge(), second).await {
+        match race(first, patience, &client.times, second).await {
             Raced::First(outcome) => {
                 if outcome.is_ok() {
                     client.note_read(uuid, kind, began.elapsed());

@@ -3,7 +3,8 @@
 //! Most files have none, which is part of what is kept of a node: the kernel's questions for `security.capability` (before
 //! writes) and for ACLs (at permission checks) are then answered at once.
 //!
-//! The root of a mount has one more, [`IDENTITY`], which is not listed: `dfs umount` learns from it which process to wait for.
+//! The root of a mount has two more, which are not listed: [`IDENTITY`], from which `dfs umount` learns which process to wait for, and
+//! [`METRICS`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use fuser::{INodeNo, ReplyEmpty, ReplyXattr};
 
 use crate::caller::{Asker, Who};
 use crate::errno::Refusal;
+use crate::metrics::{GROWTH_BYTES, METRICS};
 use crate::mount::Mount;
 
 /// Process, its start time, namenode and directory of a mount, separated by spaces.
@@ -43,6 +45,13 @@ fn give(reply: ReplyXattr, size: u32, value: &[u8]) {
 pub fn get(mount: &Arc<Mount>, who: Who, ino: INodeNo, name: &[u8], size: u32, reply: ReplyXattr) {
     if ino == INodeNo::ROOT && name == IDENTITY {
         return give(reply, size, mount.identity().as_bytes());
+    }
+    if ino == INodeNo::ROOT && name == METRICS {
+        let text = mount.metrics();
+        return match size {
+            0 => reply.size(u32::try_from(text.len() + GROWTH_BYTES).unwrap_or(u32::MAX)),
+            _ => give(reply, size, text.as_bytes()),
+        };
     }
     if !is_known(name) {
         return Mount::refuse(reply, &Refusal::NotSupported);

@@ -11,6 +11,7 @@ mod holes;
 mod kernel_features;
 mod locks;
 mod memory;
+mod metrics;
 mod model;
 mod options;
 mod outages;

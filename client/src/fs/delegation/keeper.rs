@@ -106,6 +106,7 @@ impl FsInner {
                         let Shared { nodes, heard, .. } = &mut *shared;
                         let (entries, epoch) = (answer.entries, answer.epoch);
                         nodes.grant(Grant { caller, directory, entries, epoch }, heard, at);
+                        shared.counts.granted += 1;
                         self.give_surplus(&mut shared);
                     }
                     Some(_) => self.give_up(&mut shared, &[dir]),
@@ -163,6 +164,8 @@ impl FsInner {
     /// Somebody else wants a directory.
     pub(in crate::fs) fn directory_recalled(self: &Arc<Self>, dir: u64) {
         let mut shared = self.delegations.lock();
+        // It is told of again and again until it has been given back.
+        shared.counts.recalled += u64::from(shared.nodes.is_delegated(dir));
         if shared.gates.spoil(dir) {
             return;
         }

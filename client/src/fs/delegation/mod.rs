@@ -101,6 +101,14 @@ pub(super) struct Shared {
 pub struct DelegationCounts {
     /// Directories that it has now.
     pub directories: u64,
+    /// Changes that the namenode has not carried out yet.
+    pub queued: u64,
+    /// Directories that it was granted.
+    pub granted: u64,
+    /// Directories that others wanted.
+    pub recalled: u64,
+    /// Batches of changes that were sent.
+    pub batches: u64,
     /// Changes that were answered before the namenode knew of them.
     pub answered: u64,
     /// Of these, those that the namenode carried out with other attributes than were shown.
@@ -153,7 +161,8 @@ impl FileSystem {
     /// What is delegated to the session.
     pub fn delegation_counts(&self) -> DelegationCounts {
         let shared = self.inner().delegations.lock();
-        DelegationCounts { directories: shared.nodes.directories.len() as u64, ..shared.counts }
+        let (directories, queued) = (shared.nodes.directories.len() as u64, shared.queue.len() as u64);
+        DelegationCounts { directories, queued, ..shared.counts }
     }
 }
 

@@ -63,6 +63,7 @@ impl FsInner {
             let mut shared = self.delegations.lock();
             let changes = shared.next_batch();
             shared.sending = !changes.is_empty();
+            shared.counts.batches += u64::from(!changes.is_empty());
             changes
         };
         if changes.is_empty() {

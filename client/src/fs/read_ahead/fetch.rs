@@ -101,7 +101,7 @@ async fn fetch(
                 outcome.map(|data| (current, data))
             };
             let second = second(file, &row, at, *range, &failed, &uuid);
-            match race(first, patience, || client.times.may_hedge(), second).await {
+            match race(first, patience, &client.times, second).await {
                 Raced::First(Ok((current, Some(data)))) => {
                     client.note_read(&uuid, ReadKind::Piece, began.elapsed());
                     *open = Some(current);

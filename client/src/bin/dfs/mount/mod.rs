@@ -28,7 +28,7 @@ pub struct MountArgs {
     #[arg(value_name = "[SOURCE] MOUNTPOINT", required = true, num_args = 1..=2)]
     places: Vec<OsString>,
     /// Mount options, as for mount(8): ro, allow_other, uid=N, gid=N, subdir=PATH, cache-ttl=SECONDS, memory=BYTES,
-    /// wait=SECONDS, log=FILE, replication=N, block-size=BYTES, writeback-cache, passthrough, nosuid, nodev ...
+    /// wait=SECONDS, log=FILE, replication=N, block-size=BYTES, writeback-cache, passthrough, nodelegations, nosuid, nodev ...
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<OsString>,
     /// Directory of the cluster to mount
