@@ -2,7 +2,7 @@
 //!
 //! One step of such a writer changes data, then checksums. The end of the process between the two (`kill -9`) leaves chunks that
 //! do not match, and so does a disk that lost a bit. A start can tell one from the other, because each step first writes here which
-//! chunks it changes, and empties its slot when it is done. The file is never put on disk: it is about the end of the process
+//! old chunks it changes, and empties its slot when it is done. (New data without checksums is cut off at a start.) The file is never put on disk: it is about the end of the process
 //! alone, which the page cache outlives, and is not believed after a stop of the machine.
 //!
 //! Slots follow each other, 64 bytes each, so that none crosses a page and none is ever torn by the end of a process:

@@ -7,6 +7,7 @@ mod content;
 mod crash;
 mod directories;
 mod fsx;
+mod hanging_reads;
 mod holes;
 mod kernel_features;
 mod locks;

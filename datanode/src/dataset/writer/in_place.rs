@@ -97,8 +97,11 @@ impl ReplicaWriter {
         if self.token.is_stopped() {
             return Err(DatanodeError::WriterStopped { block: self.block });
         }
-        state.rewritten |= first < self.length;
-        if let Err(error) = self.in_hand(first..end, change) {
+        let overwrites = first < self.length;
+        state.rewritten |= overwrites;
+        // Of what is only added, what has no checksums yet is cut off at a start.
+        let changed = if overwrites { self.in_hand(first..end, change) } else { change(self) };
+        if let Err(error) = changed {
             drop(state);
             self.dataset.note_error(&self.open.volume, &error);
             return Err(error);
