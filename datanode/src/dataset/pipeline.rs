@@ -156,9 +156,17 @@ impl Dataset {
             |_, _| Ok(()),
         )?;
         let verified = self.verify_prefix(asked.block, Some(asked.least));
-        verified.inspect_err(|error| {
+        if let Err(error) = &verified {
             tracing::warn!(block = %asked.block, %error, "the only replica that is left to write on is bad");
-        })
+            if matches!(error, DatanodeError::Damaged { .. }) {
+                let damaged = |_: &Arc<OpenReplica>, state: &mut OpenState| {
+                    state.damaged = true;
+                    Ok(())
+                };
+                self.exclusively(asked.block, |_, _| Ok(()), damaged)?;
+            }
+        }
+        verified
     }
 
     /// Reopens a closed replica to append to it.
@@ -215,6 +223,10 @@ impl Dataset {
             }
         };
         self.exclusively(asked.block, check, |open, state| {
+            if state.damaged {
+                // Neither alone, nor beside others that may be whole.
+                return Err(TransitionError::State { block: asked.block, state: state.replica.state() }.into());
+            }
             let mut next = state.replica.clone();
             let length = transition(&mut next)?;
             let before = (state.home, state.replica.block());
