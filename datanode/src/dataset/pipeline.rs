@@ -158,7 +158,7 @@ impl Dataset {
         let verified = self.verify_prefix(asked.block, Some(asked.least));
         if let Err(error) = &verified {
             tracing::warn!(block = %asked.block, %error, "the only replica that is left to write on is bad");
-            if matches!(error, DatanodeError::Damaged { .. }) {
+            if error.is_damage() {
                 let damaged = |_: &Arc<OpenReplica>, state: &mut OpenState| {
                     state.damaged = true;
                     Ok(())
@@ -225,7 +225,9 @@ impl Dataset {
         self.exclusively(asked.block, check, |open, state| {
             if state.damaged {
                 // Neither alone, nor beside others that may be whole.
-                return Err(TransitionError::State { block: asked.block, state: state.replica.state() }.into());
+                return Err(
+                    TransitionError::State { block: asked.block, state: state.replica.state() }.into()
+                );
             }
             let mut next = state.replica.clone();
             let length = transition(&mut next)?;

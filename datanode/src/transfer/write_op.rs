@@ -107,16 +107,8 @@ pub fn write_block(
     let Request { mode, random, .. } = request;
     let terms = Terms { mode, random, alone: op.pipeline_size <= 1, waits };
     let ready = (mode == Mode::Pipeline).then_some(&ready);
-    let outcome = BlockReceiver::new(
-        upstream,
-        downstream,
-        writer,
-        ready,
-        terms,
-        &mut scratch,
-        &shared.metrics,
-    )
-    .run();
+    let outcome =
+        BlockReceiver::new(upstream, downstream, writer, ready, terms, &mut scratch, &shared.metrics).run();
     shared.scratch.give(scratch);
     if let Some(connection) = outcome? {
         shared.peers.put(connection);

@@ -1,14 +1,14 @@
 //! A datanode whose disk does not answer reads: readers go on with another replica. The disk is a mount whose program is stopped.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dfs_client::DfsClient;
 use dfs_datanode::{Datanode, DatanodeConfig};
 use dfs_tests::cluster::{MiniCluster, SUPERUSER};
-use dfs_tests::mount::with_cluster;
+use dfs_tests::mount::{wait_until, with_cluster};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::wait::PATIENCE;
 use dfs_tests::workload::{read_all, write_file};
@@ -54,6 +54,12 @@ fn forget_pages(dir: &Path) -> Result<usize> {
         }
     }
     Ok(files)
+}
+
+/// Files below a directory that this process has open.
+fn open_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    Ok(open.filter(|path| path.starts_with(dir)).collect())
 }
 
 async fn reader(cluster: &MiniCluster, local: bool) -> Result<DfsClient> {
@@ -110,6 +116,14 @@ fn a_disk_that_hangs_on_reads_holds_a_reader_up_for_a_moment() -> Result<()> {
             datanode.shutdown().await;
             ensure!(slow.is_empty(), "a reader waited for too long: {slow:?}");
             Ok(())
+        })?;
+        // Otherwise the mount would not end.
+        wait_until("nothing on the disk is open", || {
+            let open = open_below(disk.root())?;
+            if !open.is_empty() {
+                eprintln!("{open:?}");
+            }
+            Ok(open.is_empty())
         })
     })
 }
