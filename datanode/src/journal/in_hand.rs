@@ -71,6 +71,9 @@ pub struct Slot {
     number: u32,
 }
 
+/// Chunks by block.
+pub type Chunks = HashMap<BlockId, Vec<Range<u64>>>;
+
 fn path(volume: &Path) -> PathBuf {
     volume.join(DIR_NAME).join(FILE_NAME)
 }
@@ -98,13 +101,13 @@ fn decode(raw: &[u8]) -> Option<(BlockRef, Range<u64>)> {
 }
 
 /// What was in hand when the process ended; `None`: there is no such file, as an earlier version of this program leaves it.
-pub fn read(volume: &Path) -> Result<Option<HashMap<BlockId, Vec<Range<u64>>>>, DatanodeError> {
+pub fn read(volume: &Path) -> Result<Option<Chunks>, DatanodeError> {
     let path = path(volume);
     let raw = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(disk(&path))?,
     };
-    let mut found: HashMap<BlockId, Vec<Range<u64>>> = HashMap::new();
+    let mut found = Chunks::new();
     for (block, chunks) in raw.chunks_exact(SLOT_BYTES).filter_map(decode) {
         found.entry(block.id).or_default().push(chunks);
     }

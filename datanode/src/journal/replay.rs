@@ -44,7 +44,7 @@ pub struct Found {
     same_boot: bool,
     last: u64,
     /// Chunks that writers had in hand; `None`: nobody knows.
-    in_hand: Option<HashMap<BlockId, Vec<Range<u64>>>>,
+    in_hand: Option<in_hand::Chunks>,
 }
 
 /// Which chunks of a replica may not match for no other reason than that they were being written.
