@@ -222,7 +222,6 @@ impl Fuzzer {
             node: Some(NodeRef { base: 1, path: b"/a/b".to_vec().into() }),
             mode: 0o777,
             create_parents: true,
-            ..Default::default()
         };
         self.tell("Mkdir", &make).await;
     }
@@ -274,6 +273,7 @@ async fn run(seed: u64, time: Duration) {
     }
     fuzzer.check_blocks();
     let (resident, reserved) = (kilobytes("VmHWM:") - resident, kilobytes("VmPeak:") - reserved);
+    println!("{} of {} methods did what they were asked", fuzzer.reached.len(), fuzzer.methods.len());
     println!(
         "{calls} calls: {} answered, {} refused, {} waited too long; {resident} KB more, {reserved} KB reserved",
         fuzzer.answered, fuzzer.refused, fuzzer.waited
