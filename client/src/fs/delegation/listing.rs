@@ -3,10 +3,10 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use dfs_proto::v1::{FileStatus, ListedName};
+use dfs_proto::v1::{FileStatus, FileType, ListedName};
 
 use super::changes::Spot;
-use super::nodes::{Node, Nodes};
+use super::nodes::{Named, Nodes};
 use crate::fs::Caller;
 use crate::fs::file_system::FsInner;
 
@@ -19,7 +19,8 @@ impl Nodes {
         start_after: &[u8],
         limit: usize,
     ) -> Option<(Vec<FileStatus>, bool)> {
-        self.page(caller, dir, start_after, limit, |name, node| {
+        self.page(caller, dir, start_after, limit, |name, named| {
+            let node = self.nodes.get(&named.inode)?;
             node.is_firm().then(|| FileStatus { name: name.clone(), ..node.status.clone() })
         })
     }
@@ -32,9 +33,9 @@ impl Nodes {
         start_after: &[u8],
         limit: usize,
     ) -> Option<(Vec<ListedName>, bool)> {
-        self.page(caller, dir, start_after, limit, |name, node| {
-            let FileStatus { inode, r#type, .. } = node.status;
-            Some(ListedName { name: name.clone(), inode, r#type })
+        self.page(caller, dir, start_after, limit, |name, &Named { inode, kind }| {
+            let name = name.clone();
+            (kind != FileType::Unspecified).then(|| ListedName { name, inode, r#type: kind.into() })
         })
     }
 
@@ -44,14 +45,14 @@ impl Nodes {
         dir: u64,
         start_after: &[u8],
         limit: usize,
-        one: impl Fn(&Bytes, &Node) -> Option<T>,
+        one: impl Fn(&Bytes, &Named) -> Option<T>,
     ) -> Option<(Vec<T>, bool)> {
         let directory = self.of(caller, dir)?;
         let mut following =
             directory.names.range::<[u8], _>((Bound::Excluded(start_after), Bound::Unbounded));
         let mut entries = Vec::with_capacity(limit.min(directory.names.len()));
-        for (name, inode) in following.by_ref().take(limit) {
-            entries.push(one(name, self.nodes.get(inode)?)?);
+        for (name, named) in following.by_ref().take(limit) {
+            entries.push(one(name, named)?);
         }
         Some((entries, following.next().is_some()))
     }

@@ -156,7 +156,8 @@ impl Nodes {
             // Whether it would come to be below itself is not known here.
             return Verdict::Ask;
         }
-        let other = self.directories.get(&to).and_then(|directory| directory.names.get(new_name).copied());
+        let other = self.directories.get(&to).and_then(|directory| directory.names.get(new_name));
+        let other = other.map(|named| named.inode);
         if let Some(other) = other {
             let Some(there) = self.nodes.get(&other).filter(|there| there.is_firm()) else {
                 return Verdict::Ask;
@@ -240,7 +241,7 @@ impl Nodes {
 
     fn find(&self, caller: &Caller, dir: u64, name: &[u8]) -> Verdict<u64> {
         let Some(directory) = self.of(caller, dir).filter(|_| is_name(name)) else { return Verdict::Ask };
-        Verdict::Given(directory.names.get(name).copied().ok_or(ErrorKind::NotFound))
+        Verdict::Given(directory.names.get(name).map(|named| named.inode).ok_or(ErrorKind::NotFound))
     }
 
     fn is_empty(&self, dir: u64) -> Verdict<()> {

@@ -61,11 +61,18 @@ pub(super) struct Node {
 pub(super) struct Directory {
     /// In whose name it was asked for: whose permissions are known.
     pub(super) caller: Caller,
-    pub(super) names: BTreeMap<Bytes, u64>,
+    pub(super) names: BTreeMap<Bytes, Named>,
     /// When it was granted or last changed.
     pub(super) used: Instant,
     /// Epoch of the session when it was granted.
     pub(super) epoch: u64,
+}
+
+/// What a name stands for: enough to list it without looking at the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) inode: u64,
+    pub(super) kind: FileType,
 }
 
 /// A directory as it was granted.
@@ -102,7 +109,7 @@ impl Nodes {
         let mut names = BTreeMap::new();
         for mut status in entries {
             let name = std::mem::take(&mut status.name);
-            names.insert(name.clone(), status.inode);
+            names.insert(name.clone(), Named { inode: status.inode, kind: status.r#type() });
             self.enter(dir, name, status, heard);
         }
         self.entries += names.len();
@@ -144,7 +151,7 @@ impl Nodes {
     pub(super) fn forget(&mut self, dir: u64) -> bool {
         let Some(directory) = self.directories.remove(&dir) else { return false };
         self.entries -= directory.names.len();
-        for inode in directory.names.into_values() {
+        for Named { inode, .. } in directory.names.into_values() {
             self.displace(inode);
         }
         match self.nodes.get(&dir) {
@@ -270,7 +277,7 @@ impl Nodes {
         let Some(directory) = self.of(caller, dir).filter(|_| is_name(name)) else { return Verdict::Ask };
         match directory.names.get(name) {
             None => Verdict::Given(Err(ErrorKind::NotFound)),
-            Some(inode) => self.stat(*inode),
+            Some(named) => self.stat(named.inode),
         }
     }
 
@@ -300,8 +307,9 @@ impl Nodes {
 
     /// Enters a node under a name that is free.
     pub(super) fn insert(&mut self, dir: u64, name: Bytes, inode: u64) {
+        let kind = self.nodes.get(&inode).map_or(FileType::Unspecified, Node::kind);
         if let Some(directory) = self.directories.get_mut(&dir)
-            && directory.names.insert(name.clone(), inode).is_none()
+            && directory.names.insert(name.clone(), Named { inode, kind }).is_none()
         {
             self.entries += 1;
         }
@@ -345,14 +353,18 @@ impl Nodes {
         for (dir, directory) in &self.directories {
             assert!(self.nodes.contains_key(dir), "a directory is a node");
             entries += directory.names.len();
-            for (name, inode) in &directory.names {
-                assert_eq!(self.nodes[inode].place, Some((*dir, name.clone())));
+            for (name, Named { inode, kind }) in &directory.names {
+                let node = &self.nodes[inode];
+                assert_eq!((&node.place, node.kind()), (&Some((*dir, name.clone())), *kind));
             }
         }
         assert_eq!(entries, self.entries);
         for (inode, node) in &self.nodes {
             match &node.place {
-                Some((dir, name)) => assert_eq!(self.directories[dir].names.get(name), Some(inode)),
+                Some((dir, name)) => {
+                    let named = self.directories[dir].names.get(name).map(|named| named.inode);
+                    assert_eq!(named.as_ref(), Some(inode));
+                }
                 None => assert!(self.directories.contains_key(inode)),
             }
             if node.is_firm() && node.is_directory() {
