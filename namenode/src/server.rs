@@ -22,7 +22,7 @@ use crate::consensus::{Consensus, ConsensusConfig};
 use crate::error::NamenodeError;
 use crate::groups::GroupMapping;
 use crate::log::backup_protocol_server::BackupProtocolServer;
-use crate::log::{InitializeOp, command::Op};
+use crate::log::{InitializeOp, PassOverOp, command::Op};
 use crate::namesystem::{Effect, NamesystemError, Snapshot};
 use crate::rpc_threads::Served;
 use crate::service::{
@@ -31,6 +31,9 @@ use crate::service::{
 };
 use crate::unary_services::UnaryServices;
 use crate::{http, monitor, rpc_threads};
+
+/// Ids and stamps of each kind that a start passes over: more than a namenode gives in the time that it takes to sync its log.
+const GIVEN_AND_LOST_MAX: u64 = 1 << 24;
 
 /// How long a start waits for a leader: an election among reachable nodes takes a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
@@ -191,6 +194,7 @@ async fn identity(
 ) -> Result<(String, String), NamenodeError> {
     let read = || Ok::<_, NamenodeError>(Snapshot::open(&consensus.store()).identity()?);
     if let Some(identity) = read()? {
+        pass_over(consensus).await;
         return Ok(identity);
     }
     let unique = uuid::Uuid::new_v4();
@@ -208,6 +212,17 @@ async fn identity(
         return Err(NamenodeError::Initialise(crate::service::rpc_error_of_proposal(&error)));
     }
     read()?.ok_or_else(|| NamenodeError::NoIdentity { dir: config.dir.clone() })
+}
+
+/// Passes over numbers that answers may have given which the disk never heard of: datanodes may have replicas of such blocks, and
+/// mounts such inodes.
+async fn pass_over(consensus: &Consensus) {
+    let op = Op::PassOver(PassOverOp { count: GIVEN_AND_LOST_MAX });
+    let command = crate::log::Command { now_ns: wall_clock_ns(), op: Some(op), ..Default::default() };
+    if let Err(error) = consensus.propose(command).await {
+        // Not the leader, who has given them; or the disk is full, and this start is one of those that pass over nothing.
+        tracing::warn!(%error, "numbers that were given and lost are not passed over");
+    }
 }
 
 /// Tells soft state what the namespace knows from before the start.

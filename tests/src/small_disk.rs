@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 /// A file system in memory. Dropping it unmounts it.
@@ -49,6 +49,14 @@ impl SmallDisk {
     pub fn free(&self) -> Result<()> {
         Ok(std::fs::remove_file(self.path().join("filler"))?)
     }
+
+    /// Gives it back, if it was taken.
+    pub fn free_again(&self) -> Result<()> {
+        match self.free() {
+            Err(_) if !self.path().join("filler").exists() => Ok(()),
+            freed => freed,
+        }
+    }
 }
 
 impl Drop for SmallDisk {
@@ -80,6 +88,25 @@ pub fn mount_ext4(below: &SmallDisk, bytes: u64, options: &[&str], at: &Path) ->
         eprintln!("SKIPPED: cannot mount an ext4");
     }
     Ok(mounted)
+}
+
+/// Unmounts what [`mount_ext4`] mounted, repairs it as after a crash, and mounts it again. What was written and not on the disk is
+/// gone. Nobody may use it.
+pub fn remount_ext4(below: &SmallDisk, at: &Path) -> Result<()> {
+    let image = below.path().join("image");
+    let run = |command: &mut Command| -> Result<std::process::Output> {
+        command.output().with_context(|| format!("{command:?}"))
+    };
+    // A second attempt finds nothing to unmount.
+    let unmounted = run(Command::new("umount").arg(at))?;
+    let text = String::from_utf8_lossy(&unmounted.stderr);
+    ensure!(unmounted.status.success() || text.contains("not mounted"), "{text}");
+    // 1: errors were corrected.
+    let checked = run(Command::new("e2fsck").arg("-fy").arg(&image))?;
+    ensure!(matches!(checked.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&checked.stdout));
+    let mounted = run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at))?;
+    ensure!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    Ok(())
 }
 
 impl FailingDisk {

@@ -32,7 +32,7 @@ impl BlockManager {
         let is_news = block.state == BlockState::UnderRecovery
             && !self.startup.over
             && !self.removed.contains(block.id)
-            && !self.recoveries.contains_key(&block.id)
+            && !self.is_recovered(block.id)
             && self.interrupted.0.len() < INTERRUPTED_MAX;
         if is_news {
             let storages = block.hints.iter().filter_map(|id| self.datanodes.find_storage(id));
@@ -41,14 +41,17 @@ impl BlockManager {
         }
     }
 
+    /// Whether somebody is at it. A recovery that was replayed from the log at a start is nobody's: no datanode was known then.
+    pub(super) fn is_recovered(&self, id: BlockId) -> bool {
+        self.recoveries.get(&id).is_some_and(|recovery| !recovery.is_nobodys())
+    }
+
     /// Has those recovered whose datanodes are there.
     pub(super) fn resume_interrupted(&mut self) {
-        if self.startup.over {
-            // From now on the background check finds them.
-            self.interrupted.0.clear();
-            return;
-        }
-        let expected = |node: &NodeIndex| self.datanodes.node(*node).liveness == Liveness::Expected;
+        // When startup is over, those that are away are not waited for any more.
+        let starting = !self.startup.over;
+        let expected =
+            |node: &NodeIndex| starting && self.datanodes.node(*node).liveness == Liveness::Expected;
         let ready = self.interrupted.0.extract_if(.., |_, (_, nodes)| !nodes.iter().any(expected));
         self.overdue_recoveries.extend(ready.map(|(id, (inode, _))| (id, inode)));
     }

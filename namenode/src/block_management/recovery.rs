@@ -38,6 +38,13 @@ pub(super) struct Recovery {
     attempt: usize,
 }
 
+impl Recovery {
+    /// It has no datanodes.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.storages.is_empty()
+    }
+}
+
 impl BlockManager {
     pub(super) fn recovery_started(
         &mut self,

@@ -156,7 +156,7 @@ impl BlockManager {
                     self.entry_of(block);
                     self.evaluate(now, block.id);
                 }
-                BlockState::UnderRecovery if !self.recoveries.contains_key(&block.id) => {
+                BlockState::UnderRecovery if !self.is_recovered(block.id) => {
                     self.overdue_recoveries.insert(block.id, block.inode);
                 }
                 BlockState::Complete | BlockState::UnderRecovery | BlockState::UnderConstruction => {}

@@ -222,7 +222,11 @@ pub async fn write_block(
     let spec = opened.block.ok_or_else(|| wrong_reply("write block"))?;
     let block = match opened.new_generation_stamp {
         0 => locate_new(context, spec, &request.exclude),
-        _ => locate_for_writing(context, spec, &request.exclude)?,
+        _ => {
+            // The replicas get the new stamp now. If the namespace could forget it, none of them would be the block's any more.
+            context.sync().await?;
+            locate_for_writing(context, spec, &request.exclude)?
+        }
     };
     Ok(WriteBlockResponse { block: Some(block), new_generation_stamp: opened.new_generation_stamp })
 }

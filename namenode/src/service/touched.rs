@@ -119,7 +119,8 @@ impl Touched {
             | Op::RemoveDatanode(_)
             | Op::ForgetRestore(_)
             | Op::ReserveInodes(_)
-            | Op::DropReservations(_) => Self::default(),
+            | Op::DropReservations(_)
+            | Op::PassOver(_) => Self::default(),
         }
     }
 

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::clock::Clocks;
 use super::events::Events;
 use super::network::Network;
 use super::observation::{Replica, replicas};
+use super::pauses::Lasting;
 use super::plan::{Fault, NAMENODE, Planned, Targets};
 use super::servers::Servers;
 use super::volumes::Volume;
 use crate::rng::Rng;
+
+/// Longest wait for a namenode that is asked how it is.
+const HEALTH_WITHIN: Duration = Duration::from_secs(1);
 
 /// What faults are done with.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub struct Injector<'r> {
     pub clocks: &'r Clocks,
     /// The datanodes' volumes, by name.
     pub volumes: &'r [(String, Volume)],
+    /// The namenode's disk.
+    pub namenode_disk: &'r Volume,
     /// What there is to hit.
     pub targets: &'r Targets,
     /// All nodes of the network.
@@ -35,12 +43,20 @@ pub struct Injector<'r> {
     pub damaged: &'r mut BTreeSet<u64>,
     /// Where to note what is done.
     pub events: &'r Events,
+    /// Where to note how long it lasted.
+    pub lasted: &'r mut Vec<Lasting>,
 }
 
 impl Injector<'_> {
     /// Does `planned`.
     pub fn begin(&mut self, planned: &Planned) -> Result<()> {
         self.events.note(format_args!("fault: {planned}"));
+        self.lasted.push(Lasting {
+            kind: planned.fault.kind(self.targets),
+            client: planned.fault.client(self.targets),
+            begin_ms: self.events.now_ms(),
+            end_ms: None,
+        });
         match &planned.fault {
             Fault::Kill(name) => self.servers.kill_9(name),
             Fault::KillAll => {
@@ -52,10 +68,10 @@ impl Injector<'_> {
             }
             Fault::Stop(name) => self.servers.set_stopped(name, true),
             Fault::Slow(node, kilobits) => self.network.set_rate(node, Some(*kilobits)),
-            Fault::Fill(datanode, left) => {
-                let volume = self.volumes.iter().find(|(name, _)| name == datanode);
-                volume.map_or(Ok(()), |(_, volume)| volume.fill(*left))
-            }
+            Fault::Fill(server, left) => self.disk(server)?.fill(*left),
+            Fault::Hang(datanode) => self.disk(datanode)?.hang(),
+            Fault::TurnReadOnly(datanode) => self.disk(datanode)?.turn_read_only(),
+            Fault::LoseWrites => self.namenode_disk.lose_writes(),
             Fault::Flip(choice) => self.flip(*choice),
             Fault::StepClock(name, seconds) => self.clocks.step(name, *seconds),
             Fault::CutOneWay(..) | Fault::CutBoth(..) | Fault::Mute(_) | Fault::Isolate(_) => {
@@ -75,20 +91,58 @@ impl Injector<'_> {
             }
             Fault::Stop(name) => self.servers.set_stopped(name, false)?,
             Fault::Slow(node, _) => self.network.set_rate(node, None)?,
-            Fault::Fill(datanode, _) => {
-                if let Some((_, volume)) = self.volumes.iter().find(|(name, _)| name == datanode) {
-                    volume.free_up()?;
+            Fault::Fill(server, _) => {
+                if server == NAMENODE {
+                    self.note_what_the_namenode_says();
                 }
+                self.disk(server)?.free_up()?;
             }
+            Fault::Hang(datanode) => self.disk(datanode)?.go_on()?,
+            Fault::TurnReadOnly(datanode) => self.mend(datanode)?,
+            Fault::LoseWrites => self.mend(NAMENODE)?,
             // What the scrubber, a reader or a check finds stays damaged until then.
-            Fault::Flip(_) => return Ok(()),
+            Fault::Flip(_) => return self.end_of(planned),
             Fault::StepClock(name, _) => self.clocks.step(name, 0)?,
             Fault::CutOneWay(..) | Fault::CutBoth(..) | Fault::Mute(_) | Fault::Isolate(_) => {
                 self.set_links(&planned.fault, true)?;
             }
         }
         self.events.note(format_args!("ended: {:?}", planned.fault));
+        self.end_of(planned)
+    }
+
+    /// Notes that it has ended.
+    fn end_of(&mut self, planned: &Planned) -> Result<()> {
+        let (kind, client) = (planned.fault.kind(self.targets), planned.fault.client(self.targets));
+        let is_this = |lasting: &&mut Lasting| {
+            lasting.end_ms.is_none() && lasting.kind == kind && lasting.client == client
+        };
+        // Of several of a kind the first to begin is taken for the first to end.
+        if let Some(lasting) = self.lasted.iter_mut().find(is_this) {
+            lasting.end_ms = Some(self.events.now_ms());
+        }
         Ok(())
+    }
+
+    fn disk(&self, server: &str) -> Result<&Volume> {
+        if server == NAMENODE {
+            return Ok(self.namenode_disk);
+        }
+        let volume = self.volumes.iter().find(|(name, _)| name == server);
+        volume.map(|(_, volume)| volume).with_context(|| format!("{server} has no disk"))
+    }
+
+    /// Kills a server, has its disk repaired, and starts it again.
+    fn mend(&mut self, server: &str) -> Result<()> {
+        self.servers.kill_9(server)?;
+        self.disk(server)?.mend()?;
+        self.servers.start(server, self.network, self.clocks)
+    }
+
+    /// What an operator would be told.
+    fn note_what_the_namenode_says(&self) {
+        let health = self.network.address(NAMENODE).and_then(|address| health(&address));
+        self.events.note(format_args!("the namenode says: {health:?}"));
     }
 
     fn all_servers(&self) -> Vec<String> {
@@ -114,6 +168,9 @@ impl Injector<'_> {
             | Fault::Stop(_)
             | Fault::Slow(..)
             | Fault::Fill(..)
+            | Fault::Hang(_)
+            | Fault::TurnReadOnly(_)
+            | Fault::LoseWrites
             | Fault::Flip(_)
             | Fault::StepClock(..)
             | Fault::KillAll => Vec::new(),
@@ -130,6 +187,10 @@ impl Injector<'_> {
             all.extend(replicas(name, &volume.data())?);
         }
         all.sort();
+        // Who writes to a disk that hangs, hangs.
+        let is_writable = |datanode: &str| {
+            self.volumes.iter().any(|(name, volume)| name == datanode && volume.is_writable())
+        };
         let sizes: Vec<u64> =
             all.iter().map(|replica| std::fs::metadata(&replica.data).map_or(0, |data| data.len())).collect();
         let can_be_hit = |index: usize| {
@@ -139,6 +200,7 @@ impl Injector<'_> {
             let as_good = same_block()
                 .filter(|(at, other)| other.finalized && other.stamp == newest && sizes[*at] == sizes[index]);
             replica.finalized
+                && is_writable(&replica.datanode)
                 && replica.stamp == newest
                 && sizes[index] > 0
                 && same_block().all(|(_, other)| other.finalized)
@@ -206,12 +268,34 @@ impl Timetable {
         injector.network.heal()
     }
 
-    /// Whether the process called `name` is meant to be down now.
+    /// Whether the process called `name` is not to be started now.
     pub fn keeps_down(&self, name: &str) -> bool {
         self.lasting.iter().any(|planned| match &planned.fault {
-            Fault::Kill(victim) => victim == name,
+            Fault::Kill(victim) | Fault::TurnReadOnly(victim) => victim == name,
+            Fault::LoseWrites => name == NAMENODE,
             Fault::KillAll => name == NAMENODE || name.starts_with("datanode"),
             _ => false,
         })
     }
+
+    /// Whether the process called `name` may end by itself now: a namenode stops when a sync fails, and a datanode that is just
+    /// starting when it can write to none of its disks.
+    pub fn may_end(&self, name: &str) -> bool {
+        self.lasting.iter().any(|planned| match &planned.fault {
+            Fault::TurnReadOnly(victim) => victim == name,
+            Fault::LoseWrites => name == NAMENODE,
+            _ => false,
+        })
+    }
+}
+
+/// What the namenode at `address` answers who asks how it is.
+fn health(address: &str) -> Result<String> {
+    let address = format!("{address}:{}", dfs_proto::ports::NAMENODE_HTTP).parse()?;
+    let mut socket = TcpStream::connect_timeout(&address, HEALTH_WITHIN)?;
+    socket.set_read_timeout(Some(HEALTH_WITHIN))?;
+    socket.write_all(b"GET /health HTTP/1.1\r\nHost: namenode\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    Ok(text.lines().last().unwrap_or_default().to_owned())
 }

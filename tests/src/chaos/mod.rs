@@ -3,12 +3,12 @@
 //!
 //! * [`isolation`]: runs a piece of the test in namespaces of its own, which end with it whatever happens.
 //! * [`network`]: a network namespace a node, a bridge between them; links are cut one way or both, and slowed.
-//! * [`servers`]: the processes; [`clock`]: wall clocks that step; [`volumes`]: small disks that fill up.
+//! * [`servers`]: the processes; [`clock`]: wall clocks that step; [`volumes`]: small disks that fill up, hang and fail.
 //! * [`plan`]: which faults come when, from the seed; [`faults`]: does them and undoes them.
 //! * [`operation`], [`load`]: what a worker does next, from the seed and what it knows; [`worker`]: does it, as one of
 //!   the [`actors`], and writes it to the [`history`].
 //! * [`expectation`]: what the namespace must look like after a history, and what is in doubt.
-//! * [`observation`]: what the namespace and the disks look like.
+//! * [`observation`]: what the namespace and the disks look like; [`pauses`]: how long the load waited while something was wrong.
 //! * [`setup`]: which processes there are; [`run`]: rounds of load and faults, then [`quiet`], then the checks that `tests/chaos`
 //!   brings along.
 //!
@@ -26,6 +26,7 @@ pub mod load;
 pub mod network;
 pub mod observation;
 pub mod operation;
+pub mod pauses;
 pub mod plan;
 pub mod quiet;
 pub mod run;

@@ -25,6 +25,12 @@ const ATTEMPTS: u32 = 20;
 /// Share of rounds in percent that lose all servers at once.
 const LOSE_ALL_PERCENT: u64 = 30;
 
+/// Share of rounds in percent in which one fault has ended before the next begins: they tell what each costs by itself.
+const CALM_PERCENT: u64 = 25;
+
+/// Time between two faults of such a round, beside the usual gap.
+const CALM: Duration = Duration::from_millis(500);
+
 /// Rates in kbit/s to which a node is slowed: from hardly alive to tiresome.
 const RATES: [u32; 4] = [64, 400, 2_000, 10_000];
 
@@ -48,8 +54,14 @@ pub enum Fault {
     Isolate(String),
     /// A node sends and gets only so many kbit a second.
     Slow(String, u32),
-    /// A datanode's volume has no room left, or only so many bytes.
+    /// A server's disk has no room left, or only so many bytes.
     Fill(String, u64),
+    /// A datanode's disk hangs.
+    Hang(String),
+    /// A datanode's file system turns read-only; at the end it is repaired, and the datanode started anew.
+    TurnReadOnly(String),
+    /// What the namenode writes does not arrive on its disk; at the end it is started anew with what has arrived.
+    LoseWrites,
     /// One byte of one replica changes on its disk; the number says which.
     Flip(u64),
     /// A server's wall clock is so many seconds ahead.
@@ -78,10 +90,15 @@ pub struct Targets {
     pub clients: Vec<String>,
     /// Nodes of clients.
     pub client_nodes: Vec<String>,
+    /// Datanodes whose disks can hang and turn read-only.
+    pub with_ext4: Vec<String>,
 }
 
 /// The namenode, a process and a node.
 pub const NAMENODE: &str = "namenode";
+
+/// The process that serves the mount.
+pub const MOUNT: &str = "mount";
 
 impl Fault {
     /// The servers and nodes that suffer; no two faults that last at the same time share one.
@@ -93,10 +110,62 @@ impl Fault {
             | Self::Isolate(name)
             | Self::Slow(name, _)
             | Self::Fill(name, _)
+            | Self::Hang(name)
+            | Self::TurnReadOnly(name)
             | Self::StepClock(name, _) => vec![name.clone()],
+            Self::LoseWrites => vec![NAMENODE.to_owned()],
             Self::CutOneWay(one, other) | Self::CutBoth(one, other) => vec![one.clone(), other.clone()],
             Self::Flip(_) => Vec::new(),
             Self::KillAll => targets.datanodes.iter().cloned().chain([NAMENODE.to_owned()]).collect(),
+        }
+    }
+}
+
+impl Fault {
+    /// What it is called when it is told how long things took.
+    pub fn kind(&self, targets: &Targets) -> &'static str {
+        let one_of = |name: &String, of: [&'static str; 3]| {
+            let at = if name == NAMENODE { 0 } else { 1 + usize::from(!targets.datanodes.contains(name)) };
+            of[at]
+        };
+        match self {
+            Self::Kill(name) => one_of(name, ["namenode killed", "datanode killed", "client killed"]),
+            Self::Stop(name) => one_of(name, ["namenode stopped", "datanode stopped", "client stopped"]),
+            Self::CutOneWay(..) => "link cut one way",
+            Self::CutBoth(..) => "link cut",
+            Self::Mute(_) => "datanode cut off one way",
+            Self::Isolate(_) => "datanode cut off",
+            Self::Slow(name, _) => {
+                one_of(name, ["namenode's link slow", "datanode's link slow", "client's link slow"])
+            }
+            Self::Fill(name, _) => {
+                one_of(name, ["namenode's disk full", "datanode's disk full", "client's disk full"])
+            }
+            Self::Hang(_) => "datanode's disk hangs",
+            Self::TurnReadOnly(_) => "datanode's disk read-only",
+            Self::LoseWrites => "namenode's disk loses writes",
+            Self::Flip(_) => "byte flipped",
+            Self::StepClock(..) => "clock stepped",
+            Self::KillAll => "all servers killed",
+        }
+    }
+
+    /// The process of a client that it happens to.
+    pub fn client(&self, targets: &Targets) -> Option<String> {
+        match self {
+            Self::Kill(name) | Self::Stop(name) => targets.clients.contains(name).then(|| name.clone()),
+            Self::CutOneWay(..)
+            | Self::CutBoth(..)
+            | Self::Mute(_)
+            | Self::Isolate(_)
+            | Self::Slow(..)
+            | Self::Fill(..)
+            | Self::Hang(_)
+            | Self::TurnReadOnly(_)
+            | Self::LoseWrites
+            | Self::Flip(_)
+            | Self::StepClock(..)
+            | Self::KillAll => None,
         }
     }
 }
@@ -113,15 +182,19 @@ pub fn plan(seed: u64, round: u64, length: Duration, targets: &Targets) -> Vec<P
     // Some rounds are hard on few datanodes, others on nearly all at once.
     let most_datanodes = 1 + rng.index(targets.datanodes.len().max(2) - 1);
     let lose_all = rng.chance(LOSE_ALL_PERCENT).then(|| length.mul_f64(0.3 + rng.below(40) as f64 / 100.0));
+    let calm = rng.chance(CALM_PERCENT);
     let mut planned: Vec<Planned> = Vec::new();
     let mut at = LEAD;
     while at < length {
         for _ in 0..ATTEMPTS {
-            let fault = draw(&mut rng, targets);
+            let fault = draw(&mut rng, takes_back_changes(seed), targets);
             let lasts = Duration::from_millis(SHORTEST_MS + rng.below(LONGEST_MS - SHORTEST_MS));
             let latest = lose_all.filter(|all| at < *all).unwrap_or(length);
             let candidate = Planned { start: at, end: (at + lasts).min(latest), fault };
             if fits(&candidate, &planned, most_datanodes, targets) {
+                if calm {
+                    at = candidate.end + CALM;
+                }
                 planned.push(candidate);
                 break;
             }
@@ -137,7 +210,15 @@ pub fn plan(seed: u64, round: u64, length: Duration, targets: &Targets) -> Vec<P
     planned
 }
 
-fn draw(rng: &mut Rng, targets: &Targets) -> Fault {
+/// Whether things go wrong that take back changes of a mount which were answered and not synced: the namenode's disk loses what was
+/// written, as when its machine loses power, and the mount itself is killed, which has not told the namenode yet what it changed in a
+/// directory that is delegated to it. In these runs the load of the mount syncs every change before it relies on it. In the others it
+/// does not, and nothing may be lost all the same.
+pub fn takes_back_changes(seed: u64) -> bool {
+    seed.is_multiple_of(2)
+}
+
+fn draw(rng: &mut Rng, takes_back: bool, targets: &Targets) -> Fault {
     let datanode = rng.pick(&targets.datanodes).clone();
     let other = rng.pick(&targets.datanodes).clone();
     let client = rng.pick(&targets.clients).clone();
@@ -148,21 +229,25 @@ fn draw(rng: &mut Rng, targets: &Targets) -> Fault {
         _ => other,
     };
     match rng.below(100) {
-        0..=16 => Fault::Kill(datanode),
-        17..=22 => Fault::Kill(namenode()),
-        23..=29 => Fault::Kill(client),
-        30..=39 => Fault::Stop(datanode),
-        40..=42 => Fault::Stop(namenode()),
-        43..=46 => Fault::Stop(client),
-        47..=51 => Fault::CutOneWay(datanode, node),
-        52..=56 => Fault::CutOneWay(node, datanode),
-        57..=63 => Fault::CutBoth(datanode, node),
-        64..=66 => Fault::Mute(datanode),
-        67..=70 => Fault::Isolate(datanode),
-        71..=78 => Fault::Slow(node, *rng.pick(&RATES)),
-        79..=84 => Fault::Fill(datanode, rng.below(2) * rng.below(2_000_000)),
-        85..=93 => Fault::Flip(rng.next_u64()),
-        94..=96 => Fault::StepClock(namenode(), *rng.pick(&STEPS)),
+        0..=14 => Fault::Kill(datanode),
+        15..=19 => Fault::Kill(namenode()),
+        20..=25 if takes_back || client != MOUNT => Fault::Kill(client),
+        26..=33 => Fault::Stop(datanode),
+        34..=36 => Fault::Stop(namenode()),
+        20..=25 | 37..=40 => Fault::Stop(client),
+        41..=45 => Fault::CutOneWay(datanode, node),
+        46..=50 => Fault::CutOneWay(node, datanode),
+        51..=57 => Fault::CutBoth(datanode, node),
+        58..=60 => Fault::Mute(datanode),
+        61..=63 => Fault::Isolate(datanode),
+        64..=69 => Fault::Slow(node, *rng.pick(&RATES)),
+        70..=74 => Fault::Fill(datanode, rng.below(2) * rng.below(2_000_000)),
+        77..=79 if takes_back => Fault::LoseWrites,
+        75..=79 => Fault::Fill(namenode(), rng.below(2) * rng.below(2_000_000)),
+        80..=84 => Fault::Hang(rng.pick(&targets.with_ext4).clone()),
+        85..=87 => Fault::TurnReadOnly(rng.pick(&targets.with_ext4).clone()),
+        88..=94 => Fault::Flip(rng.next_u64()),
+        95..=96 => Fault::StepClock(namenode(), *rng.pick(&STEPS)),
         _ => Fault::StepClock(datanode, *rng.pick(&STEPS)),
     }
 }
@@ -193,6 +278,7 @@ mod tests {
             datanodes: names(&["datanode-0", "datanode-1", "datanode-2", "datanode-3"]),
             clients: names(&["library-0", "mount"]),
             client_nodes: names(&["library", "mount"]),
+            with_ext4: names(&["datanode-2", "datanode-3"]),
         }
     }
 
@@ -216,6 +302,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
     }
 }

@@ -9,14 +9,16 @@ use anyhow::{Context, Result, bail, ensure};
 use dfs_client::MkdirOptions;
 use tokio::runtime::{Builder, Runtime};
 
+use super::actors::Kind;
 use super::events::Events;
 use super::faults::{Injector, Timetable};
 use super::history::{HistoryWriter, Outcome, Record, SettledNode, read_history};
 use super::observation::{Found, replicas};
-use super::plan::{NAMENODE, plan};
+use super::pauses::{Lasting, Pauses};
+use super::plan::{MOUNT, NAMENODE, plan};
 use super::quiet::{Quiet, all_alive, connect};
 use super::servers::describe;
-use super::setup::{MOUNT, Setup, process_of};
+use super::setup::{Setup, process_of};
 use super::worker::{Worker, monotonic};
 use crate::mount::is_mounted;
 use crate::wait::{PATIENCE, pause, wait_until_blocking};
@@ -59,11 +61,17 @@ pub type Check = (&'static str, fn(&Quiet<'_>) -> Result<()>);
 /// it has been printed.
 pub fn run(order: &Order, checks: &[Check]) -> Result<String> {
     let began = monotonic()?;
-    let events = Events::new(began);
+    let events = Events::new(began, &order.run_dir.join("events"))?;
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let setup = Setup::new(order.seed, &order.run_dir, &order.programs, began)?;
-    let mut run =
-        Run { setup, runtime, events: &events, stamps: BTreeMap::new(), damaged: BTreeSet::new(), faults: 0 };
+    let mut run = Run {
+        setup,
+        runtime,
+        events: &events,
+        stamps: BTreeMap::new(),
+        damaged: BTreeSet::new(),
+        lasted: Vec::new(),
+    };
     let outcome = run.rounds(order, checks);
     if outcome.is_err() {
         eprintln!("seed {}, events:\n{}", order.seed, events.text());
@@ -85,7 +93,8 @@ struct Run<'e> {
     stamps: BTreeMap<u64, u64>,
     /// Blocks of which a replica was damaged.
     damaged: BTreeSet<u64>,
-    faults: usize,
+    /// The faults that were done.
+    lasted: Vec<Lasting>,
 }
 
 impl Run<'_> {
@@ -137,7 +146,6 @@ impl Run<'_> {
     /// Load and faults for `length`, then none, and the load's end.
     fn round(&mut self, seed: u64, round: u64, length: Duration) -> Result<()> {
         let planned = plan(seed, round, length, &self.setup.targets);
-        self.faults += planned.len();
         let mut timetable = Timetable::new(planned);
         match fs::remove_file(Worker::stop_file(&self.setup.run_dir)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -185,10 +193,12 @@ impl Run<'_> {
             network: &self.setup.network,
             clocks: &self.setup.clocks,
             volumes: &self.setup.volumes,
+            namenode_disk: &self.setup.namenode_disk,
             targets: &self.setup.targets,
             nodes: &self.setup.nodes,
             damaged: &mut self.damaged,
             events: self.events,
+            lasted: &mut self.lasted,
         }
     }
 
@@ -199,7 +209,7 @@ impl Run<'_> {
             let is_worker = self.setup.workers.iter().any(|worker| process_of(worker) == name);
             if is_worker {
                 ensure!(status.success(), "{name}: {}", self.last_contradiction(&name)?);
-            } else if name != MOUNT {
+            } else if name != MOUNT && !timetable.may_end(&name) {
                 bail!("{name} ended by itself: {}", describe(status));
             }
         }
@@ -267,7 +277,8 @@ impl Run<'_> {
     fn keep_volumes(&self) -> Result<()> {
         let copy = self.setup.run_dir.join("disks");
         fs::create_dir_all(&copy)?;
-        for (name, volume) in &self.setup.volumes {
+        let namenode = (NAMENODE.to_owned(), self.setup.namenode_disk.clone());
+        for (name, volume) in self.setup.volumes.iter().chain([&namenode]) {
             let mut command = std::process::Command::new("cp");
             command.arg("-a").arg(volume.data()).arg(copy.join(name));
             ensure!(command.status()?.success(), "cp of {name}");
@@ -275,12 +286,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What was done.
+    /// What was done. The last line says it in short.
     fn summary(&self) -> Result<String> {
         let (mut done, mut unknown, mut slowest) = (0, 0, (0, String::new()));
-        for worker in &self.setup.workers {
+        let mut pauses = Pauses::default();
+        for (load, worker) in self.setup.workers.iter().enumerate() {
             let mut begun = (0, String::new());
-            for record in read_history(&worker.history())? {
+            let history = read_history(&worker.history())?;
+            let process = process_of(worker);
+            let own = if worker.kind == Kind::Mounted {
+                vec![process.as_str(), MOUNT]
+            } else {
+                vec![process.as_str()]
+            };
+            pauses.add(load, &own, &history, &self.lasted);
+            for record in history {
                 match record {
                     Record::Begin { at_ms, operation, .. } => begun = (at_ms, format!("{operation:?}")),
                     Record::End { at_ms, outcome, .. } => {
@@ -297,10 +317,14 @@ impl Run<'_> {
                 }
             }
         }
-        let faults = self.faults;
+        let faults = self.lasted.len();
         Ok(format!(
-            "{faults} faults, {done} operations acknowledged, {unknown} not; the slowest took {} ms: {}",
-            slowest.0, slowest.1
+            "{}{faults} faults, {done} operations acknowledged, {unknown} not; the slowest took {} ms: {}; longest operations in ms \
+             by fault (library/commands/mount): {}",
+            pauses.lines(),
+            slowest.0,
+            slowest.1,
+            pauses.in_short()
         ))
     }
 }

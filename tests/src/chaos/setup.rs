@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::actors::{Kind, Surroundings};
 use super::clock::Clocks;
 use super::network::Network;
-use super::plan::{NAMENODE, Targets};
+use super::plan::{MOUNT, NAMENODE, Targets};
 use super::servers::{Servers, Spec};
 use super::volumes::Volume;
 use super::worker::{WORKER_VARIABLE, Worker};
@@ -16,15 +16,20 @@ use super::worker::{WORKER_VARIABLE, Worker};
 /// Datanodes: one more than replicas that files usually want.
 const DATANODES: usize = 4;
 
+/// Those of them whose disks are memory; the others have an ext4, which can hang and fail.
+const DATANODES_IN_MEMORY: usize = 2;
+
+/// Directory of a run below which its disks are mounted.
+pub const DISKS: &str = "volumes";
+
 /// Port of the namenode.
 const PORT: u16 = 9820;
 
-/// The process that serves the mount.
-pub const MOUNT: &str = "mount";
-
 /// Settings of the namenode. Times are short, so that all that follows from them happens in a run: a datanode is suspect, dead,
 /// and repaired while a fault lasts; blocks are small, so that small files have several.
-const NAMENODE_SETTINGS: [&str; 18] = [
+const NAMENODE_SETTINGS: [&str; 20] = [
+    "--reserved-bytes",
+    "16777216",
     "--block-size",
     "262144",
     "--min-block-size",
@@ -58,6 +63,8 @@ pub struct Setup {
     pub clocks: Clocks,
     /// The datanodes' volumes, by name.
     pub volumes: Vec<(String, Volume)>,
+    /// The namenode's disk.
+    pub namenode_disk: Volume,
     /// The processes.
     pub servers: Servers,
     /// The workers.
@@ -96,24 +103,42 @@ impl Setup {
                 surroundings: surroundings.clone(),
             })
             .collect();
+        let disks = run_dir.join(DISKS);
+        let with_ext4 = datanodes[DATANODES_IN_MEMORY..].to_vec();
         let volumes = datanodes
             .iter()
-            .map(|name| Ok((name.clone(), Volume::new(run_dir.join("volumes").join(name))?)))
+            .map(|name| {
+                let root = disks.join(name);
+                let volume =
+                    if with_ext4.contains(name) { Volume::ext4(root) } else { Volume::in_memory(root) };
+                Ok((name.clone(), volume?))
+            })
             .collect::<Result<Vec<_>>>()?;
+        let namenode_disk = Volume::of_namenode(disks.join(NAMENODE))?;
         let mut clients: Vec<String> = workers.iter().map(process_of).collect();
         clients.push(MOUNT.to_owned());
-        let targets = Targets { datanodes, clients, client_nodes };
+        let targets = Targets { datanodes, clients, client_nodes, with_ext4 };
         let servers = Servers::new(run_dir.join("logs"))?;
         let run_dir = run_dir.to_owned();
-        let mut setup =
-            Self { run_dir, network, nodes, clocks, volumes, servers, workers, targets, namenode };
+        let mut setup = Self {
+            run_dir,
+            network,
+            nodes,
+            clocks,
+            volumes,
+            namenode_disk,
+            servers,
+            workers,
+            targets,
+            namenode,
+        };
         setup.describe(&surroundings)?;
         Ok(setup)
     }
 
     /// Tells how each process is started.
     fn describe(&mut self, with: &Surroundings) -> Result<()> {
-        let dir = self.run_dir.join(NAMENODE).display().to_string();
+        let dir = self.namenode_disk.data().display().to_string();
         let mut arguments = vec!["--dir", &dir];
         arguments.extend(NAMENODE_SETTINGS);
         let spec = Spec::new(NAMENODE, with.programs.join("dfs-namenode"), &arguments);

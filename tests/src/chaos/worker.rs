@@ -14,6 +14,7 @@ use super::expectation::{Expectation, Node};
 use super::history::{HistoryWriter, Outcome, Record, read_history};
 use super::load::choose;
 use super::operation::Operation;
+use super::plan::takes_back_changes;
 use crate::wait::pause;
 
 /// Names the description of the worker that a process is to be.
@@ -102,7 +103,7 @@ impl Worker {
 
     /// Works until told to stop, or until an answer cannot be.
     pub fn run(&self) -> Result<()> {
-        let mut actor = self.kind.actor(self.surroundings.clone())?;
+        let mut actor = self.kind.actor(self.surroundings.clone(), takes_back_changes(self.seed))?;
         let mut known = Expectation::of(&read_history(&self.history())?)?;
         let mut history = HistoryWriter::open(&self.history())?;
         let started = Record::Started { at_ms: self.now_ms()? };

@@ -17,17 +17,19 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::chaos::isolation::{isolated, refusal};
+use dfs_tests::chaos::isolation::{isolated, refusal, thaw};
+use dfs_tests::chaos::pauses::Pauses;
 use dfs_tests::chaos::run::{Check, Order, run};
+use dfs_tests::chaos::setup::DISKS;
 use dfs_tests::chaos::worker::{WORKER_VARIABLE, Worker};
 use dfs_tests::chaos::{KEEP_VARIABLE, SECONDS_VARIABLE, SEED_VARIABLE};
 use dfs_tests::programs::program_dir;
 use dfs_tests::wait::wait_until_blocking;
 
-/// Seeds that every run of the test suite takes.
-const SEEDS: [u64; 4] = [1, 2, 3, 4];
+/// Seeds that every run of the test suite takes: between them they have most kinds of fault.
+const SEEDS: [u64; 2] = [12, 39];
 
-/// Seconds of faults of each of them: with start, quiet and checks, five minutes for all; half of that, two at a time.
+/// Seconds of faults of each of them: with start, quiet and checks, less than three minutes for all; half of that, two at a time.
 const SECONDS: u64 = 35;
 
 /// Runs at once, if nothing else is said: this many processors are taken for granted.
@@ -102,6 +104,7 @@ fn outside() -> Result<()> {
     let jobs = number(JOBS_VARIABLE)?.map_or(Ok(JOBS), usize::try_from)?;
     let seeds = Mutex::new(seeds()?.into_iter());
     let failed = Mutex::new(Vec::new());
+    let pauses = Mutex::new(Pauses::default());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -110,7 +113,14 @@ fn outside() -> Result<()> {
                     let outcome = one(seed, seconds, programs);
                     let took = began.elapsed().as_secs();
                     match outcome {
-                        Ok(said) => println!("chaos, seed {seed}, {took} s: {said}"),
+                        Ok(said) => {
+                            let closing = said.lines().last().unwrap_or_default();
+                            println!("chaos, seed {seed}, {took} s: {closing}");
+                            let mut pauses = pauses.lock().unwrap_or_else(|error| error.into_inner());
+                            if let Err(error) = pauses.take(&said) {
+                                println!("its figures make no sense: {error:#}");
+                            }
+                        }
                         Err(error) => {
                             println!("chaos, seed {seed}, {took} s: FAILED: {error:#}");
                             println!("again: {SEED_VARIABLE}={seed} {SECONDS_VARIABLE}={seconds}");
@@ -121,6 +131,7 @@ fn outside() -> Result<()> {
             });
         }
     });
+    println!("{}", pauses.into_inner().unwrap_or_else(|error| error.into_inner()).table());
     let failed = failed.into_inner().unwrap_or_else(|error| error.into_inner());
     ensure!(failed.is_empty(), "failed seeds: {failed:?}");
     Ok(())
@@ -153,12 +164,13 @@ fn one(seed: u64, seconds: u64, programs: &Path) -> Result<String> {
     let test = std::env::current_exe()?;
     let mut command = isolated(&test.to_string_lossy());
     let order = format!("{seed}\n{seconds}\n{}\n{}", run_dir.display(), programs.display());
-    command.env(INSIDE_VARIABLE, order).env("HOME", home.path());
+    command.env(INSIDE_VARIABLE, order).env("HOME", home.path()).env("TMPDIR", &run_dir);
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let mut child = command.spawn().context("unshare")?;
     let deadline = MORE_TIME + Duration::from_secs(3 * seconds);
     let ended = wait_until_blocking("the run ends", deadline, || Ok(child.try_wait()?.is_some()));
     if ended.is_err() {
+        thaw(child.id(), &run_dir.join(DISKS))?;
         child.kill()?;
     }
     let status = child.wait()?;
@@ -170,5 +182,5 @@ fn one(seed: u64, seconds: u64, programs: &Path) -> Result<String> {
     if let Some(dir) = kept {
         std::fs::remove_dir_all(dir)?;
     }
-    Ok(said.lines().last().unwrap_or_default().to_owned())
+    Ok(said)
 }

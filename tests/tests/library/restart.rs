@@ -219,3 +219,30 @@ fn datanodes_restart_one_after_the_other_under_a_writer() -> Result<()> {
         cluster.wait_for_replication("/f", 3).await
     })
 }
+
+#[test]
+fn numbers_that_a_power_failure_may_have_taken_back_are_not_given_again() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::start().await?;
+        let number = async |cluster: &MiniCluster, path: &str| -> Result<(u64, u64, u64)> {
+            write_file(&cluster.client().await?, path, b"bytes").await?;
+            let inode = cluster.client().await?.stat(path).await?.inode;
+            let blocks = cluster.blocks(path).await?;
+            let block = blocks.first().and_then(|located| located.block).context("a block")?;
+            Ok((inode, block.id, block.generation_stamp))
+        };
+        let before = number(&cluster, "/before").await?;
+        let next = number(&cluster, "/next").await?;
+        ensure!(
+            next.0 - before.0 < 100 && next.1 - before.1 < 100,
+            "one after the other: {before:?} {next:?}"
+        );
+        cluster.restart_namenode().await?;
+        // Whatever was answered and not on disk has lower ones.
+        let after = number(&cluster, "/after").await?;
+        let apart = [after.0 - next.0, after.1 - next.1, after.2 - next.2];
+        ensure!(apart.iter().all(|numbers| *numbers > 1 << 20), "{next:?} {after:?}");
+        ensure!(read_all(&cluster.client().await?, "/next").await? == b"bytes");
+        Ok(())
+    })
+}

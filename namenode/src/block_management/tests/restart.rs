@@ -147,3 +147,30 @@ fn a_recovery_that_the_restart_interrupted_goes_on_when_the_datanodes_of_its_blo
         assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)], "{comes_back}");
     }
 }
+
+#[test]
+fn a_recovery_that_is_replayed_from_the_log_does_not_wait_until_it_is_overdue() {
+    let mut world = World::new();
+    let block = StoredBlock { state: BlockState::UnderRecovery, ..World::cluster(3).allocate(2, &[0, 1]) };
+    world.stored.insert(block.id, block.clone());
+    // Datanodes are recalled when the log was replayed.
+    world.effect(Effect::RecoveryStarted {
+        block: block.clone(),
+        storage_ids: block.hints.clone(),
+        new_stamp: GenerationStamp(5_000),
+        truncate_length: Some(70),
+    });
+    for node in 0..3 {
+        let info = world.info(node);
+        world.manager.recall_datanode(info, &storages(&[node]));
+    }
+    world.manager.tick(world.now);
+    let found = [ReportedReplica { id: block.id, stamp: block.stamp, length: 100, state: ReplicaState::Rur }];
+    for node in 0..3 {
+        world.register(node);
+        world.full_report(node, if node < 2 { &found } else { &[] });
+    }
+    world.seconds(2, &[0, 1, 2]);
+    assert!(!world.manager.is_starting());
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+}

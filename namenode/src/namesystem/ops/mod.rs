@@ -94,6 +94,7 @@ pub(super) fn number(command: &log::Command) -> u8 {
         Some(Op::ForgetRestore(_)) => 52,
         Some(Op::ReserveInodes(_)) => 53,
         Some(Op::DropReservations(_)) => 54,
+        Some(Op::PassOver(_)) => 55,
         Some(Op::RemoveDatanode(_)) => 60,
         Some(Op::AdoptReplicas(_)) => 70,
     }
@@ -151,6 +152,10 @@ pub(super) fn run(
         }
         Op::ReserveInodes(op) => reserve::reserve(tables, op),
         Op::DropReservations(op) => reserve::give_up(tables, op),
+        Op::PassOver(op) => {
+            tables.counters.pass_over(op.count);
+            Ok(Reply::Empty(Default::default()))
+        }
         Op::AdoptReplicas(op) => adopt_replicas::run(tables, context, op),
         Op::SetXattr(op) => xattrs::set(tables, context, op),
         Op::RemoveXattr(op) => xattrs::remove(tables, context, op),

@@ -81,12 +81,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// An actor of this kind.
-    pub fn actor(self, surroundings: Surroundings) -> Result<Box<dyn Actor>> {
+    /// An actor of this kind. A careful one has everything on disks before it goes on, where that is not promised anyway.
+    pub fn actor(self, surroundings: Surroundings, careful: bool) -> Result<Box<dyn Actor>> {
         Ok(match self {
             Self::Library => Box::new(Library::new(surroundings.namenode)?),
             Self::Commands => Box::new(Commands::new(surroundings)),
-            Self::Mounted => Box::new(Mounted::new(surroundings.mount)),
+            Self::Mounted => Box::new(Mounted::new(surroundings.mount, careful)),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -17,12 +17,14 @@ use crate::pattern::{ensure_same, pattern};
 #[derive(Debug)]
 pub struct Mounted {
     mount: PathBuf,
+    /// It syncs every change before it relies on it.
+    careful: bool,
 }
 
 impl Mounted {
     /// An actor for what is mounted at `mount`.
-    pub fn new(mount: PathBuf) -> Self {
-        Self { mount }
+    pub fn new(mount: PathBuf, careful: bool) -> Self {
+        Self { mount, careful }
     }
 
     /// Which mount is at the mount point. Between the end of one that was killed and the next there is the directory below, in
@@ -38,45 +40,75 @@ impl Mounted {
         self.mount.join(path.trim_start_matches('/'))
     }
 
+    /// Has a change on disk, if that is asked for. Whatever fails, the change may be lost.
+    fn settle(&self, what: &Path) -> io::Result<()> {
+        if self.careful {
+            let synced = File::open(what).and_then(|file| file.sync_all());
+            synced.map_err(|error| io::Error::other(format!("not synced: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// What an error says of a file that is open. Where the namenode loses what is not synced, it may not know any more the blocks that
+    /// it gave the file a moment ago, and says of them that they are not there; nobody was told that they are safe.
+    fn of_open_file(&self, error: io::Error) -> io::Error {
+        let lost = self.careful && error.kind() == io::ErrorKind::NotFound;
+        if lost { io::Error::other(format!("blocks of the open file are lost: {error}")) } else { error }
+    }
+
+    /// The same for names of `path`'s directory.
+    fn settle_name(&self, path: &str) -> io::Result<()> {
+        self.settle(self.local(path).parent().unwrap_or(&self.mount))
+    }
+
     fn carry_out(&self, operation: &Operation, known: &[u8], safe: &mut Safe<'_>) -> Result<io::Result<()>> {
         Ok(match operation {
-            Operation::Mkdir { path } => fs::create_dir(self.local(path)),
-            Operation::Write { path, seed, len, piece, .. } => match File::create_new(self.local(path)) {
-                Ok(file) => {
-                    safe(0)?;
-                    return write(file, *seed, *len, *piece, safe);
+            Operation::Mkdir { path } => {
+                fs::create_dir(self.local(path)).and_then(|()| self.settle_name(path))
+            }
+            Operation::Write { path, seed, len, piece, .. } => {
+                let created = File::create_new(self.local(path));
+                match created.and_then(|file| self.settle_name(path).map(|()| file)) {
+                    Ok(file) => {
+                        safe(0)?;
+                        return self.write(file, *seed, *len, *piece, safe);
+                    }
+                    Err(error) => Err(error),
                 }
-                Err(error) => Err(error),
-            },
+            }
             Operation::Append { path, seed, len, piece } => {
                 match OpenOptions::new().append(true).open(self.local(path)) {
-                    Ok(file) => return write(file, *seed, *len, *piece, safe),
+                    Ok(file) => return self.write(file, *seed, *len, *piece, safe),
                     Err(error) => Err(error),
                 }
             }
             Operation::Overwrite { path, offset, seed, len } => {
                 OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
-                    file.write_all_at(&pattern(*seed, 0, *len as usize), *offset)?;
-                    file.sync_data()?;
-                    close(file)
+                    let written = file.write_all_at(&pattern(*seed, 0, *len as usize), *offset);
+                    let written = written.and_then(|()| file.sync_data()).and_then(|()| close(file));
+                    written.map_err(|error| self.of_open_file(error))?;
+                    self.settle(&self.local(path))
                 })
             }
             Operation::Truncate { path, len } => {
                 OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
-                    file.set_len(*len)?;
-                    close(file)
+                    let cut = file.set_len(*len).and_then(|()| close(file));
+                    cut.map_err(|error| self.of_open_file(error))?;
+                    self.settle(&self.local(path))
                 })
             }
             Operation::Rename { from, to } | Operation::Replace { from, to } => {
-                fs::rename(self.local(from), self.local(to))
+                let renamed = fs::rename(self.local(from), self.local(to));
+                renamed.and_then(|()| self.settle_name(from)).and_then(|()| self.settle_name(to))
             }
             Operation::Delete { path } => {
-                let path = self.local(path);
-                match fs::symlink_metadata(&path) {
-                    Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-                    Ok(_) => fs::remove_file(path),
+                let local = self.local(path);
+                let deleted = match fs::symlink_metadata(&local) {
+                    Ok(found) if found.is_dir() => fs::remove_dir_all(local),
+                    Ok(_) => fs::remove_file(local),
                     Err(error) => Err(error),
-                }
+                };
+                deleted.and_then(|()| self.settle_name(path))
             }
             Operation::SetReplication { .. } => Err(io::Error::from(io::ErrorKind::InvalidInput)),
             Operation::Read { path } => match fs::read(self.local(path)) {
@@ -87,6 +119,32 @@ impl Mounted {
                 Err(error) => Err(error),
             },
         })
+    }
+
+    /// Writes, making each piece safe, and closes, which makes the rest safe.
+    fn write(
+        &self,
+        mut file: File,
+        seed: u64,
+        len: u64,
+        piece: u64,
+        safe: &mut Safe<'_>,
+    ) -> Result<io::Result<()>> {
+        let piece = if piece == 0 { len.max(1) } else { piece };
+        let mut at = 0;
+        while at < len {
+            let bytes = pattern(seed, at, piece.min(len - at) as usize);
+            at += bytes.len() as u64;
+            let synced = at < len || self.careful;
+            let written = file.write_all(&bytes).and_then(|()| if synced { file.sync_all() } else { Ok(()) });
+            if written.is_err() {
+                return Ok(written.map_err(|error| self.of_open_file(error)));
+            }
+            if at < len {
+                safe(at)?;
+            }
+        }
+        Ok(close(file).map_err(|error| self.of_open_file(error)))
     }
 }
 
@@ -114,24 +172,6 @@ impl Actor for Mounted {
             if denies(&error) { Failure::Impossible(text) } else { Failure::Unknown(text) }
         }))
     }
-}
-
-/// Writes, making each piece safe, and closes, which makes the rest safe.
-fn write(mut file: File, seed: u64, len: u64, piece: u64, safe: &mut Safe<'_>) -> Result<io::Result<()>> {
-    let piece = if piece == 0 { len.max(1) } else { piece };
-    let mut at = 0;
-    while at < len {
-        let bytes = pattern(seed, at, piece.min(len - at) as usize);
-        at += bytes.len() as u64;
-        let written = file.write_all(&bytes).and_then(|()| if at < len { file.sync_all() } else { Ok(()) });
-        if written.is_err() {
-            return Ok(written);
-        }
-        if at < len {
-            safe(at)?;
-        }
-    }
-    Ok(close(file))
 }
 
 /// Closes `file` and answers what that said, which `drop` does not.
