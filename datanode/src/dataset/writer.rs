@@ -59,6 +59,8 @@ pub struct ReplicaWriter {
     data_end: u64,
     /// End of the data copied in, holes included.
     copied_end: u64,
+    /// With random access: the kernel was told to begin to write what was added before this.
+    begun: u64,
     header_due: bool,
     names_synced: bool,
     promised: u64,
@@ -130,6 +132,7 @@ impl ReplicaWriter {
             partial_sum,
             data_end: length,
             copied_end: 0,
+            begun: length,
             header_due,
             names_synced: false,
             promised,

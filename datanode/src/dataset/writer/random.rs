@@ -21,6 +21,10 @@ pub const MAX_BLOCK_BYTES: u64 = 4 << 30;
 /// gigabytes of them.
 pub const MIN_CHUNK_BYTES: usize = 512;
 
+/// Added bytes after which the kernel is told to begin to write them: a mount's file is mostly synced in the end, and by itself the
+/// kernel begins when a tenth of the memory waits. Large enough for long transfers.
+const WRITE_BEHIND_BYTES: u64 = 8 << 20;
+
 /// Number of chunks that `len` bytes from `offset` on touch.
 pub const fn chunks_touched(chunk_len: u64, offset: u64, len: u64) -> u64 {
     if len == 0 { 0 } else { (offset + len).div_ceil(chunk_len) - offset / chunk_len }
@@ -155,6 +159,9 @@ impl ReplicaWriter {
         if to_record {
             let checksum = self.checksum;
             self.note(Change::Write { checksum, offset: first, sums, data: chunks })?;
+        } else if end == self.length && end >= self.begun + WRITE_BEHIND_BYTES {
+            self.files.begin_data_sync(self.begun..end);
+            self.begun = end;
         }
         Ok(())
     }
