@@ -131,7 +131,8 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
         ..Default::default()
     };
     let asked = (&candidates[..], &places[..]);
-    match agree_on_content(link, order, (known, block.length), asked, undecided == 0).await? {
+    let all_answered = undecided == 0 && order.away == 0;
+    match agree_on_content(link, order, (known, block.length), asked, all_answered).await? {
         None => outcome.delete_block = true,
         Some(agreement) => {
             let updates = agreement

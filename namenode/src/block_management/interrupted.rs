@@ -10,15 +10,15 @@ use dfs_proto::{BlockId, InodeId};
 use smallvec::SmallVec;
 
 use super::block_manager::BlockManager;
-use super::datanode_manager::{Liveness, NodeIndex};
+use super::datanode_manager::Liveness;
 use crate::namesystem::{BlockState, StoredBlock};
 
 /// Such blocks remembered at most: more files than are closed at a time. Others are found by the background check.
 const INTERRUPTED_MAX: usize = 65_536;
 
-/// The blocks, their files, and the datanodes to wait for.
+/// The blocks, their files, and the storages to wait for, by their ids: some may not be known yet.
 #[derive(Debug, Default)]
-pub(super) struct Interrupted(BTreeMap<BlockId, (InodeId, SmallVec<[NodeIndex; 4]>)>);
+pub(super) struct Interrupted(BTreeMap<BlockId, (InodeId, SmallVec<[String; 4]>)>);
 
 impl Interrupted {
     pub(super) fn forget(&mut self, id: BlockId) {
@@ -35,9 +35,8 @@ impl BlockManager {
             && !self.is_recovered(block.id)
             && self.interrupted.0.len() < INTERRUPTED_MAX;
         if is_news {
-            let storages = block.hints.iter().filter_map(|id| self.datanodes.find_storage(id));
-            let nodes = storages.map(|storage| self.datanodes.node_of(storage)).collect();
-            self.interrupted.0.insert(block.id, (block.inode, nodes));
+            let hints = block.hints.iter().cloned().collect();
+            self.interrupted.0.insert(block.id, (block.inode, hints));
         }
     }
 
@@ -50,9 +49,11 @@ impl BlockManager {
     pub(super) fn resume_interrupted(&mut self) {
         // When startup is over, those that are away are not waited for any more.
         let starting = !self.startup.over;
-        let expected =
-            |node: &NodeIndex| starting && self.datanodes.node(*node).liveness == Liveness::Expected;
-        let ready = self.interrupted.0.extract_if(.., |_, (_, nodes)| !nodes.iter().any(expected));
+        let awaited = |storage: &String| {
+            let node = self.datanodes.find_storage(storage).map(|found| self.datanodes.node_of(found));
+            starting && node.is_none_or(|node| self.datanodes.node(node).liveness == Liveness::Expected)
+        };
+        let ready = self.interrupted.0.extract_if(.., |_, (_, storages)| !storages.iter().any(awaited));
         self.overdue_recoveries.extend(ready.map(|(id, (inode, _))| (id, inode)));
     }
 }

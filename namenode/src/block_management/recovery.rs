@@ -23,6 +23,10 @@ const FAILED_PAUSE_MS: u64 = 1_000;
 /// Doublings at most: the time that a recovery may take is reached before.
 const DOUBLINGS_MAX: usize = 16;
 
+/// Attempts that are told of replicas which cannot be reached now. With the pauses between them they last some four minutes: a datanode that
+/// restarts, or whose network is mended, is back by then. After them a file is closed with what there is.
+const PATIENT_ATTEMPTS: usize = 20;
+
 /// One recovery.
 #[derive(Clone, Debug)]
 pub(super) struct Recovery {
@@ -32,6 +36,8 @@ pub(super) struct Recovery {
     new_stamp: GenerationStamp,
     truncate_length: Option<u64>,
     storages: SmallVec<[StorageIndex; 4]>,
+    /// Storages that had a replica and are not known, as long as their datanodes have not registered since a start.
+    unknown: usize,
     primary: Option<NodeIndex>,
     deadline: u64,
     /// How often the recovery was started, to try another primary each time.
@@ -74,6 +80,7 @@ impl BlockManager {
             // Nothing else is left: the datanodes say whether anything is there.
             storages = remembered;
         }
+        let unknown = storage_ids.iter().filter(|id| self.datanodes.find_storage(id).is_none()).count();
         let attempt = self.recoveries.get(&block.id).map_or(0, |before| before.attempt + 1);
         self.end_recovery(block.id);
         let deadline = now.saturating_add(self.config.recovery_timeout_ms);
@@ -83,6 +90,7 @@ impl BlockManager {
             new_stamp,
             truncate_length,
             storages,
+            unknown,
             primary: None,
             deadline,
             attempt,
@@ -191,17 +199,16 @@ impl BlockManager {
         for id in std::mem::take(&mut self.datanodes.node_mut(node).recoveries) {
             let Some(recovery) = self.recoveries.get_mut(&id) else { continue };
             recovery.deadline = now.saturating_add(self.config.recovery_timeout_ms);
-            let locations = recovery
-                .storages
-                .iter()
-                .filter(|storage| self.datanodes.usable(**storage))
-                .map(|storage| self.datanodes.location(*storage))
-                .collect();
+            let usable = recovery.storages.iter().filter(|storage| self.datanodes.usable(**storage));
+            let locations: Vec<_> = usable.map(|storage| self.datanodes.location(*storage)).collect();
+            let away = recovery.unknown + recovery.storages.len() - locations.len();
+            let away = if recovery.attempt < PATIENT_ATTEMPTS { away } else { 0 };
             commands.push(command(Command::RecoverBlock(v1::RecoverBlockCommand {
                 block: Some(recovery.block),
                 locations,
                 new_generation_stamp: recovery.new_stamp.get(),
                 truncate_length: recovery.truncate_length,
+                away: u32::try_from(away).unwrap_or(u32::MAX),
             })));
         }
     }

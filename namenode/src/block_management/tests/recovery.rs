@@ -44,6 +44,25 @@ fn the_first_live_datanode_is_primary() {
 }
 
 #[test]
+fn replicas_that_are_away_are_told_of_for_some_minutes() {
+    let mut world = World::cluster(3);
+    let block = world.allocate(3, &[0, 1, 2]);
+    world.stored.get_mut(&block.id).expect("a block of the test").hints.push("DS-never-seen".to_owned());
+    // Two datanodes die, and of another one's storage nothing has been heard since the start.
+    world.seconds(40, &[0]);
+    for attempt in 0..25 {
+        start(&mut world, block.id, 5_000 + attempt);
+        let orders = recoveries(&world.second(&[0]));
+        let [(0, order)] = &orders[..] else { panic!("one order to the datanode that is there: {orders:?}") };
+        assert_eq!(nodes_of(&order.locations), [0]);
+        assert_eq!(order.away, if attempt < 20 { 3 } else { 0 }, "attempt {attempt}");
+        world.manager.recovery_failed(world.now, block.id, GenerationStamp(5_000 + attempt));
+        world.seconds(15, &[0]);
+        assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+    }
+}
+
+#[test]
 fn an_overdue_recovery_is_asked_for_again_and_given_to_another_primary() {
     let mut world = World::cluster(2);
     let block = world.allocate(2, &[0, 1]);
