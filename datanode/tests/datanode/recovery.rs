@@ -272,6 +272,7 @@ async fn a_replica_that_goes_on_alone_is_read_before_it_gets_a_new_stamp() {
         }
         flip(&file, 20_000);
         let answer = setup(block, stage, random, 50_000);
-        assert_eq!(answer.status(), Status::Success, "{stage:?}: {answer:?}");
+        // One that is open is not trusted again, whatever its disk says later.
+        assert_eq!(answer.status() == Status::Success, closed, "{stage:?}: {answer:?}");
     }
 }
