@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dfs_proto::v1::{FileStatus, FileType, ListedName};
 
 use super::changes::Spot;
@@ -33,10 +33,21 @@ impl Nodes {
         start_after: &[u8],
         limit: usize,
     ) -> Option<(Vec<ListedName>, bool)> {
-        self.page(caller, dir, start_after, limit, |name, &Named { inode, kind }| {
-            let name = name.clone();
-            (kind != FileType::Unspecified).then(|| ListedName { name, inode, r#type: kind.into() })
-        })
+        // Names lie all over the memory: they are copied side by side, once, for those who go through them after this.
+        let mut bytes = BytesMut::new();
+        let (spans, has_more) =
+            self.page(caller, dir, start_after, limit, |name, &Named { inode, kind }| {
+                bytes.extend_from_slice(name);
+                (kind != FileType::Unspecified).then_some((bytes.len(), inode, kind))
+            })?;
+        let mut bytes = bytes.freeze();
+        let mut taken = 0;
+        let named = |(end, inode, kind): (usize, u64, FileType)| {
+            let name = bytes.split_to(end - taken);
+            taken = end;
+            ListedName { name, inode, r#type: kind.into() }
+        };
+        Some((spans.into_iter().map(named).collect(), has_more))
     }
 
     fn page<T>(
@@ -45,7 +56,7 @@ impl Nodes {
         dir: u64,
         start_after: &[u8],
         limit: usize,
-        one: impl Fn(&Bytes, &Named) -> Option<T>,
+        mut one: impl FnMut(&Bytes, &Named) -> Option<T>,
     ) -> Option<(Vec<T>, bool)> {
         let directory = self.of(caller, dir)?;
         let mut following =
