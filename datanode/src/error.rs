@@ -305,6 +305,12 @@ pub enum DatanodeError {
         /// Block.
         block: BlockRef,
     },
+    /// A member of a recovery was not waited for any longer: enough others had answered.
+    #[error("{block}: no answer to its recovery in time")]
+    Late {
+        /// Block.
+        block: BlockRef,
+    },
     /// The server stops.
     #[error("datanode is shutting down")]
     Stopping,
@@ -363,7 +369,7 @@ impl DatanodeError {
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Peer { .. } | Self::PeerStatus { .. } => ErrorKind::Unavailable,
             Self::ReplicasDiffer { .. } | Self::ReplicasShort { .. } => ErrorKind::ChecksumMismatch,
-            Self::NothingToRecover { .. } | Self::Stopping => ErrorKind::Unavailable,
+            Self::NothingToRecover { .. } | Self::Late { .. } | Self::Stopping => ErrorKind::Unavailable,
         }
     }
 
@@ -412,6 +418,7 @@ impl DatanodeError {
             | Self::ReplicasDiffer { .. }
             | Self::ReplicasShort { .. }
             | Self::NothingToRecover { .. }
+            | Self::Late { .. }
             | Self::Stopping => Status::Error,
         }
     }

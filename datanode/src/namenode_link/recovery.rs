@@ -24,6 +24,8 @@ use dfs_proto::v1::{
 };
 use dfs_proto::{ErrorKind, GenerationStamp, RpcError};
 use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::{NamenodeLink, endpoint, recovery_outcome};
 use crate::dataset::recovery::RecoveryCandidate;
@@ -35,6 +37,13 @@ use crate::transfer::checksum_op;
 /// end well before the namenode takes the recovery for lost (15 s) and has it begun again: else one datanode
 /// that stands still would keep the file closed until it counts as dead.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Replicas that suffice to go on without those whose datanodes are [`LATE_AFTER`]: what was acknowledged is on each, and with two the
+/// block is as safe as a pipeline that lost a member.
+const SUFFICIENT: usize = 2;
+
+/// How long the others are waited for when [`SUFFICIENT`] replicas are there. Stopping a writer takes milliseconds; callers wait for the file.
+const LATE_AFTER: Duration = Duration::from_millis(1_500);
 
 /// What the replicas agree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +110,7 @@ pub async fn run(link: &NamenodeLink, order: &RecoverBlockCommand) -> Result<(),
     let known = BlockRef::from(block);
     let id = GenerationStamp(order.new_generation_stamp);
     let members: Vec<&DatanodeInfo> = order.locations.iter().filter_map(|l| l.datanode.as_ref()).collect();
-    let answers = join_all(members.iter().map(|member| begin(link, member, known, id))).await;
+    let answers = begin_everywhere(link, &members, known, id).await;
     let mut candidates = Vec::new();
     let mut places = Vec::new();
     let mut failures = 0;
@@ -261,6 +270,33 @@ fn control(
     let peer = format!("{host}:{}", member.ipc_port);
     let channel = endpoint(&peer, STEP_TIMEOUT)?.connect_lazy();
     Ok((peer, DatanodeControlClient::new(channel)))
+}
+
+/// Asks every member at once what it has; the answers are in the order of the members.
+async fn begin_everywhere(
+    link: &NamenodeLink,
+    members: &[&DatanodeInfo],
+    known: BlockRef,
+    id: GenerationStamp,
+) -> Vec<Result<Option<RecoveryCandidate>, DatanodeError>> {
+    let late = |_| Err(DatanodeError::Late { block: known });
+    let mut answers: Vec<_> = (0..members.len()).map(late).collect();
+    let ask = async |(i, member)| (i, begin(link, member, known, id).await);
+    let mut asked: FuturesUnordered<_> = members.iter().copied().enumerate().map(ask).collect();
+    let mut good = 0;
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => asked.next().await,
+            Some(until) => timeout_at(until, asked.next()).await.unwrap_or(None),
+        };
+        let Some((i, answer)) = next else { return answers };
+        good += usize::from(matches!(&answer, Ok(Some(found)) if is_usable(known, found) && !found.damaged));
+        answers[i] = answer;
+        if good == SUFFICIENT && until.is_none() {
+            until = Some(Instant::now() + LATE_AFTER);
+        }
+    }
 }
 
 async fn begin(

@@ -38,9 +38,15 @@ pub(super) struct Recovery {
     storages: SmallVec<[StorageIndex; 4]>,
     /// Storages that had a replica and are not known, as long as their datanodes have not registered since a start.
     unknown: usize,
+    /// Datanodes that may be primary: the first of them that asks for orders is, so that one that stands still cannot be.
+    offered: SmallVec<[NodeIndex; 4]>,
     primary: Option<NodeIndex>,
+    /// It had a primary, which may still be at it: nobody else gets the same stamp.
+    lost: bool,
+    /// Primary of the attempt before: another one is tried, if there is one.
+    tried: Option<NodeIndex>,
     deadline: u64,
-    /// How often the recovery was started, to try another primary each time.
+    /// How often the recovery was started.
     attempt: usize,
 }
 
@@ -48,6 +54,12 @@ impl Recovery {
     /// It has no datanodes.
     pub(super) fn is_nobodys(&self) -> bool {
         self.storages.is_empty()
+    }
+
+    /// Its primary does not do it.
+    fn lose_primary(&mut self) {
+        self.tried = self.primary.take();
+        self.lost = true;
     }
 }
 
@@ -81,7 +93,9 @@ impl BlockManager {
             storages = remembered;
         }
         let unknown = storage_ids.iter().filter(|id| self.datanodes.find_storage(id).is_none()).count();
-        let attempt = self.recoveries.get(&block.id).map_or(0, |before| before.attempt + 1);
+        let before = self.recoveries.get(&block.id);
+        let attempt = before.map_or(0, |before| before.attempt + 1);
+        let tried = before.and_then(|before| before.primary.or(before.tried));
         self.end_recovery(block.id);
         let deadline = now.saturating_add(self.config.recovery_timeout_ms);
         let recovery = Recovery {
@@ -91,21 +105,24 @@ impl BlockManager {
             truncate_length,
             storages,
             unknown,
+            offered: SmallVec::new(),
             primary: None,
+            lost: false,
+            tried,
             deadline,
             attempt,
         };
         self.recoveries.insert(block.id, recovery);
         self.set_level(block.id, None);
-        self.assign_primary(block.id);
+        self.offer(block.id);
     }
 
     /// The recovery of a block is over, or about to be started anew.
     pub(super) fn end_recovery(&mut self, id: BlockId) {
         self.overdue_recoveries.remove(&id);
         self.interrupted.forget(id);
-        if let Some(primary) = self.recoveries.remove(&id).and_then(|recovery| recovery.primary) {
-            self.datanodes.node_mut(primary).recoveries.retain(|queued| *queued != id);
+        for node in self.recoveries.remove(&id).map(|recovery| recovery.offered).unwrap_or_default() {
+            self.datanodes.node_mut(node).recoveries.retain(|queued| *queued != id);
         }
     }
 
@@ -122,10 +139,13 @@ impl BlockManager {
     /// A datanode has started: it knows nothing of the recoveries that were its own, which are begun anew.
     pub(super) fn recoveries_lost_with(&mut self, now: u64, node: NodeIndex) {
         let deadline = now.saturating_add(self.config.recovery_timeout_ms);
-        for (id, recovery) in self.recoveries.iter_mut().filter(|(_, r)| r.primary == Some(node)) {
-            recovery.primary = None;
-            recovery.deadline = deadline;
-            self.overdue_recoveries.insert(*id, recovery.inode);
+        for (id, recovery) in &mut self.recoveries {
+            recovery.offered.retain(|offered| *offered != node);
+            if recovery.primary == Some(node) {
+                recovery.lose_primary();
+                recovery.deadline = deadline;
+                self.overdue_recoveries.insert(*id, recovery.inode);
+            }
         }
     }
 
@@ -162,32 +182,38 @@ impl BlockManager {
                 // Should the proposal fail, it is asked for again.
                 recovery.deadline = now.saturating_add(timeout_ms);
                 if lost {
-                    recovery.primary = None;
+                    recovery.lose_primary();
                 }
-            } else if recovery.primary.is_none() {
+            } else if recovery.primary.is_none() && !recovery.lost {
                 waiting.push(*id);
             }
         }
         for id in waiting {
-            self.assign_primary(id);
+            self.offer(id);
         }
     }
 
-    /// Orders the recovery from the first live datanode of the block, or the next one on a new attempt.
-    fn assign_primary(&mut self, id: BlockId) {
+    /// Offers the recovery to the live datanodes of the block, but for the one that was tried last.
+    fn offer(&mut self, id: BlockId) {
         let datanodes = &mut self.datanodes;
         let Some(recovery) = self.recoveries.get_mut(&id) else { return };
-        let mut able: SmallVec<[StorageIndex; 4]> =
-            recovery.storages.iter().copied().filter(|storage| datanodes.fresh(*storage)).collect();
-        if able.is_empty() {
-            able = recovery.storages.iter().copied().filter(|storage| datanodes.usable(*storage)).collect();
+        let able = |usable: &dyn Fn(StorageIndex) -> bool| -> SmallVec<[NodeIndex; 4]> {
+            let storages = recovery.storages.iter().copied().filter(|storage| usable(*storage));
+            storages.map(|storage| datanodes.node_of(storage)).collect()
+        };
+        let mut nodes = able(&|storage| datanodes.fresh(storage));
+        if nodes.is_empty() {
+            nodes = able(&|storage| datanodes.usable(storage));
         }
-        if able.is_empty() {
-            return;
+        if nodes.iter().any(|node| Some(*node) != recovery.tried) {
+            nodes.retain(|node| Some(*node) != recovery.tried);
         }
-        let primary = datanodes.node_of(able[recovery.attempt % able.len()]);
-        recovery.primary = Some(primary);
-        datanodes.node_mut(primary).recoveries.push(id);
+        for node in nodes {
+            if !recovery.offered.contains(&node) {
+                recovery.offered.push(node);
+                datanodes.node_mut(node).recoveries.push(id);
+            }
+        }
     }
 
     pub(super) fn take_recovery_commands(
@@ -197,7 +223,9 @@ impl BlockManager {
         commands: &mut Vec<v1::DatanodeCommand>,
     ) {
         for id in std::mem::take(&mut self.datanodes.node_mut(node).recoveries) {
-            let Some(recovery) = self.recoveries.get_mut(&id) else { continue };
+            let untaken = self.recoveries.get_mut(&id).filter(|r| r.primary.is_none() && !r.lost);
+            let Some(recovery) = untaken else { continue };
+            recovery.primary = Some(node);
             recovery.deadline = now.saturating_add(self.config.recovery_timeout_ms);
             let usable = recovery.storages.iter().filter(|storage| self.datanodes.usable(**storage));
             let locations: Vec<_> = usable.map(|storage| self.datanodes.location(*storage)).collect();

@@ -44,6 +44,25 @@ fn the_first_live_datanode_is_primary() {
 }
 
 #[test]
+fn whoever_asks_for_orders_first_is_primary() {
+    let mut world = World::cluster(3);
+    let block = world.allocate(3, &[0, 1, 2]);
+    world.seconds(10, &[0, 1, 2]);
+    // Two have stopped a moment ago, which nobody can know yet.
+    start(&mut world, block.id, 5_000);
+    let orders = recoveries(&world.second(&[1]));
+    assert_eq!(orders.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [1]);
+    assert_eq!(recoveries(&world.seconds(3, &[0, 1, 2])), [], "one primary");
+    // It stops as well: until the recovery has a new stamp, nobody else gets it.
+    assert_eq!(recoveries(&world.seconds(8, &[0, 2])), []);
+    assert_eq!(world.manager.take_overdue_recoveries(), [(block.inode, block.id)]);
+    start(&mut world, block.id, 5_001);
+    let orders = recoveries(&world.second(&[0, 1, 2]));
+    let [(primary, order)] = &orders[..] else { panic!("one order: {orders:?}") };
+    assert!(*primary != 1 && order.new_generation_stamp == 5_001, "another one is tried");
+}
+
+#[test]
 fn replicas_that_are_away_are_told_of_for_some_minutes() {
     let mut world = World::cluster(3);
     let block = world.allocate(3, &[0, 1, 2]);
