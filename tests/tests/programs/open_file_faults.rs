@@ -1,4 +1,4 @@
-//! Faults of datanodes under a mount's open files, and between two datanodes that the client reaches both.
+//! Faults of datanodes under a mount's open files and truncated ones, and between two datanodes that the client reaches both.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use dfs_client::fs::{Caller, FileSystem, FileType, InodeId, NewNode, OpenFile, O
 use dfs_tests::net_cluster::{Fault, NetCluster, Settings};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::programs::run_within;
-use dfs_tests::workload::read_all;
+use dfs_tests::wait::wait_until;
+use dfs_tests::workload::{read_all, write_file};
 use tokio::io::AsyncWriteExt;
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -117,6 +118,33 @@ fn a_cut_between_two_members_holds_a_writer_up_for_a_moment() -> Result<()> {
             ensure!(pause <= LONGEST_PAUSE + NOISE, "{path}: nothing moved for {pause:?}");
             ensure_same(&path, &read_all(&client, &path).await?, &pattern(2, 0, 20 * RECORD))?;
             cluster.network().join(one, other)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_truncation_is_not_held_up_by_one_replica() -> Result<()> {
+    run_within(DEADLINE, async {
+        let Some(mut cluster) = NetCluster::start(SETTINGS).await? else { return Ok(()) };
+        let client = cluster.client().await?;
+        let (length, cut) = (40 * RECORD, 17 * RECORD + 5);
+        for (place, fault) in [(0, Fault::Stopped), (1, Fault::Cut), (2, Fault::Stopped)] {
+            let path = format!("/truncated-{place}");
+            write_file(&client, &path, &pattern(3, 0, length)).await?;
+            let block = cluster.blocks(&path).await?.pop().context("no block")?;
+            let victim = cluster.indexes_of(&block)?[place];
+            cluster.inject(victim, fault)?;
+            let began = Instant::now();
+            ensure!(!client.truncate(&path, cut as u64).await?, "a cut within a block is made by datanodes");
+            wait_until(&format!("{path} is closed"), LONGEST_PAUSE + NOISE, async || {
+                Ok(!client.stat(&path).await?.under_construction)
+            })
+            .await?;
+            eprintln!("truncation, {fault:?} replica {place}: {:.2?}", began.elapsed());
+            ensure_same(&path, &read_all(&client, &path).await?, &pattern(3, 0, cut))?;
+            cluster.heal(victim, fault)?;
+            cluster.wait_for_live(DATANODES).await?;
         }
         Ok(())
     })
