@@ -229,6 +229,11 @@ impl Cluster {
         self.local.dir().join(format!("datanode-{index}"))
     }
 
+    /// Data directory of the namenode.
+    pub fn namenode_directory(&self) -> PathBuf {
+        self.local.dir().join("namenode")
+    }
+
     /// Mounts at a new mount point with `options`.
     pub fn mount(&self, options: &[&str]) -> Result<Mount<'_>> {
         let number = {

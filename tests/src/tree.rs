@@ -29,6 +29,18 @@ pub struct Entry {
     pub mtime: (i64, i64),
 }
 
+/// Copies directories and files, with their bytes, to a place that does not exist.
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).with_context(|| to.display().to_string())?;
+    for (path, entry) in entries(from)? {
+        match entry.is_dir {
+            true => fs::create_dir(to.join(path))?,
+            false => drop(fs::copy(from.join(&path), to.join(path))?),
+        }
+    }
+    Ok(())
+}
+
 /// The entries below `root` by path relative to it.
 pub fn entries(root: &Path) -> Result<BTreeMap<PathBuf, Entry>> {
     let mut found = BTreeMap::new();

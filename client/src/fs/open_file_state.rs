@@ -184,6 +184,17 @@ impl FileState {
             || write.writers.values().any(|writer| writer.block != writer.recorded)
     }
 
+    /// Whether a recovery of the lease would find everything that the namenode does not know of the content: it knows, on its disk,
+    /// which blocks are being written and under which stamps, and these have only become longer.
+    ///
+    /// What is on the disks of all replicas then needs no sync of the namenode's log. A recovery takes the length that all members of the
+    /// pipeline have, and of members with that stamp none has less than what it put on disk. If the namenode loses what it was told of
+    /// the length, nothing else can have happened to the block that it still knows: a new stamp, the end of the block and a cut are
+    /// later changes, which the next sync waits for.
+    pub(super) fn only_grows(&self, block_size: u64) -> bool {
+        self.write.only_grows() && self.size <= self.recorded_size.max(self.write.end_of_writers(block_size))
+    }
+
     /// Whether nothing was written for `time`.
     pub(super) fn quiet_for(&self, time: Duration) -> bool {
         self.written.is_none_or(|written| written.elapsed() >= time)

@@ -49,6 +49,7 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
                         Ok(registered) => {
                             epoch = registered.epoch;
                             fs.epoch_is(epoch);
+                            fs.tell_again();
                         }
                         Err(error) => {
                             tracing::warn!(session = fs.session(), %error, "could not register again");
@@ -98,6 +99,20 @@ impl FsInner {
         let answer = call.await?;
         self.lives_since(sent, answer.timeout_ms);
         Ok(answer)
+    }
+
+    /// Has the namenode told how far the files are that are being written here: a log that lost its end does not say so any more.
+    fn tell_again(&self) {
+        for file in self.files.all() {
+            let core = Arc::clone(file.core());
+            if core.forget_told() {
+                self.spawn(async move {
+                    if let Err(error) = core.commit(false).await {
+                        core.failed(error);
+                    }
+                });
+            }
+        }
     }
 
     /// The namenode answered a call that was sent then, and knows the session.

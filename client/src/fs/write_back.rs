@@ -182,6 +182,7 @@ impl FileCore {
             block: None,
             storages: Vec::new(),
             recorded: None,
+            kept: None,
         };
         state.write.writers.insert(index, handle);
         BlockWriter::new(Arc::clone(self), index, receiver)

@@ -3,6 +3,9 @@
 //! Invariants: commits of a file follow each other ([`FileCore::commit_turn`]), so that none tells an older size than the one
 //! before; what was ended is remembered until a commit that tells of it was answered; the lease is given back only
 //! when nothing is on its way, and from then on a write takes it again first.
+//!
+//! A sync waits for the namenode's disk unless blocks that are there have only become longer (`FileState::only_grows`): then being told is
+//! enough, so that readers elsewhere see it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -189,15 +192,28 @@ impl FileCore {
         outcome.map(drop)
     }
 
+    /// What a sync tells: on disk at the namenode, unless a recovery would find it.
+    pub(super) async fn commit_synced(self: &Arc<Self>) -> Result<(), DfsError> {
+        let light = {
+            let state = self.state();
+            !state.namespace_changed && state.only_grows(self.block_size)
+        };
+        if light && !self.fs.has_queued() {
+            self.commit(false).await
+        } else {
+            self.commit_durably(false).await
+        }
+    }
+
     /// False if there was nothing to tell.
     async fn commit_as(self: &Arc<Self>, close: bool, durable: bool) -> Result<bool, DfsError> {
         let _turn = self.commit_turn.lock().await;
         let gives_up = Instant::now() + self.fs.wait;
-        let (told, status) = loop {
-            let Some(request) = self.commit_request(close) else { return Ok(false) };
+        let (told, only_grows, status) = loop {
+            let Some((request, only_grows)) = self.commit_request(close) else { return Ok(false) };
             let told = request.blocks.clone();
             match self.fs.commit_blocks(self.inode, request, durable).await {
-                Ok(status) => break (told, status),
+                Ok(status) => break (told, only_grows, status),
                 // A pipeline is being rebuilt: its writer will soon say under which stamp.
                 Err(error)
                     if error.kind() == ErrorKind::StaleGenerationStamp && Instant::now() < gives_up =>
@@ -216,19 +232,23 @@ impl FileCore {
                 let writer = state.write.writers.values_mut();
                 for writer in writer.filter(|w| w.block.is_some_and(|now| now.id == block.id)) {
                     writer.recorded = Some(block);
+                    if durable {
+                        writer.kept = Some(block);
+                    }
                 }
             }
         }
         let changed = state.namespace_changed;
         state.committed(status);
-        if durable {
-            // What this call was answered for is on disk already.
+        if durable || only_grows {
+            // What this call was answered for is on disk already, or is found.
             state.namespace_changed = changed;
         }
         Ok(true)
     }
 
-    fn commit_request(&self, close: bool) -> Option<CommitBlocksRequest> {
+    /// What is to be told, and whether it is only how far blocks have grown.
+    fn commit_request(&self, close: bool) -> Option<(CommitBlocksRequest, bool)> {
         let state = self.state();
         let mut blocks: Vec<WrittenBlock> = Vec::new();
         let mut size = state.recorded_size;
@@ -259,13 +279,25 @@ impl FileCore {
         if !(close || written || touched) {
             return None;
         }
-        Some(CommitBlocksRequest {
+        let only_grows = !close && state.only_grows(self.block_size);
+        let request = CommitBlocksRequest {
             blocks,
             size: grown.then_some(size),
             mtime_ns: (written || touched).then(|| state.mtime_ns()),
             close,
             ..Default::default()
-        })
+        };
+        Some((request, only_grows))
+    }
+
+    /// The namenode was started anew and may have lost what was not on its disk: blocks that are being written are told again. True if
+    /// there are any.
+    pub(super) fn forget_told(&self) -> bool {
+        let mut state = self.state();
+        for writer in state.write.writers.values_mut() {
+            (writer.recorded, writer.kept) = (None, None);
+        }
+        state.lease && state.is_unrecorded()
     }
 
     /// Takes the lease, unless the session has it.

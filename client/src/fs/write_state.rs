@@ -78,12 +78,24 @@ pub(super) struct WriterHandle {
     pub storages: Vec<String>,
     /// What the namenode was told of it.
     pub recorded: Option<Block>,
+    /// What the namenode has of it on its disk.
+    pub kept: Option<Block>,
 }
 
 impl WriterHandle {
     /// Whether something is not on disk on all members, for all that is known.
     pub(super) fn is_unsynced(&self) -> bool {
         self.data_id > self.synced_id
+    }
+
+    /// Whether all that the namenode does not know of it is how far it has grown, and the replicas would tell that: the namenode
+    /// has on its disk under which stamp it is being written, and that there is something in it.
+    fn only_grows(&self) -> bool {
+        let same = |now: Block, kept: Block| {
+            (now.id, now.generation_stamp) == (kept.id, kept.generation_stamp) && kept.length > 0
+        };
+        self.block == self.recorded
+            || self.block.zip(self.kept).is_some_and(|(block, kept)| same(block, kept))
     }
 
     /// Whether a packet that puts everything on disk has been sent.
@@ -150,6 +162,19 @@ impl WriteState {
         if kept == 0 {
             self.prepared = None;
         }
+    }
+
+    /// Whether the replicas would tell everything about blocks that the namenode does not know.
+    pub(super) fn only_grows(&self) -> bool {
+        self.finished.is_empty() && self.writers.values().all(WriterHandle::only_grows)
+    }
+
+    /// Where the last of the blocks that are being written ends in the file.
+    pub(super) fn end_of_writers(&self, block_size: u64) -> u64 {
+        let end = |(index, writer): (&u64, &WriterHandle)| {
+            writer.block.map_or(0, |block| index * block_size + block.length)
+        };
+        self.writers.iter().map(end).max().unwrap_or(0)
     }
 
     /// Every packet up to `id` is acknowledged.

@@ -92,7 +92,7 @@ impl FileCore {
             self.to_the_end(|core| async move { core.give_back(true).await.map(drop) }).await?;
         }
         if self.state().is_unrecorded() {
-            self.commit_durably(false).await?;
+            self.commit_synced().await?;
         }
         let changed = std::mem::take(&mut self.state().namespace_changed) | self.fs.has_queued();
         if changed && let Err(error) = self.fs.sync_namespace().await {

@@ -6,7 +6,8 @@
 //!    written when the recovery began; otherwise the least of those found at a restart. What every member
 //!    had acknowledged is on all of them, so none of it is lost. A truncate, and a block that was complete before, bring
 //!    their own length. A replica that is shorter than the namenode knows the block, or that ends where its disk spoilt
-//!    it, decides nothing as long as there is a better one; and nothing is cut when none has the length that is known.
+//!    it, decides nothing as long as there is a better one, or one that cannot be reached now may be better; and nothing is cut when none
+//!    has the length that is known.
 //! 3. The content: overwrites that were never acknowledged may have reached some replicas only. The checksums over that
 //!    length are compared, and the largest group of equal ones goes on; every member has what was acknowledged, so no
 //!    choice loses any of it. A replica whose checksums cannot be had takes no part, also if it is the only one that can
@@ -102,6 +103,11 @@ pub fn agree(
     let members =
         candidates.iter().enumerate().filter(|(_, c)| usable(c) && takes_part(c)).map(|(i, _)| i).collect();
     Ok(Some(Agreement { length, members }))
+}
+
+/// Whether only replicas agreed that their disks spoilt.
+fn is_spoilt(candidates: &[RecoveryCandidate], agreement: &Agreement) -> bool {
+    agreement.members.iter().all(|i| candidates[*i].damaged)
 }
 
 /// Recovers one block.
@@ -201,8 +207,9 @@ async fn agree_on_content(
         if agreement.length == 0 {
             return Ok(Some(agreement));
         }
-        let is_less = order.truncate_length.is_none() && agreement.length < known_length;
-        if is_less && !all_answered {
+        // Where a disk spoilt a replica says nothing about how long the block was.
+        let is_less = agreement.length < known_length || is_spoilt(candidates, &agreement);
+        if is_less && order.truncate_length.is_none() && !all_answered {
             return Err(DatanodeError::NothingToRecover { block: known });
         }
         let is_lone = agreement.members.len() == 1;
@@ -448,5 +455,9 @@ mod tests {
         assert_eq!(agreed(&candidates), Some((60, vec![1])));
         candidates.pop();
         assert_eq!(agreed(&candidates), Some((20, vec![0])), "better than nothing");
+        let alone = Agreement { length: 20, members: vec![0] };
+        assert!(is_spoilt(&candidates, &alone), "but not while another may be better");
+        candidates.push(candidate(ReplicaState::Rwr, 20, 10));
+        assert!(!is_spoilt(&candidates, &Agreement { members: vec![0, 1], ..alone }));
     }
 }

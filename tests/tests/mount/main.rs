@@ -20,5 +20,6 @@ mod pjdfstest;
 mod programs;
 mod reading_ahead;
 mod rolling_restart;
+mod synced_growth;
 mod sys;
 mod twin;
