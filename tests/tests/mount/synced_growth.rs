@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use dfs_namenode::NODE_ID;
@@ -16,10 +16,16 @@ use dfs_tests::tree::copy_tree;
 /// Blocks that hold some of the records.
 const OPTIONS: [&str; 2] = ["-o", "block-size=65536"];
 
+fn writable(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
 /// A log that is synced after each record.
 struct Log {
     path: PathBuf,
     file: File,
+    /// Programs that other tests start close their copies of the other one: with this one open, that does not end the writing.
+    second: File,
     /// What was synced.
     bytes: Vec<u8>,
 }
@@ -28,9 +34,19 @@ impl Log {
     fn start(mount: &Mount<'_>, name: &str) -> Result<Self> {
         let path = mount.path(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let mut log = Self { path, file, bytes: Vec::new() };
+        let second = writable(&path)?;
+        let mut log = Self { path, file, second, bytes: Vec::new() };
         log.add(5_000)?;
         Ok(log)
+    }
+
+    /// Closes it and opens it again.
+    fn reopen(self, mount: &Mount<'_>) -> Result<Self> {
+        let Self { path, file, second, bytes } = self;
+        drop((file, second));
+        ensure_same("closed", &fs::read(&path)?, &bytes)?;
+        fs::write(mount.path("other"), "another file")?;
+        Ok(Self { file: writable(&path)?, second: writable(&path)?, path, bytes })
     }
 
     fn add(&mut self, len: usize) -> Result<()> {
@@ -46,7 +62,7 @@ impl Log {
     }
 
     fn until_closed(&self) -> Result<()> {
-        let closed = || Ok(OpenOptions::new().write(true).open(&self.path).is_ok());
+        let closed = || Ok(writable(&self.path).is_ok());
         wait_until("the log can be written again", closed)
     }
 
@@ -63,6 +79,15 @@ fn copy_of(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     let to = cluster.home().join(name);
     copy_tree(&cluster.namenode_directory(), &to)?;
     Ok(to)
+}
+
+/// The blocks of a file and their stamps.
+fn blocks(cluster: &Cluster, path: &str) -> Result<Vec<String>> {
+    let told = cluster.dfs(&["fsck", path, "-files", "-blocks"])?.ok()?.text();
+    let words = told.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let blocks: Vec<String> = words.filter(|word| word.starts_with("blk_")).map(str::to_owned).collect();
+    ensure!(!blocks.is_empty(), "{told}");
+    Ok(blocks)
 }
 
 /// The namenode, which does not run, has what is in `copy`.
@@ -87,8 +112,7 @@ fn it_survives_the_mount_and_a_namenode_that_forgot_it() -> Result<()> {
         // Closed, opened again and added to.
         let mut again = Log::start(&mount, "again")?;
         again.grow()?;
-        again.file = File::open(mount.path("plain"))?;
-        again.file = OpenOptions::new().read(true).write(true).open(&again.path)?;
+        let mut again = again.reopen(&mount)?;
         again.add(300)?;
         // No replica tells its size: a hole is at its end.
         let mut hole = Log::start(&mount, "hole")?;
@@ -157,8 +181,17 @@ fn it_is_told_again_by_a_mount_that_goes_on() -> Result<()> {
     with_cluster(&[], |cluster| {
         let (here, there) = (cluster.mount(&OPTIONS)?, cluster.mount(&OPTIONS)?);
         let mut log = Log::start(&here, "log")?;
-        let copy = copy_of(cluster, "copy")?;
-        log.grow()?;
+        // A machine that stood still for seconds ended the block: what came then was on the namenode's disk, and is not lost.
+        let copy = loop {
+            let (copy, before) = (copy_of(cluster, "copy")?, blocks(cluster, "/log")?);
+            log.add(1_000)?;
+            log.grow()?;
+            if blocks(cluster, "/log")? == before {
+                break copy;
+            }
+            ensure!(log.bytes.len() < 50_000, "never long enough in one block: {before:?}");
+            fs::remove_dir_all(copy)?;
+        };
         ensure_same("elsewhere", &fs::read(there.path("log"))?, &log.bytes)?;
         cluster.kill_9(|name| name == "namenode")?;
         put_back(cluster, &copy)?;
@@ -170,9 +203,9 @@ fn it_is_told_again_by_a_mount_that_goes_on() -> Result<()> {
         while log.bytes.len() < 100_000 {
             log.add(9_000)?;
         }
-        let Log { path, file, bytes } = log;
+        let Log { path, file, second, bytes } = log;
         file.sync_all()?;
-        drop(file);
+        drop((file, second));
         ensure_same("closed", &fs::read(there.path("log"))?, &bytes)?;
         ensure_same("here", &fs::read(path)?, &bytes)
     })
