@@ -20,6 +20,7 @@ pub fn text(hedges: HedgeCounts, delegations: DelegationCounts) -> String {
         ("hedged_reads_refused", "late reads for which there was no second question left", hedges.refused),
         ("delegations_granted", "directories that were delegated to the mount", delegations.granted),
         ("delegations_recalled", "delegated directories that others wanted", delegations.recalled),
+        ("files_opened", "files opened without asking the namenode", delegations.opened),
         ("changes_answered", "changes answered before the namenode knew of them", delegations.answered),
         ("change_batches", "batches in which they were sent", delegations.batches),
         ("changes_corrected", "of these changes, those carried out otherwise", delegations.corrected),
@@ -27,6 +28,7 @@ pub fn text(hedges: HedgeCounts, delegations: DelegationCounts) -> String {
     ];
     let gauges = [
         ("delegated_directories", "directories that the mount has delegated", delegations.directories),
+        ("shared_directories", "of these, those that others may have for reading, too", delegations.shared),
         ("changes_queued", "answered changes that the namenode has not carried out yet", delegations.queued),
     ];
     let mut text = String::new();

@@ -145,6 +145,11 @@ impl ReadingOrder {
         named
     }
 
+    /// The directory of a small file, if a listing told of it.
+    pub fn directory_of(&self, inode: InodeId) -> Option<InodeId> {
+        self.lock().homes.get(&inode).map(|home| home.dir)
+    }
+
     /// The file is being opened for reading. Answers which should be fetched, in the order in which they will be opened.
     pub fn opened(&self, inode: InodeId) -> Vec<InodeId> {
         let mut inner = self.lock();

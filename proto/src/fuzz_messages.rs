@@ -162,6 +162,7 @@ fn fuzzed_requests_of_mounts() {
         LocateFilesRequest,
         MakeNodeRequest,
         MoveRequest,
+        NoteOpensRequest,
         OpenFileRequest,
         ReleaseFilesRequest,
         ReturnLocksRequest,

@@ -43,6 +43,7 @@ pub struct Builder {
     dead_after_ms: u64,
     soft_lease_ms: u64,
     hard_lease_ms: u64,
+    session_timeout_ms: u64,
     groups: Vec<(String, String)>,
     local_reads: bool,
     scrub_period: Duration,
@@ -113,6 +114,12 @@ impl Builder {
         self
     }
 
+    /// Milliseconds of silence after which a session ends (30 s).
+    pub const fn session_timeout_ms(mut self, timeout: u64) -> Self {
+        self.session_timeout_ms = timeout;
+        self
+    }
+
     /// Puts a user into a group.
     pub fn member(mut self, user: &str, group: &str) -> Self {
         self.groups.push((user.to_owned(), group.to_owned()));
@@ -157,6 +164,7 @@ impl Builder {
             dead_after_ms: self.dead_after_ms,
             soft_lease_ms: self.soft_lease_ms,
             hard_lease_ms: self.hard_lease_ms,
+            session_timeout_ms: self.session_timeout_ms,
             cache_bytes: 16 << 20,
             ..NamenodeConfig::new(dir.join("namenode"))
         }
@@ -216,6 +224,7 @@ impl MiniCluster {
             dead_after_ms: 4_000,
             soft_lease_ms: 60_000,
             hard_lease_ms: 20 * 60 * 1000,
+            session_timeout_ms: 30_000,
             groups: Vec::new(),
             local_reads: false,
             scrub_period: DatanodeConfig::default().scrub_period,

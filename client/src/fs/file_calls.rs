@@ -135,8 +135,13 @@ impl FsInner {
         self.settled(&[inode]).await?;
         let request =
             v1::OpenRequest { context: self.own_context(), node: Some(node(inode)), offset, length };
-        let subject = Subject::Inode(inode);
-        self.client.namenode.call(&subject, request, |mut s, r| async move { s.open(r).await }).await
+        let (subject, moment) = (Subject::Inode(inode), self.moment());
+        let namenode = &self.client.namenode;
+        let located = namenode.call(&subject, request, |mut s, r| async move { s.open(r).await }).await?;
+        if offset == 0 {
+            self.told_located(&located, moment);
+        }
+        Ok(located)
     }
 
     /// Sets the size of a file whose lease this session holds.

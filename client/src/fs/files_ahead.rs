@@ -4,7 +4,7 @@
 //! ([`FileSystem::fetch_ahead`]); they are located in one call, and their bytes come in one exchange with each datanode.
 //!
 //! Invariants:
-//! - A *guess* is used by the open that follows it, or not at all; and only if the namenode's answer to that open names the same block,
+//! - A *guess* is used by the open that follows it, or not at all; and only if the answer to that open (the namenode's, or what is known under a delegation) names the same block,
 //!   stamp, length and change counter as its answer before the bytes were asked for, and nobody writes the file. Nothing
 //!   changes a block's bytes without a new stamp, so the bytes are what a read after the open would have got.
 //! - At most [`MAX_GUESSES`] are kept, for [`KEPT_FOR`]; their bytes are taken from the session's memory, as far as that is free.
@@ -86,6 +86,8 @@ pub struct AheadCounts {
 #[derive(Debug)]
 enum Progress {
     Coming,
+    /// It is known where.
+    Located,
     Here(Content),
 }
 
@@ -145,7 +147,7 @@ impl Arrival {
     pub(super) fn now(&self) -> Option<Bytes> {
         match &*self.progress.borrow() {
             Progress::Here(content) if content.identity == self.identity => Some(content.bytes.clone()),
-            Progress::Here(_) | Progress::Coming => None,
+            Progress::Here(_) | Progress::Located | Progress::Coming => None,
         }
     }
 
@@ -200,6 +202,20 @@ impl FilesAhead {
         self.lock().fetches -= 1;
     }
 
+    /// Whether a file is guessed.
+    pub(super) fn is_guessed(&self, inode: InodeId) -> bool {
+        self.lock().guesses.contains_key(&inode.get())
+    }
+
+    /// Returns when it is known where a guessed file is, or that this will not be known soon.
+    pub(super) async fn located(&self, inode: InodeId) {
+        let progress = self.lock().guesses.get(&inode.get()).map(|guess| guess.progress.clone());
+        let Some(mut progress) = progress else { return };
+        let located = progress.wait_for(|progress| !matches!(progress, Progress::Coming));
+        // Too late, or nobody fetches it any longer: the next look tells.
+        let _ = tokio::time::timeout(PATIENCE, located).await;
+    }
+
     /// The content of a file that was opened with this answer, if it was guessed and has not changed.
     pub(super) fn take(&self, located: &LocatedBlocks) -> Option<Arrival> {
         let inode = located.status.as_ref()?.inode;
@@ -208,7 +224,7 @@ impl FilesAhead {
         let same = Identity::of(located).filter(|identity| match &*guess.progress.borrow() {
             Progress::Here(content) => content.identity == *identity,
             // One that nobody fetches any longer is lost.
-            Progress::Coming => guess.progress.has_changed().is_ok(),
+            Progress::Coming | Progress::Located => guess.progress.has_changed().is_ok(),
         });
         match same {
             Some(identity) => {

@@ -67,11 +67,16 @@ impl FileSystem {
         Ok((names, has_more))
     }
 
-    /// A directory below one that is being worked through is asked for before it is listed.
+    /// A directory below one that is being worked through, or whose files will probably be read, is asked for before it is listed.
     async fn before_listing(&self, caller: &Caller, dir: InodeId, start_after: &[u8]) {
         let fs = self.inner();
-        if start_after.is_empty() && fs.is_worked_through(caller, dir) {
-            fs.ask_now(caller, dir).await;
+        if !start_after.is_empty() {
+            return;
+        }
+        if fs.is_worked_through(caller, dir) {
+            fs.ask_now(caller, dir, false).await;
+        } else if fs.is_walked_through(dir) {
+            fs.ask_now(caller, dir, true).await;
         }
     }
 

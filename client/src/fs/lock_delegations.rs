@@ -101,6 +101,11 @@ pub(super) struct LockDelegations {
     counts: LockDelegationCounts,
 }
 
+/// Until when a session surely lives that ends after `timeout` of silence, and sent at `sent` what was answered.
+pub(super) fn lives_until(sent: Instant, timeout: Duration) -> Instant {
+    sent + (timeout - timeout / MARGIN)
+}
+
 impl LockDelegations {
     /// Whether the session may answer about the locks of a file.
     pub(super) fn has(&self, inode: u64, at: Instant) -> bool {
@@ -236,7 +241,7 @@ impl LockDelegations {
 
     /// The namenode answered a call that was sent at `sent`, and has not forgotten the session: it lives for `timeout` from then on.
     pub(super) fn lives_since(&mut self, sent: Instant, timeout: Duration) {
-        self.lives_until = Some(sent + (timeout - timeout / MARGIN));
+        self.lives_until = Some(lives_until(sent, timeout));
     }
 
     /// The namenode may be gone, and with it the session.

@@ -287,6 +287,8 @@ impl FsInner {
         request: v1::SetLockRequest,
     ) -> Result<SetLockResponse, DfsError> {
         let inode = request.lock.map_or(0, |lock| lock.inode);
+        // The release drops what was not unlocked.
+        self.files.used(InodeId(inode));
         let subject = Subject::Inode(InodeId(inode));
         let namenode = &self.client.namenode;
         namenode.call_files(&subject, request, |mut s, r| async move { s.set_lock(r).await }).await

@@ -32,7 +32,14 @@ impl FileSystem {
             return Ok(self.overlaid(known.map_err(|kind| refusal(&subject, kind))?));
         }
         self.inner().settled(&[parent]).await?;
-        self.stat_call(caller, &subject, entry(parent, name)).await
+        let status = self.stat_call(caller, &subject, entry(parent, name)).await?;
+        self.inner().read_by(caller, parent, false);
+        Ok(status)
+    }
+
+    /// To be called when a file in `dir` is opened for reading: directories that are read a lot are asked for, and then known here.
+    pub fn reading(&self, caller: &Caller, dir: InodeId) {
+        self.inner().read_by(caller, dir, true);
     }
 
     /// Attributes of a node.
@@ -152,6 +159,9 @@ impl FileSystem {
             }
             Way::Direct(changing) => changing,
         };
+        if !directory {
+            fs.tell_opens().await?;
+        }
         let request =
             v1::UnlinkRequest { context: self.context(caller), node: Some(entry(parent, name)), directory };
         let send = self.namenode().call_files(&subject, request, |mut s, r| async move { s.unlink(r).await });
@@ -189,6 +199,7 @@ impl FileSystem {
             }
             Way::Direct(changing) => changing,
         };
+        fs.tell_opens().await?;
         let request = v1::MoveRequest {
             context: self.context(caller),
             src: Some(entry(parent, name)),

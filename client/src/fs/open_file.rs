@@ -230,6 +230,11 @@ impl OpenFile {
         state.writable > 0 || !state.write.is_idle() || !state.write.finished.is_empty()
     }
 
+    /// Whether something is, or may be, written here that the namenode does not know: it is asked about the file.
+    pub(super) fn is_written(&self) -> bool {
+        self.core.state().lease || self.is_writable()
+    }
+
     /// Puts what this file knows better than the namenode (size, times) into an answer of the namenode.
     pub(crate) fn overlay(&self, status: &mut FileStatus) {
         let mut state = self.core.state();

@@ -2,8 +2,9 @@
 //!
 //! Owned by the session's shared state. Invariants: there is one [`OpenFile`] for an inode, and it stays in the table until its last handle is
 //! released; an inode is reported as released only while nothing here has it open or is opening it, and
-//! no open of it is sent while such a report is under way, nor while everything that is open is being registered anew. No
-//! lock is held across an await.
+//! no open of it is sent while such a report is under way, nor while everything that is open is being registered anew. What was opened
+//! without a call is *untold* until the namenode surely knows of it ([`untold`]); what it cannot know is not reported as released.
+//! No lock is held across an await.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,8 @@ use dfs_proto::v1::FileStatus;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::OpenFile;
+
+mod untold;
 
 /// All open files.
 #[derive(Default)]
@@ -34,6 +37,10 @@ struct Table {
     released: HashSet<u64>,
     /// Being reported.
     reporting: HashSet<u64>,
+    /// Open, and the namenode may not know it.
+    untold: HashSet<u64>,
+    /// Being told, how many times.
+    telling: HashMap<u64, u32>,
     /// Everything is being registered.
     registering: bool,
     /// Registrations that have begun.
@@ -46,6 +53,8 @@ struct Entry {
     file: Option<Arc<OpenFile>>,
     /// Handles, and opens under way.
     handles: u64,
+    /// The namenode may know that it is open.
+    known: bool,
 }
 
 /// Inodes in one report of released files.
@@ -62,7 +71,9 @@ impl OpenFiles {
             let settled = !table.registering && !table.reporting.contains(&inode.get());
             if settled {
                 table.released.remove(&inode.get());
-                table.entries.entry(inode.get()).or_default().handles += 1;
+                let entry = table.entries.entry(inode.get()).or_default();
+                entry.handles += 1;
+                entry.known = true;
             }
             settled.then_some(())
         })
@@ -71,7 +82,10 @@ impl OpenFiles {
 
     /// Counts the opening of a file that was made a moment ago: nobody here has had it open before.
     pub(super) fn made(&self, inode: InodeId) {
-        self.table().entries.entry(inode.get()).or_default().handles += 1;
+        let mut table = self.table();
+        let entry = table.entries.entry(inode.get()).or_default();
+        entry.handles += 1;
+        entry.known = true;
     }
 
     /// Waits until nothing is being registered. Answers how many registrations there were.
@@ -89,6 +103,7 @@ impl OpenFiles {
         let mut table = self.table();
         table.registering = true;
         table.registrations += 1;
+        table.entries.values_mut().for_each(|entry| entry.known = true);
         Registration { files: self, inodes: table.entries.keys().copied().collect() }
     }
 
@@ -130,7 +145,12 @@ impl OpenFiles {
         if entry.handles > 0 {
             return;
         }
+        let known = entry.known;
         table.entries.remove(&inode.get());
+        table.untold.remove(&inode.get());
+        if !known {
+            return;
+        }
         table.released.insert(inode.get());
         if table.released.len() >= MAX_REPORTED {
             self.batch_full.notify_one();
@@ -176,7 +196,9 @@ impl OpenFiles {
     /// Some released files to report; until [`Report`] is dropped, none of them is opened.
     pub(super) fn take_released(&self) -> Option<Report<'_>> {
         let mut table = self.table();
-        let inodes: Vec<u64> = table.released.iter().take(MAX_REPORTED).copied().collect();
+        // An open that is being told may arrive later.
+        let reported = table.released.iter().filter(|inode| !table.telling.contains_key(inode));
+        let inodes: Vec<u64> = reported.take(MAX_REPORTED).copied().collect();
         if inodes.is_empty() {
             return None;
         }
@@ -216,6 +238,13 @@ pub(super) struct Registration<'a> {
     files: &'a OpenFiles,
     /// The inodes.
     pub(super) inodes: Vec<u64>,
+}
+
+impl Registration<'_> {
+    /// The namenode knows everything that is open.
+    pub(super) fn done(&self) {
+        self.files.table().untold.clear();
+    }
 }
 
 impl Drop for Registration<'_> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dfs_proto::v1::{self, FileStatus, LocatedBlocks};
 use dfs_proto::{ErrorKind, InodeId};
 
-use super::delegation::{Changing, Touched, Way};
+use super::delegation::{Changing, Opening, Touched, Way};
 use super::file_calls::ALL_BYTES;
 use super::file_system::FsInner;
 use super::namespace::{incomplete, node, refusal};
@@ -76,7 +76,8 @@ impl FileSystem {
         Ok((status, file))
     }
 
-    /// Opens a file, always asking the namenode. Release the handle with [`OpenFile::release`].
+    /// Opens a file. One that is opened for reading in a directory that the session has delegated, and that nobody writes, is opened
+    /// without asking the namenode. Release the handle with [`OpenFile::release`].
     pub async fn open(
         &self,
         caller: &Caller,
@@ -84,6 +85,11 @@ impl FileSystem {
         options: OpenOptions,
     ) -> Result<Arc<OpenFile>, DfsError> {
         let fs = self.inner();
+        if !options.write
+            && let Some(file) = fs.open_here(caller, inode).await
+        {
+            return Ok(file);
+        }
         let handle = PendingOpen::count(fs, inode).await;
         let turn = if options.write { Some(fs.files.lease_turn(inode).await) } else { None };
         // A file that is being written here is cut in order with its writes.
@@ -103,6 +109,8 @@ impl FileSystem {
             let moment = fs.moment();
             let located = fs.open_call(inode, request).await?;
             fs.told(located.status.as_slice(), moment);
+            fs.told_located(&located, moment);
+            fs.files.told(inode);
             let ahead = fs.ahead.take(&located);
             let file = handle.opened(located, None, false);
             if let Some(ahead) = ahead {
@@ -120,6 +128,9 @@ impl FileSystem {
             drop(handle);
         };
         let (answer, mut handle, turn) = unbroken(fs, call, undo).await;
+        if answer.is_ok() {
+            fs.files.told(inode);
+        }
         // A refusal changes nothing; without an answer, the lease may have been taken.
         handle.write = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
         let file = handle.opened(answer?, None, true);
@@ -134,6 +145,28 @@ impl FileSystem {
 }
 
 impl FsInner {
+    /// Opens a file for reading without asking the namenode, if that can be done.
+    async fn open_here(self: &Arc<Self>, caller: &Caller, inode: InodeId) -> Option<Arc<OpenFile>> {
+        if self.files.get(inode).is_some_and(|file| file.is_written()) {
+            return None;
+        }
+        // What is fetched ahead counts only with its block.
+        let guessed = self.ahead.is_guessed(inode);
+        let mut opening = self.open_delegated(caller, inode, guessed);
+        if let Opening::Unlocated = opening {
+            self.ahead.located(inode).await;
+            opening = self.open_delegated(caller, inode, true);
+        }
+        let Opening::Open(located) = opening else { return None };
+        let handle = PendingOpen { fs: Arc::clone(self), inode, write: false, counted: true };
+        let ahead = if guessed { self.ahead.take(&located) } else { None };
+        let file = handle.opened(*located, None, false);
+        if let Some(ahead) = ahead {
+            file.fetched_ahead(ahead);
+        }
+        Some(file)
+    }
+
     /// Opens a file that was made here and that the namenode does not know yet.
     fn made_here(self: &Arc<Self>, status: &FileStatus, lease: bool) -> Arc<OpenFile> {
         let mut handle = PendingOpen::new_file(self, InodeId(status.inode));

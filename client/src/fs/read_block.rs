@@ -298,6 +298,10 @@ impl FileCore {
         let answer: LocatedBlocks = self.fs.locate(self.inode, start, length).await?;
         let mut state = self.state();
         let state = &mut *state;
+        // Blocks that were not known yet may be those of a later content.
+        if answer.status.as_ref().is_some_and(|status| state.noticed(status)) {
+            self.streams.clear();
+        }
         if !state.lease {
             state.table.shed();
         }

@@ -11,6 +11,7 @@ use dfs_proto::v1::{self, KeepSessionRequest, KeepSessionResponse};
 use dfs_proto::{ErrorKind, InodeId};
 
 use super::file_system::FsInner;
+use super::lock_delegations::lives_until;
 use crate::DfsError;
 use crate::namenode::FilesStub;
 
@@ -97,6 +98,7 @@ impl FsInner {
         let namenode = &self.client.namenode;
         let call = namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await });
         let answer = call.await?;
+        registration.done();
         self.lives_since(sent, answer.timeout_ms);
         Ok(answer)
     }
@@ -117,7 +119,9 @@ impl FsInner {
 
     /// The namenode answered a call that was sent then, and knows the session.
     fn lives_since(&self, sent: Instant, timeout_ms: u64) {
-        self.locks.lock().delegations.lives_since(sent, Duration::from_millis(timeout_ms));
+        let timeout = Duration::from_millis(timeout_ms);
+        self.locks.lock().delegations.lives_since(sent, timeout);
+        self.lives_until(lives_until(sent, timeout));
     }
 
     /// Waits for events. Answers when the namenode was asked, too.
@@ -145,6 +149,7 @@ impl FsInner {
                             // It is tried again, but the namenode may have been started anew.
                             if let Some(fs) = fs.upgrade() {
                                 fs.locks.lock().delegations.doubt();
+                                fs.doubt();
                             }
                             Err(status)
                         }

@@ -227,6 +227,9 @@ impl Mount {
         let asked = Instant::now();
         let mut asker = Asker::new(who, &self.owners);
         if !opening.write {
+            if let Some(dir) = self.order.directory_of(inode) {
+                self.fs.reading(asker.caller(), dir);
+            }
             self.fetch_ahead(asker.caller(), || self.order.opened(inode));
         }
         let file = loop {

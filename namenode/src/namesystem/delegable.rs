@@ -85,15 +85,15 @@ impl Snapshot {
         Ok(acl::stored(directory.id, &directory.xattrs, acl::DEFAULT)?.is_some())
     }
 
-    /// A directory and all that is in it, if it can be delegated to `session`: it is not the root, the caller may read, write
-    /// and search it, it hands nothing down to what is made in it and is not sticky, has at most `entries_max` entries,
-    /// and none of them has several names or is being written by somebody else.
+    /// A directory and all that is in it, if it can be delegated to `session`: it is not the root, the caller may read
+    /// and search it, has at most `entries_max` entries, and none of them has several names or is being written by somebody else. Unless it
+    /// is `shared`, the caller may also write it, it hands nothing down to what is made in it and is not sticky.
     pub fn delegable(
         &self,
         caller: &log::Caller,
         session: &str,
         id: InodeId,
-        entries_max: usize,
+        (shared, entries_max): (bool, usize),
     ) -> Result<Option<(v1::FileStatus, Vec<v1::FileStatus>)>, NamesystemError> {
         let node = v1::NodeRef { base: id.get(), path: Bytes::new() };
         let path = Path::parse(Some(&node))?;
@@ -101,8 +101,9 @@ impl Snapshot {
         if !directory.is_directory() {
             return Err(NamesystemError::NotADirectory { path: path.subject() });
         }
-        resolve::check_access(Some(caller), &directory, Access::ALL, &path, Spot::Node)?;
-        if id == InodeId::ROOT || directory.nlink == 0 || !self.is_delegable(id)? {
+        let access = if shared { Access::READ_EXECUTE } else { Access::ALL };
+        resolve::check_access(Some(caller), &directory, access, &path, Spot::Node)?;
+        if id == InodeId::ROOT || directory.nlink == 0 || !shared && !self.is_delegable(id)? {
             return Ok(None);
         }
         let mut entries = Vec::new();

@@ -16,6 +16,7 @@ use super::context::{Context, client_id, wall_clock_ns};
 use super::delegation_table::ClientId;
 use super::sessions::Unlinking;
 use super::status::{rpc_error, wrong_reply};
+use super::touched::Touched;
 use super::{session_files, session_names};
 use crate::log::reply::Reply;
 use crate::log::{self, Caller, Command, command::Op};
@@ -41,8 +42,11 @@ pub async fn apply(
         let reason = format!("at most {CHANGES_MAX} in {BYTES_MAX} bytes");
         return Err(RpcError::new(ErrorKind::InvalidArgument, "changes", reason));
     }
-    let client = client_id(&request.context.unwrap_or_default())?;
+    let call = request.context;
+    let client = client_id(call.as_ref().unwrap_or(&CallContext::default()))?;
     let epoch = context.sessions.touch(&context.soft, &request.session)?;
+    // Whoever else has something of it, after a lost delegation, tells what is open there before it is looked at.
+    let begun = context.begin(call.as_ref(), || request.changes.iter().map(touched).collect()).await?;
     let mut batch =
         Batch { context, session: &request.session, client, writer, now_ns: wall_clock_ns(), caller: None };
     let mut commands = Vec::with_capacity(request.changes.len());
@@ -58,7 +62,7 @@ pub async fn apply(
             Err(error) => Err(error),
         });
     }
-    let mut outcomes = context.change_all(&client, commands).await?.into_iter();
+    let mut outcomes = context.change_all_begun(&begun, commands).await?.into_iter();
     let mut results = Vec::with_capacity(prepared.len());
     for prepared in prepared {
         let result = match prepared {
@@ -76,6 +80,17 @@ pub async fn apply(
         );
     }
     Ok(ApplyChangesResponse { results, epoch })
+}
+
+/// What a change has to do with.
+fn touched(change: &Change) -> Touched {
+    match &change.change {
+        Some(Kind::Make(request)) => Touched::names([&request.node]),
+        Some(Kind::Unlink(request)) => Touched::names([&request.node]),
+        Some(Kind::Move(request)) => Touched::names([&request.src, &request.dst]),
+        Some(Kind::Set(request)) => Touched::names([&request.node]),
+        None => Touched::default(),
+    }
 }
 
 /// The command of a SetAttributes.
@@ -205,9 +220,11 @@ impl<'a> Batch<'a> {
         let exists = self.context.snapshot()?.directory_of(InodeId(inode)).map_err(|e| rpc_error(&e))?;
         if exists.is_some() {
             // Made when the batch was sent for the first time; others may have seen it since.
-            return Ok(delegations.has(self.session, inode).then_some(Delegating { inode, known: true }));
+            return Ok(delegations
+                .has_alone(self.session, inode)
+                .then_some(Delegating { inode, known: true }));
         }
-        let given = delegations.give(&self.context.soft, self.session, self.client, inode);
+        let given = delegations.give(&self.context.soft, self.session, self.client, (inode, false));
         Ok(given.and_then(|giving| giving.keep().then_some(Delegating { inode, known: false })))
     }
 
@@ -284,7 +301,7 @@ fn keep_or_withdraw(
     };
     let delegations = &context.sessions.delegations;
     if made.is_some() && (known || is_delegable().unwrap_or(false)) {
-        return delegations.has(session, inode);
+        return delegations.has_alone(session, inode);
     }
     delegations.give_back(&context.soft, session, &[inode]);
     false

@@ -172,7 +172,7 @@ impl Context {
         touched: impl FnOnce() -> Touched,
     ) -> Result<(), RpcError> {
         let delegations = &self.sessions.delegations;
-        if delegations.len() == 0 {
+        if delegations.are_all_shared() {
             return Ok(());
         }
         // Who does not say who it is, is somebody else.
@@ -189,7 +189,7 @@ impl Context {
         entries: &[v1::FileStatus],
     ) -> Result<bool, RpcError> {
         let delegations = &self.sessions.delegations;
-        if delegations.len() == 0 {
+        if delegations.are_all_shared() {
             return Ok(false);
         }
         let client = context.map(|context| &*context.client_id).unwrap_or_default();
@@ -207,10 +207,33 @@ impl Context {
     pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
         self.check_takes_changes()?;
         let caller = self.caller(context.as_ref()).await?;
+        let touched = || vec![Touched::of(&op, Some(&caller))];
+        let begun = self.begin(context.as_ref(), touched).await?;
+        self.change_begun(&begun, context, op).await
+    }
+
+    /// Begins a client's change: nothing that it has to do with is delegated to somebody else until the answer is dropped.
+    pub async fn begin(
+        &self,
+        context: Option<&CallContext>,
+        touched: impl FnOnce() -> Vec<Touched>,
+    ) -> Result<Turn<'_>, RpcError> {
+        // Who does not say who it is, is somebody else.
+        let client = context.map(|context| &*context.client_id).unwrap_or_default();
+        self.begin_changes(Some(client), touched).await
+    }
+
+    /// As [`Self::change`], of a change that was begun with all that it has to do with.
+    pub async fn change_begun(
+        &self,
+        _begun: &Turn<'_>,
+        context: Option<CallContext>,
+        op: Op,
+    ) -> Result<Reply, RpcError> {
+        self.check_takes_changes()?;
+        let caller = self.caller(context.as_ref()).await?;
         let context = context.unwrap_or_default();
         client_id(&context)?;
-        let touched = || vec![Touched::of(&op, Some(&caller))];
-        let _turn = self.begin_changes(Some(&context.client_id), touched).await?;
         let command = Command {
             now_ns: wall_clock_ns(),
             caller: Some(caller),
@@ -231,19 +254,14 @@ impl Context {
         self.sessions.delegations.begin_changes(&asker, touched, || self.snapshot()).await
     }
 
-    /// Carries out changes of one client in their order, relaxed. An answer for each; an error if they could not be tried, or not
-    /// all of them: then they are to be sent again.
-    pub async fn change_all(
+    /// Carries out changes of one client in their order, relaxed, which were begun. An answer for each; an error if they could
+    /// not be tried, or not all of them: then they are to be sent again.
+    pub async fn change_all_begun(
         &self,
-        client: &[u8],
+        _begun: &Turn<'_>,
         commands: Vec<Command>,
     ) -> Result<Vec<Result<Reply, RpcError>>, RpcError> {
         self.check_takes_changes()?;
-        let touched = || {
-            let ops = commands.iter().filter_map(|c| Some(Touched::of(c.op.as_ref()?, c.caller.as_ref())));
-            ops.collect()
-        };
-        let _turn = self.begin_changes(Some(client), touched).await?;
         let mut answers = Vec::with_capacity(commands.len());
         for outcome in self.consensus.propose_all_relaxed(commands).await {
             match outcome {

@@ -4,7 +4,7 @@ use dfs_proto::v1::LockType::{Read, Unlock, Write};
 use dfs_proto::v1::{LockSpace, LockType};
 
 use super::*;
-use crate::service::delegation_table::REST_MS;
+use crate::service::resting::REST_MS;
 
 const FILE: u64 = 9;
 

@@ -15,9 +15,9 @@ const ENTRIES_MAX: usize = 4_096;
 /// Directories in one ReturnDirectories: all that a session can have.
 const RETURNS_MAX: usize = 4_096;
 
-/// Delegates a directory to a session, if nothing is in the way.
+/// Delegates a directory to a session, alone or for reading, if nothing is in the way.
 ///
-/// First everybody else is kept out, then changes that began before are waited for, then the directory is read: what the
+/// First everybody else is kept out (of changing it), then changes that began before are waited for, then the directory is read: what the
 /// session gets is what is there until it is recalled.
 pub async fn delegate(
     context: &Context,
@@ -33,7 +33,12 @@ pub async fn delegate(
         wanted => wanted.min(ENTRIES_MAX),
     };
     let read = || {
-        let read = context.snapshot()?.delegable(&caller, session, InodeId(request.inode), entries_max);
+        let read = context.snapshot()?.delegable(
+            &caller,
+            session,
+            InodeId(request.inode),
+            (request.shared, entries_max),
+        );
         read.map_err(|e| rpc_error(&e))
     };
     let delegations = &context.sessions.delegations;
@@ -42,7 +47,8 @@ pub async fn delegate(
         counter!("dfs_delegations_refused_total").increment(1);
         return Ok(refused());
     }
-    let Some(giving) = delegations.give(&context.soft, session, client, request.inode) else {
+    let place = (request.inode, request.shared);
+    let Some(giving) = delegations.give(&context.soft, session, client, place) else {
         counter!("dfs_delegations_refused_total").increment(1);
         return Ok(refused());
     };
@@ -50,6 +56,7 @@ pub async fn delegate(
         return Ok(refused());
     }
     let Some((directory, entries)) = read()? else { return Ok(refused()) };
+    let shared = giving.is_shared();
     if !context.sessions.is_alive(session, epoch) || !giving.keep() {
         return Ok(refused());
     }
@@ -60,6 +67,7 @@ pub async fn delegate(
         entries,
         now_ns: wall_clock_ns(),
         epoch,
+        shared,
     })
 }
 

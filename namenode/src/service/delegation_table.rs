@@ -1,4 +1,4 @@
-//! Which session has which directory delegated, and which directories are wanted back. The locks of files are delegated by the same
+//! Which session has which directory delegated to it alone, and which directories are wanted back. The locks of files are delegated by the same
 //! rules, with a table of their own.
 //!
 //! Pure soft state: time comes as an argument. After a restart of the namenode nobody has anything.
@@ -7,23 +7,18 @@
 //! * A directory is delegated to one session at most.
 //! * `holders` and `held` say the same; a session without directories is in neither.
 //! * All directories of a session are delegated to the same client.
-//! * A directory that was recalled is not delegated again before [`REST_MS`] have passed since it was given back.
+//! * A directory that was recalled is not delegated again before [`REST_MS`](super::resting::REST_MS) have passed since it was given back.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+
+use super::resting::Resting;
 
 /// Delegated directories of one session: clients keep to less, and with 4,096 entries each they fill a mount's memory.
 const DIRECTORIES_OF_A_SESSION_MAX: usize = 4_096;
 
 /// Delegated directories of all sessions together: about 10 MB of tables.
 const DIRECTORIES_MAX: usize = 65_536;
-
-/// How long a directory that was recalled is delegated to nobody: two sessions that use it in turns would otherwise
-/// hand it to and fro.
-pub const REST_MS: u64 = 2_000;
-
-/// Directories that rest, at most; more are delegated again earlier.
-const RESTING_MAX: usize = 65_536;
 
 /// Id of the client that a session belongs to.
 pub type ClientId = [u8; 16];
@@ -66,9 +61,7 @@ impl Holder {
 pub struct DelegationTable {
     held: HashMap<u64, Held>,
     holders: HashMap<Arc<str>, Holder>,
-    /// Until when directories rest.
-    resting: HashMap<u64, u64>,
-    rest_order: VecDeque<(u64, u64)>,
+    resting: Resting,
 }
 
 impl DelegationTable {
@@ -78,11 +71,10 @@ impl DelegationTable {
             let known = *held.session == *session && held.client == client && held.recalled_ms.is_none();
             return if known { Granting::Known } else { Granting::Refused };
         }
-        self.wake_rested(now_ms);
         let of_session = self.holders.get(session).map_or(0, |holder| holder.directories.len());
         let is_another_client = self.holders.get(session).is_some_and(|holder| holder.client != client);
         if is_another_client
-            || self.resting.contains_key(&directory)
+            || self.is_resting(now_ms, directory)
             || of_session >= DIRECTORIES_OF_A_SESSION_MAX
             || self.held.len() >= DIRECTORIES_MAX
         {
@@ -172,7 +164,7 @@ impl DelegationTable {
             }
         }
         if held.recalled_ms.is_some() {
-            self.rest(now_ms, directory);
+            self.resting.rest(now_ms, directory);
         }
         true
     }
@@ -186,26 +178,9 @@ impl DelegationTable {
         holder.directories.into_iter().collect()
     }
 
-    fn rest(&mut self, now_ms: u64, directory: u64) {
-        self.wake_rested(now_ms);
-        if self.rest_order.len() >= RESTING_MAX
-            && let Some((_, oldest)) = self.rest_order.pop_front()
-        {
-            self.resting.remove(&oldest);
-        }
-        let until = now_ms.saturating_add(REST_MS);
-        if self.resting.insert(directory, until).is_none() {
-            self.rest_order.push_back((until, directory));
-        }
-    }
-
-    fn wake_rested(&mut self, now_ms: u64) {
-        while let Some((until, directory)) = self.rest_order.front().copied()
-            && until <= now_ms
-        {
-            self.rest_order.pop_front();
-            self.resting.remove(&directory);
-        }
+    /// Whether a directory was recalled a moment ago.
+    pub fn is_resting(&mut self, now_ms: u64, directory: u64) -> bool {
+        self.resting.is_resting(now_ms, directory)
     }
 
     /// Delegated directories.
@@ -216,6 +191,7 @@ impl DelegationTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resting::REST_MS;
     use super::*;
 
     const ANN: ClientId = [1; 16];

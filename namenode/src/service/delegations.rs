@@ -1,8 +1,12 @@
 //! Delegated directories as calls see them: waiting until nobody else has what a call has to do with.
 //!
-//! Locking: the table's mutex is held for moments, never together with another one nor across an await.
+//! What is delegated to a session alone is in the way of everybody else; what is delegated for reading, only of changes.
+//! A directory is delegated in one of these ways at a time.
 //!
-//! While nobody has anything delegated, a read pays one atomic load for all this, a change a few.
+//! Locking: the tables' mutex is held for moments, never together with another one nor across an await.
+//!
+//! While nobody has anything delegated alone, a read pays one atomic load for all this; while nothing is delegated at all, a change
+//! a few.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::context::SoftState;
-use super::delegation_table::{ClientId, DelegationTable, Granting};
+use super::delegation_table::{ClientId, Granting};
+use super::delegation_tables::{Purpose, Tables};
 use super::session_table::SessionTable;
 use super::status::rpc_error;
 use super::touched::Touched;
@@ -33,9 +38,11 @@ const STOPPED_MS: u64 = 5_000;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Delegations {
-    table: Mutex<DelegationTable>,
-    /// Directories in the table.
+    tables: Mutex<Tables>,
+    /// Directories in the tables.
     held: AtomicUsize,
+    /// Of these, those that one session has alone.
+    held_alone: AtomicUsize,
     changes: Turnstile,
     /// Woken when a directory was given back.
     returned: Notify,
@@ -68,8 +75,13 @@ pub struct Giving<'a> {
 impl Giving<'_> {
     /// Nothing was in the way. False: meanwhile somebody wants the directory, and it is withdrawn.
     pub fn keep(mut self) -> bool {
-        self.kept = self.delegations.table().has(self.session, self.directory);
+        self.kept = self.delegations.tables().has(self.session, self.directory);
         self.kept
+    }
+
+    /// Whether it is for reading.
+    pub fn is_shared(&self) -> bool {
+        self.delegations.tables().shared.has(self.session, self.directory)
     }
 }
 
@@ -80,7 +92,7 @@ impl Drop for Giving<'_> {
         }
         if self.known {
             // Told with the next answer: nobody waits.
-            self.delegations.table().recall(self.soft.now_ms(), self.directory);
+            self.delegations.tables().recall_from(self.soft.now_ms(), self.directory, self.session);
         } else {
             self.delegations.give_back(self.soft, self.session, &[self.directory]);
         }
@@ -104,8 +116,8 @@ impl Drop for TreeCall<'_> {
 }
 
 impl Delegations {
-    fn table(&self) -> MutexGuard<'_, DelegationTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Delegated directories.
@@ -114,27 +126,28 @@ impl Delegations {
     }
 
     /// Notes how many there are, and tells those who wait.
-    fn changed(&self, table: &DelegationTable) {
-        self.held.store(table.len(), Ordering::SeqCst);
+    fn changed(&self, tables: &Tables) {
+        self.held.store(tables.len(), Ordering::SeqCst);
+        self.held_alone.store(tables.alone.len(), Ordering::SeqCst);
         self.returned.notify_waiters();
     }
 
-    /// Gives a directory to a session. Everybody else is kept out from now on; what they began before is to be waited for
-    /// with [`Self::drain`].
+    /// Gives a directory to a session, alone or for reading. Everybody else is kept from it, or from changing it, from now on; what they
+    /// began before is to be waited for with [`Self::drain`].
     pub fn give<'a>(
         &'a self,
         soft: &'a SoftState,
         session: &'a str,
         client: ClientId,
-        directory: u64,
+        (directory, shared): (u64, bool),
     ) -> Option<Giving<'a>> {
         if self.tree_calls.load(Ordering::SeqCst) > 0 {
             return None;
         }
         let granting = {
-            let mut table = self.table();
-            let granting = table.grant(soft.now_ms(), session, client, directory);
-            self.changed(&table);
+            let mut tables = self.tables();
+            let granting = tables.grant(soft.now_ms(), (session, client), directory, shared);
+            self.changed(&tables);
             granting
         };
         let known = match granting {
@@ -150,41 +163,47 @@ impl Delegations {
         self.changes.drain().await
     }
 
-    /// Whether a session has a directory that nobody wants back.
-    pub fn has(&self, session: &str, directory: u64) -> bool {
-        self.table().has(session, directory)
+    /// Whether a session has a directory alone, and nobody wants it back.
+    pub fn has_alone(&self, session: &str, directory: u64) -> bool {
+        self.tables().alone.has(session, directory)
     }
 
-    /// Whether one of these directories is delegated to somebody else.
+    /// Whether nobody has anything alone, so that nothing is in the way of a look.
+    pub fn are_all_shared(&self) -> bool {
+        self.held_alone.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether one of these directories is delegated to somebody else alone.
     pub fn is_any_others(&self, client: Option<&[u8]>, directories: &[u64]) -> bool {
-        let table = self.table();
-        directories.iter().any(|directory| table.is_others(client, *directory))
+        let tables = self.tables();
+        directories.iter().any(|directory| tables.is_others(client, *directory, Purpose::Look))
     }
 
     /// A session gives directories back.
     pub fn give_back(&self, soft: &SoftState, session: &str, directories: &[u64]) {
-        let mut table = self.table();
+        let mut tables = self.tables();
         for directory in directories {
-            table.give_back(soft.now_ms(), session, *directory);
+            tables.give_back(soft.now_ms(), session, *directory);
         }
-        self.changed(&table);
+        self.changed(&tables);
     }
 
     /// A directory is gone.
     pub fn forget(&self, soft: &SoftState, directory: u64) {
         if self.len() > 0 {
-            let mut table = self.table();
-            table.forget(soft.now_ms(), directory);
-            self.changed(&table);
+            let mut tables = self.tables();
+            tables.alone.forget(soft.now_ms(), directory);
+            tables.shared.forget(soft.now_ms(), directory);
+            self.changed(&tables);
         }
     }
 
     /// A session has nothing any longer.
     pub fn end(&self, session: &str) {
         if self.len() > 0 {
-            let mut table = self.table();
-            let count = table.end(session).len();
-            self.changed(&table);
+            let mut tables = self.tables();
+            let count = tables.alone.end(session).len() + tables.shared.end(session);
+            self.changed(&tables);
             if count > 0 {
                 tracing::info!(session, count, "delegated directories of a session that ended are free");
             }
@@ -193,7 +212,7 @@ impl Delegations {
 
     /// Directories that are wanted back from a session, and whether it has not heard of some yet.
     pub fn take_recalled(&self, session: &str) -> (Vec<u64>, bool) {
-        if self.len() == 0 { (Vec::new(), false) } else { self.table().take_recalled(session) }
+        if self.len() == 0 { (Vec::new(), false) } else { self.tables().take_recalled(session) }
     }
 
     /// Waits until nobody else has what a read has to do with.
@@ -203,10 +222,10 @@ impl Delegations {
         touched: &Touched,
         snapshot: impl Fn() -> Result<Snapshot, RpcError>,
     ) -> Result<(), RpcError> {
-        if self.len() == 0 {
+        if self.are_all_shared() {
             return Ok(());
         }
-        self.rounds(asker, std::slice::from_ref(touched), &snapshot, || ()).await
+        self.rounds(asker, Purpose::Look, std::slice::from_ref(touched), &snapshot, || ()).await
     }
 
     /// The same for changes, which begin with it: nothing that they have to do with is delegated until the answer is dropped.
@@ -222,13 +241,14 @@ impl Delegations {
             return Ok(turn);
         }
         drop(turn);
-        self.rounds(asker, &touched(), &snapshot, || self.changes.enter()).await
+        self.rounds(asker, Purpose::Change, &touched(), &snapshot, || self.changes.enter()).await
     }
 
     /// Recalls what is in the way until nothing is. Answers what `enter` gave before the last look.
     async fn rounds<T>(
         &self,
         asker: &Asker<'_>,
+        purpose: Purpose,
         touched: &[Touched],
         snapshot: &impl Fn() -> Result<Snapshot, RpcError>,
         enter: impl Fn() -> T,
@@ -238,10 +258,14 @@ impl Delegations {
         for round in 0..ROUNDS_MAX {
             let entered = enter();
             let mut blockers = Vec::new();
-            if !self.are_all_of(asker.client, touched) {
+            // Whoever a link is made by, its own delegations are in its way, too.
+            let also_own = touched.iter().any(|touched| touched.also_own);
+            let spared = asker.client.filter(|_| !also_own);
+            if also_own || !self.tables().are_all_of(asker.client, purpose) {
                 let snapshot = snapshot()?;
                 for touched in touched {
-                    let found = touched.blockers(&snapshot, asker.client, || self.table(), &mut blockers);
+                    let who = (asker.client, purpose);
+                    let found = touched.blockers(&snapshot, who, || self.tables(), &mut blockers);
                     found.map_err(|e| rpc_error(&e))?;
                 }
             }
@@ -251,7 +275,7 @@ impl Delegations {
                 }
                 return Ok(entered);
             }
-            self.recall(asker, &blockers);
+            self.recall(asker, spared, &blockers);
             if asker.client.is_none() {
                 return Ok(entered);
             }
@@ -259,33 +283,32 @@ impl Delegations {
             if touched.iter().any(Touched::is_tree) {
                 tree_call.get_or_insert_with(|| TreeCall::begin(&self.tree_calls));
             }
-            self.wait_for(asker, &blockers).await;
+            self.wait_for(asker, spared, &blockers).await;
         }
         let reason = "other sessions go on having delegated what it needs";
         Err(RpcError::new(ErrorKind::Unavailable, "", reason))
     }
 
-    /// Whether everything is delegated to this client, so that nothing can be in its way.
-    fn are_all_of(&self, client: Option<&[u8]>, touched: &[Touched]) -> bool {
-        !touched.iter().any(|touched| touched.also_own) && self.table().are_all_of(client)
-    }
-
-    /// Wants directories back.
-    fn recall(&self, asker: &Asker<'_>, directories: &[u64]) {
+    /// Wants directories back from all but `spared`.
+    fn recall(&self, asker: &Asker<'_>, spared: Option<&[u8]>, directories: &[u64]) {
         let now = asker.soft.now_ms();
         for directory in directories {
-            let holder = self.table().recall(now, *directory);
-            let Some(holder) = holder else { continue };
-            counter!("dfs_delegations_recalled_total").increment(1);
+            let holders = self.tables().recall(now, *directory, spared);
+            if holders.is_empty() {
+                continue;
+            }
+            counter!("dfs_delegations_recalled_total").increment(holders.len() as u64);
             let sessions = asker.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(events) = sessions.events(&holder) {
-                events.notify_waiters();
+            for holder in holders {
+                if let Some(events) = sessions.events(&holder) {
+                    events.notify_waiters();
+                }
             }
         }
     }
 
-    /// Waits until directories were given back, or their holders had their time.
-    async fn wait_for(&self, asker: &Asker<'_>, directories: &[u64]) {
+    /// Waits until directories were given back by all but `spared`, or their holders had their time.
+    async fn wait_for(&self, asker: &Asker<'_>, spared: Option<&[u8]>, directories: &[u64]) {
         let patience_ms = {
             let sessions = asker.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             sessions.timeout_ms()
@@ -300,21 +323,19 @@ impl Delegations {
             looked = now;
             let mut waits = false;
             {
-                let mut table = self.table();
+                let mut tables = self.tables();
                 if gap > STOPPED_MS {
                     // More than one of those who wait may say so; the holders get a little more time then.
-                    table.postpone(gap);
+                    tables.alone.postpone(gap);
+                    tables.shared.postpone(gap);
                 }
                 for directory in directories {
-                    match table.recalled_ms(*directory) {
-                        Some(since) if now.saturating_sub(since) >= patience_ms => {
-                            tracing::warn!(directory, "a delegated directory was not given back in time");
-                            counter!("dfs_delegations_revoked_total").increment(1);
-                            table.forget(now, *directory);
-                            self.changed(&table);
-                        }
-                        Some(_) => waits = true,
-                        None => {}
+                    let (revoked, awaited) = tables.revoke(now, *directory, patience_ms, spared);
+                    waits |= awaited;
+                    if revoked > 0 {
+                        tracing::warn!(directory, "a delegated directory was not given back in time");
+                        counter!("dfs_delegations_revoked_total").increment(revoked as u64);
+                        self.changed(&tables);
                     }
                 }
             }

@@ -149,6 +149,10 @@ impl FileSystemProtocol for FileSystemService {
         answer(result.await)
     }
 
+    async fn note_opens(&self, request: Request<NoteOpensRequest>) -> Answer<Empty> {
+        answer(session_files::note_opens(&self.context, request.get_ref()).await)
+    }
+
     async fn release_files(&self, request: Request<ReleaseFilesRequest>) -> Answer<Empty> {
         answer(session_files::release(&self.context, request.get_ref()).await)
     }

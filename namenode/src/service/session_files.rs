@@ -24,8 +24,8 @@ const RECALL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a lease is free: leases also end in ways that wake nobody.
 const RECALL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Files in one ReleaseFiles.
-const RELEASES_MAX: usize = 10_000;
+/// Files in one ReleaseFiles or NoteOpens.
+const INODES_MAX: usize = 10_000;
 
 /// Makes a node; with a session, a file open for writing and perhaps its first block.
 pub async fn make(
@@ -294,13 +294,27 @@ pub async fn commit_blocks(
     Ok(status)
 }
 
+/// A session has opened files by itself.
+pub async fn note_opens(context: &Context, request: &NoteOpensRequest) -> Result<Empty, RpcError> {
+    context.caller(request.context.as_ref()).await?;
+    check_count(&request.inodes)?;
+    context.sessions.touch(&context.soft, &request.session)?;
+    context.sessions.note_opens(&request.session, &request.inodes)?;
+    Ok(Empty {})
+}
+
+fn check_count(inodes: &[u64]) -> Result<(), RpcError> {
+    if inodes.len() > INODES_MAX {
+        let reason = format!("at most {INODES_MAX} inodes");
+        return Err(RpcError::new(ErrorKind::InvalidArgument, "inodes", reason));
+    }
+    Ok(())
+}
+
 /// A session has files open no longer.
 pub async fn release(context: &Context, request: &ReleaseFilesRequest) -> Result<Empty, RpcError> {
     context.caller(request.context.as_ref()).await?;
-    if request.inodes.len() > RELEASES_MAX {
-        let reason = format!("at most {RELEASES_MAX} inodes");
-        return Err(RpcError::new(ErrorKind::InvalidArgument, "inodes", reason));
-    }
+    check_count(&request.inodes)?;
     context.sessions.release(&context.soft, &request.session, &request.inodes);
     Ok(Empty {})
 }

@@ -150,6 +150,16 @@ impl Sessions {
         }
     }
 
+    /// The session has opened these files by itself. A name of one that is going at this moment is not waited for: that was
+    /// begun when the session could not open the file in this way.
+    pub fn note_opens(&self, name: &str, inodes: &[u64]) -> Result<(), RpcError> {
+        let mut table = self.table();
+        for inode in inodes {
+            table.open(name, *inode).map_err(|full| too_many(&full))?;
+        }
+        Ok(())
+    }
+
     /// The session has these files open no longer; their locks go.
     pub fn release(&self, soft: &SoftState, name: &str, inodes: &[u64]) {
         for inode in inodes {

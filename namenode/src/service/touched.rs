@@ -8,9 +8,13 @@ use dfs_proto::v1::NodeRef;
 use dfs_proto::{BlockId, InodeId};
 use smallvec::{SmallVec, smallvec};
 
-use super::delegation_table::DelegationTable;
+use super::delegation_tables::{Purpose, Tables};
 use crate::log::{self, command::Op};
 use crate::namesystem::{NamesystemError, Snapshot, trash_of};
+
+/// Of the directories that a path leads through, a change changes the last, and the one before if the last is itself removed or moved.
+/// The others are looked at.
+const CHANGED_OF_A_PATH: usize = 2;
 
 /// A part of the namespace.
 #[derive(Clone, Debug)]
@@ -44,6 +48,11 @@ impl Touched {
         Self::by(smallvec![Touch::Name(node)])
     }
 
+    /// A call that looks several nodes up.
+    pub fn names<'n>(nodes: impl IntoIterator<Item = &'n Option<NodeRef>>) -> Self {
+        Self::by(nodes.into_iter().flatten().cloned().map(Touch::Name).collect())
+    }
+
     /// A call about one node.
     pub fn node(inode: u64) -> Self {
         Self::by(smallvec![Touch::Node(inode)])
@@ -61,10 +70,8 @@ impl Touched {
 
     /// What a command has to do with.
     pub fn of(op: &Op, caller: Option<&log::Caller>) -> Self {
-        let name = |node: &Option<NodeRef>| Self::by(node.iter().cloned().map(Touch::Name).collect());
-        let names = |a: &Option<NodeRef>, b: &Option<NodeRef>| {
-            Self::by(a.iter().chain(b).cloned().map(Touch::Name).collect())
-        };
+        let name = |node: &Option<NodeRef>| Self::names([node]);
+        let names = |a: &Option<NodeRef>, b: &Option<NodeRef>| Self::names([a, b]);
         match op {
             Op::Mkdir(op) => name(&op.node),
             Op::Create(op) => name(&op.node),
@@ -130,11 +137,11 @@ impl Touched {
     }
 
     /// Adds the directories that are delegated to others than `client` and in the way of this call. `lock` gives the
-    /// table for a moment.
-    pub fn blockers<'t, G: std::ops::Deref<Target = DelegationTable> + 't>(
+    /// tables for a moment.
+    pub fn blockers<'t, G: std::ops::Deref<Target = Tables> + 't>(
         &self,
         snapshot: &Snapshot,
-        client: Option<&[u8]>,
+        (client, purpose): (Option<&[u8]>, Purpose),
         lock: impl Fn() -> G,
         blockers: &mut Vec<u64>,
     ) -> Result<(), NamesystemError> {
@@ -146,13 +153,16 @@ impl Touched {
                 Touch::Block(block) => snapshot.directory_of_block(BlockId(*block))?.into_iter().collect(),
             };
             {
-                let table = lock();
-                let others = directories.iter().map(|id| id.get()).filter(|id| table.is_others(client, *id));
-                blockers.extend(others);
+                let tables = lock();
+                let changed_from = directories.len().saturating_sub(CHANGED_OF_A_PATH);
+                let purposes = |at: usize| if at < changed_from { Purpose::Look } else { purpose };
+                let others = directories.iter().map(|id| id.get()).enumerate();
+                let others = others.filter(|(at, id)| tables.is_others(client, *id, purposes(*at)));
+                blockers.extend(others.map(|(_, id)| id));
             }
             if let (Touch::Tree(_), Some(root)) = (touch, directories.last()) {
                 // Its own lock: walking up takes a while.
-                let others = lock().others(client);
+                let others = lock().others(client, purpose);
                 for id in others {
                     if snapshot.is_within(InodeId(id), *root)? {
                         blockers.push(id);

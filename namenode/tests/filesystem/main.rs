@@ -9,3 +9,4 @@ mod orphans;
 mod relaxed;
 mod session;
 mod sessions;
+mod shared_directories;

@@ -42,8 +42,22 @@ impl Session {
 
     pub async fn ask(&mut self, inode: u64) -> Result<DelegateDirectoryResponse, Status> {
         let (context, session) = (self.context(), self.name());
-        let request = DelegateDirectoryRequest { context, session, inode, entries_max: 100 };
+        let request = DelegateDirectoryRequest { context, session, inode, entries_max: 100, shared: false };
         self.mount.calls.delegate_directory(request).await.map(Response::into_inner)
+    }
+
+    /// Asks for a directory for reading.
+    pub async fn ask_shared(&mut self, inode: u64) -> DelegateDirectoryResponse {
+        let (context, session) = (self.context(), self.name());
+        let request = DelegateDirectoryRequest { context, session, inode, entries_max: 100, shared: true };
+        self.mount.calls.delegate_directory(request).await.expect("asked").into_inner()
+    }
+
+    /// Tells of files that were opened without a call.
+    pub async fn note_opens(&mut self, inodes: &[u64]) {
+        let (context, session) = (self.context(), self.name());
+        let request = NoteOpensRequest { context, session, inodes: inodes.to_vec() };
+        self.mount.calls.note_opens(request).await.expect("noted");
     }
 
     /// Has a directory delegated.
@@ -130,6 +144,16 @@ pub async fn recalled<T: Send + 'static>(
     directory: u64,
     call: impl Future<Output = T> + Send + 'static,
 ) -> T {
+    recalled_with(holder, directory, &[], call).await
+}
+
+/// The same, of a holder that has files open.
+pub async fn recalled_with<T: Send + 'static>(
+    holder: &mut Session,
+    directory: u64,
+    open: &[u64],
+    call: impl Future<Output = T> + Send + 'static,
+) -> T {
     let call: JoinHandle<T> = tokio::spawn(call);
     let deadline = Instant::now() + PATIENCE;
     let epoch = holder_epoch(holder).await;
@@ -138,6 +162,9 @@ pub async fn recalled<T: Send + 'static>(
         assert!(Instant::now() < deadline, "no recall");
     }
     assert!(!call.is_finished(), "it did not wait");
+    if !open.is_empty() {
+        holder.note_opens(open).await;
+    }
     holder.give_back(&[directory]).await;
     timeout(PATIENCE, call).await.expect("it waits no longer").expect("no panic")
 }

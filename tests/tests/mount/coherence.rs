@@ -10,6 +10,7 @@ use dfs_tests::mount::{errno, wait_until, with_cluster};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::workload::{read_all, write_file};
 
+use crate::metrics::metric;
 use crate::sys::Mapping;
 
 /// Small blocks, so that little data has several.
@@ -63,6 +64,62 @@ fn what_one_mount_closed_another_sees_at_its_next_open() -> Result<()> {
                 got.len(),
             )?;
             ensure_same(&format!("round {round}, mapped"), &mapping.read(0, got.len()), &expected)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_directory_that_mounts_read_shows_what_another_one_closed() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let here = cluster.mount(&[])?;
+        let readers = [cluster.mount(&[])?, cluster.mount(&[])?];
+        let content = |number: u64| pattern(number, 0, 300 + 50 * number as usize);
+        for round in 0..3u64 {
+            let dir = format!("d{round}");
+            fs::create_dir(here.path(&dir))?;
+            let name = |number: u64| format!("{dir}/f{number:02}");
+            for number in 0..40 {
+                fs::write(here.path(name(number)), content(number))?;
+            }
+            for reader in &readers {
+                wait_until("the directory is seen", || Ok(reader.path(&dir).exists()))?;
+                wait_until("files are opened by the mount", || {
+                    let before = metric(reader.root(), "dfs_mount_files_opened_total")?;
+                    ensure!(fs::read_dir(reader.path(&dir))?.count() == 40);
+                    for number in 0..40 {
+                        ensure_same("as written", &fs::read(reader.path(name(number)))?, &content(number))?;
+                    }
+                    Ok(metric(reader.root(), "dfs_mount_files_opened_total")? > before + 10)
+                })?;
+                ensure!(metric(reader.root(), "dfs_mount_shared_directories")? > 0);
+            }
+            // Open there, without a call; it loses its name here.
+            let mut open: Vec<File> = Vec::new();
+            for reader in &readers {
+                open.push(File::open(reader.path(name(1)))?);
+            }
+            match round {
+                0 => fs::remove_file(here.path(name(1)))?,
+                1 => fs::rename(here.path(name(2)), here.path(name(1)))?,
+                // One that reads it changes it.
+                _ => fs::remove_file(readers[0].path(name(1)))?,
+            }
+            for file in &mut open {
+                let mut got = Vec::new();
+                file.read_to_end(&mut got)?;
+                ensure_same("without a name", &got, &content(1))?;
+            }
+            drop(open);
+            for (number, writer) in [(3, &here), (4, &readers[0]), (5, &readers[1])] {
+                fs::write(writer.path(name(number)), "new")?;
+                for reader in readers.iter().chain([&here]) {
+                    ensure_same("written anew", &fs::read(reader.path(name(number)))?, b"new")?;
+                }
+            }
+        }
+        for mount in readers.iter().chain([&here]) {
+            ensure!(metric(mount.root(), "dfs_mount_changes_refused_total")? == 0);
         }
         Ok(())
     })

@@ -9,7 +9,7 @@ use dfs_tests::mount::{wait_until, with_cluster};
 use crate::sys::{get_xattr, list_xattrs};
 
 /// A mount's metric.
-fn metric(root: &Path, name: &str) -> Result<u64> {
+pub fn metric(root: &Path, name: &str) -> Result<u64> {
     let text = String::from_utf8(get_xattr(root, "user.dfs.metrics")?)?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Ok(value.with_context(|| format!("no {name} in {text}"))?.parse()?)

@@ -139,11 +139,7 @@ impl FsInner {
             if dirs.iter().any(|dir| shared.gates.is_asking(*dir)) {
                 return None;
             }
-            let delegated: Vec<u64> =
-                dirs.iter().copied().filter(|dir| shared.nodes.is_delegated(*dir)).collect();
-            if !delegated.is_empty() {
-                self.give_up(shared, &delegated);
-            }
+            self.give_up_for_change(shared, &dirs);
             let settled = match touched.others {
                 true => shared.queue.is_done(upto),
                 false => dirs.iter().chain(&nodes).all(|inode| shared.queue.is_settled(*inode)),
@@ -154,6 +150,7 @@ impl FsInner {
             shared.gates.change(&dirs);
             for node in &nodes {
                 *shared.direct.entry(*node).or_default() += 1;
+                shared.nodes.unlocate(*node);
             }
             let nodes = nodes.iter().map(|node| (*node, false)).collect();
             Some(Way::Direct(Changing { fs: Arc::clone(self), dirs: dirs.clone(), nodes, answered: false }))
@@ -276,6 +273,7 @@ impl Drop for Changing {
                     shared.direct.remove(inode);
                 }
             }
+            shared.nodes.unlocate(*inode);
             if !told {
                 shared.nodes.doubt(*inode);
                 shared.heard(*inode, None);
@@ -284,7 +282,7 @@ impl Drop for Changing {
         if !self.answered {
             // What was given up half way may still be carried out.
             let at = Instant::now();
-            self.dirs.iter().for_each(|dir| shared.habit.rest(*dir, at));
+            self.dirs.iter().for_each(|dir| shared.rest(*dir, at));
         }
         let waited_for = shared.gates.changed(&self.dirs) || !self.nodes.is_empty();
         drop(shared);

@@ -12,7 +12,7 @@ use dfs_proto::v1::{
 
 use super::Shared;
 use super::node_changes::{Done, FileShape, Moment};
-use super::nodes::Verdict;
+use super::nodes::{Nodes, Verdict};
 use crate::fs::file_system::FsInner;
 use crate::fs::{Caller, NewNode, SetAttributes};
 
@@ -174,12 +174,31 @@ impl FsInner {
 
     /// Attributes behind a name, if they are known here.
     pub(in crate::fs) fn look_up_here(&self, caller: &Caller, (dir, name): Spot<'_>) -> Verdict<FileStatus> {
-        self.delegations.lock().nodes.look_up(caller, dir.get(), name)
+        self.read_here(dir.get(), |nodes| nodes.look_up(caller, dir.get(), name)).unwrap_or(Verdict::Ask)
     }
 
     /// Attributes of a node, if they are known here.
     pub(in crate::fs) fn stat_here(&self, inode: InodeId) -> Verdict<FileStatus> {
-        self.delegations.lock().nodes.stat(inode.get())
+        let mut shared = self.delegations.lock();
+        let nodes = &shared.nodes;
+        let dir = if nodes.is_delegated(inode.get()) { Some(inode.get()) } else { nodes.place(inode.get()) };
+        let Some(dir) = dir.filter(|dir| shared.may_read(*dir, Instant::now())) else { return Verdict::Ask };
+        let known = shared.nodes.stat(inode.get());
+        if let Verdict::Given(_) = known {
+            shared.nodes.was_read(dir, Instant::now());
+        }
+        known
+    }
+
+    /// Answers a question from what is known of a directory; none if nothing counts.
+    pub(super) fn read_here<T>(&self, dir: u64, look: impl FnOnce(&Nodes) -> T) -> Option<T> {
+        let mut shared = self.delegations.lock();
+        let at = Instant::now();
+        if !shared.may_read(dir, at) {
+            return None;
+        }
+        shared.nodes.was_read(dir, at);
+        Some(look(&shared.nodes))
     }
 
     /// Directory that a node is an entry of, if that is delegated.
@@ -192,7 +211,8 @@ impl FsInner {
         let shared = self.delegations.lock();
         let nodes = &shared.nodes;
         let above = nodes.place(dir.get()).and_then(|above| nodes.of(caller, above));
-        !nodes.is_delegated(dir.get())
+        let has_it_alone = nodes.is_delegated(dir.get()) && !nodes.is_shared(dir.get());
+        !has_it_alone
             && above.is_some_and(|above| above.used.elapsed() < super::WORKED_ON)
             && !shared.habit.is_resting(dir.get(), Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Which directories are worth being asked for: those that the session changes a lot.
+//! Which directories are worth being asked for: those that the session changes a lot, or reads a lot.
 //!
 //! Pure. A directory that was refused, or that somebody else wanted back, rests for a while.
 
@@ -9,7 +9,9 @@ use crate::fs::Caller;
 
 /// Changes within [`WINDOW`] after which a directory is asked for: a grant costs a listing, which some changes pay for.
 const CHANGES: u32 = 3;
-/// See [`CHANGES`].
+/// Look-ups and opens within [`WINDOW`] after which it is asked for, for reading: others wait for it when they change something there.
+const READS: u32 = 4;
+/// See [`CHANGES`] and [`READS`].
 const WINDOW: Duration = Duration::from_secs(1);
 /// Time for which a directory that was refused or recalled is not asked for again: longer than the namenode would refuse it in any case.
 const REST: Duration = Duration::from_secs(5);
@@ -17,8 +19,10 @@ const REST: Duration = Duration::from_secs(5);
 const MAX_REMEMBERED: usize = 1_024;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Habit {
+    /// What makes a habit.
+    enough: u32,
     counts: HashMap<u64, Count>,
     resting: HashMap<u64, Instant>,
 }
@@ -27,12 +31,22 @@ pub(super) struct Habit {
 struct Count {
     caller: Caller,
     since: Instant,
-    changes: u32,
+    times: u32,
 }
 
 impl Habit {
-    /// `caller` changed something in `dir`. True if it should be asked for.
-    pub(super) fn changed(&mut self, caller: &Caller, dir: u64, at: Instant) -> bool {
+    /// Of changing.
+    pub(super) fn of_changes() -> Self {
+        Self { enough: CHANGES, counts: HashMap::new(), resting: HashMap::new() }
+    }
+
+    /// Of reading.
+    pub(super) fn of_reads() -> Self {
+        Self { enough: READS, ..Self::of_changes() }
+    }
+
+    /// `caller` did it once more in `dir`. True if that should be asked for.
+    pub(super) fn again(&mut self, caller: &Caller, dir: u64, at: Instant) -> bool {
         if self.is_resting(dir, at) {
             return false;
         }
@@ -42,13 +56,13 @@ impl Habit {
                 self.counts.clear();
             }
         }
-        let fresh = || Count { caller: caller.clone(), since: at, changes: 0 };
+        let fresh = || Count { caller: caller.clone(), since: at, times: 0 };
         let count = self.counts.entry(dir).or_insert_with(fresh);
         if at.saturating_duration_since(count.since) > WINDOW || count.caller != *caller {
             *count = fresh();
         }
-        count.changes += 1;
-        if count.changes < CHANGES {
+        count.times += 1;
+        if count.times < self.enough {
             return false;
         }
         self.counts.remove(&dir);
@@ -78,33 +92,33 @@ mod tests {
 
     #[test]
     fn three_changes_in_a_second_by_one_caller_make_a_habit() {
-        let (mut habit, at) = (Habit::default(), Instant::now());
+        let (mut habit, at) = (Habit::of_changes(), Instant::now());
         let (anne, bob) = (Caller::named("anne"), Caller::named("bob"));
-        assert!(!habit.changed(&anne, 1, at));
-        assert!(!habit.changed(&anne, 2, at));
-        assert!(!habit.changed(&anne, 1, at));
-        assert!(habit.changed(&anne, 1, at));
-        assert!(!habit.changed(&anne, 1, at), "counted anew");
-        assert!(!habit.changed(&bob, 1, at));
-        assert!(!habit.changed(&bob, 1, at + WINDOW / 2));
-        assert!(!habit.changed(&bob, 1, at + WINDOW * 2), "too slow");
+        assert!(!habit.again(&anne, 1, at));
+        assert!(!habit.again(&anne, 2, at));
+        assert!(!habit.again(&anne, 1, at));
+        assert!(habit.again(&anne, 1, at));
+        assert!(!habit.again(&anne, 1, at), "counted anew");
+        assert!(!habit.again(&bob, 1, at));
+        assert!(!habit.again(&bob, 1, at + WINDOW / 2));
+        assert!(!habit.again(&bob, 1, at + WINDOW * 2), "too slow");
     }
 
     #[test]
     fn who_was_refused_rests() {
-        let (mut habit, at) = (Habit::default(), Instant::now());
+        let (mut habit, at) = (Habit::of_changes(), Instant::now());
         let anne = Caller::named("anne");
         habit.rest(1, at);
-        assert!((0..9).all(|_| !habit.changed(&anne, 1, at + REST / 2)));
+        assert!((0..9).all(|_| !habit.again(&anne, 1, at + REST / 2)));
         assert!(!habit.is_resting(1, at + REST));
-        assert_eq!((0..3).filter(|_| habit.changed(&anne, 1, at + REST)).count(), 1);
+        assert_eq!((0..3).filter(|_| habit.again(&anne, 1, at + REST)).count(), 1);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut habit, at) = (Habit::default(), Instant::now());
+        let (mut habit, at) = (Habit::of_changes(), Instant::now());
         for dir in 0..10 * MAX_REMEMBERED as u64 {
-            habit.changed(&Caller::named("anne"), dir, at);
+            habit.again(&Caller::named("anne"), dir, at);
             habit.rest(dir + (1 << 40), at);
         }
         assert!(habit.counts.len() <= MAX_REMEMBERED && habit.resting.len() <= MAX_REMEMBERED);

@@ -19,7 +19,7 @@ use crate::retry::RetryPolicy;
 const MAX_GRANTED_ENTRIES: u32 = 4_096;
 /// A question that is not answered by then is given up: those who change the directory wait for it.
 const ASK_PATIENCE: Duration = Duration::from_secs(5);
-/// Directories that were not changed for so long are given back.
+/// Directories that were not changed, or not read, for so long are given back.
 const IDLE: Duration = Duration::from_secs(30);
 /// How often they are looked for.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,35 +48,64 @@ impl FsInner {
         let nodes = &shared.nodes;
         let below = nodes.place(dir).is_some_and(|above| nodes.of(caller, above).is_some());
         let at = Instant::now();
-        if shared.habit.changed(caller, dir, at) || below && !shared.habit.is_resting(dir, at) {
-            self.ask(&mut shared, caller, dir);
+        if shared.habit.again(caller, dir, at) || below && !shared.habit.is_resting(dir, at) {
+            self.ask(&mut shared, caller, dir, false);
         }
     }
 
-    /// Asks for a directory in the background, unless that is under way or it is delegated already.
-    fn ask(self: &Arc<Self>, shared: &mut Shared, caller: &Caller, dir: u64) {
-        if !shared.enabled || shared.nodes.is_delegated(dir) || !shared.gates.ask(dir) {
+    /// `caller` looked something up in a directory, or opens a file there.
+    pub(in crate::fs) fn read_by(self: &Arc<Self>, caller: &Caller, dir: InodeId, opens: bool) {
+        let (mut shared, dir, at) = (self.delegations.lock(), dir.get(), Instant::now());
+        if opens {
+            shared.walk.opened(dir, at);
+        }
+        if shared.enabled && !shared.nodes.is_delegated(dir) && shared.reading.again(caller, dir, at) {
+            self.ask(&mut shared, caller, dir, true);
+        }
+    }
+
+    /// Whether a directory should be asked for, for reading, before it is listed.
+    pub(in crate::fs) fn is_walked_through(&self, dir: InodeId) -> bool {
+        let (shared, dir, at) = (self.delegations.lock(), dir.get(), Instant::now());
+        shared.enabled
+            && !shared.nodes.is_delegated(dir)
+            && shared.walk.goes_on(dir, at)
+            && !shared.reading.is_resting(dir, at)
+    }
+
+    /// Asks for a directory in the background, alone or for reading, unless that is under way or it is delegated already.
+    fn ask(self: &Arc<Self>, shared: &mut Shared, caller: &Caller, dir: u64, for_reading: bool) {
+        let has_enough = shared.nodes.is_delegated(dir) && (for_reading || !shared.nodes.is_shared(dir));
+        if !shared.enabled || has_enough || !shared.gates.ask(dir) {
             return;
         }
-        self.reserve(shared);
+        if !for_reading {
+            // The question gives back what it had for reading.
+            shared.nodes.forget(dir);
+            self.reserve(shared);
+        }
         let (fs, caller) = (Arc::clone(self), caller.clone());
-        self.spawn(async move { fs.ask_for(caller, dir).await });
+        self.spawn(async move { fs.ask_for(caller, dir, for_reading).await });
     }
 
-    /// Asks for a directory and waits for the answer.
-    pub(in crate::fs) async fn ask_now(self: &Arc<Self>, caller: &Caller, dir: InodeId) {
-        self.ask(&mut self.delegations.lock(), caller, dir.get());
+    /// Asks for a directory, alone or for reading, and waits for the answer.
+    pub(in crate::fs) async fn ask_now(self: &Arc<Self>, caller: &Caller, dir: InodeId, for_reading: bool) {
+        self.ask(&mut self.delegations.lock(), caller, dir.get(), for_reading);
         let quiet = |shared: &mut Shared| (!shared.gates.is_asking(dir.get())).then_some(());
         // Without an answer, it is listed as ever.
         let _ = self.when(&Subject::Inode(dir), quiet).await;
     }
 
-    async fn ask_for(self: Arc<Self>, caller: Caller, dir: u64) {
+    async fn ask_for(self: Arc<Self>, caller: Caller, dir: u64, for_reading: bool) {
         let ready = |shared: &mut Shared| {
             (shared.queue.is_settled(dir) && !shared.gates.is_changing(dir)).then_some(())
         };
         let subject = Subject::Inode(InodeId(dir));
         let ready = self.when(&subject, ready);
+        let ready = async {
+            ready.await?;
+            self.tell_opens().await
+        };
         let answer = match tokio::time::timeout(ASK_PATIENCE, ready).await {
             Ok(Ok(())) => {
                 let request = DelegateDirectoryRequest {
@@ -84,6 +113,7 @@ impl FsInner {
                     session: self.session().to_owned(),
                     inode: dir,
                     entries_max: MAX_GRANTED_ENTRIES,
+                    shared: for_reading,
                 };
                 let policy = RetryPolicy { deadline: ASK_PATIENCE, ..RetryPolicy::default() };
                 let namenode = &self.client.namenode;
@@ -104,12 +134,14 @@ impl FsInner {
                 match answer.directory.filter(|_| answer.granted) {
                     Some(directory) if wanted => {
                         let Shared { nodes, heard, .. } = &mut *shared;
-                        let (entries, epoch) = (answer.entries, answer.epoch);
-                        nodes.grant(Grant { caller, directory, entries, epoch }, heard, at);
+                        let (entries, epoch, shared_too) = (answer.entries, answer.epoch, answer.shared);
+                        let grant = Grant { caller, shared: shared_too, directory, entries, epoch };
+                        nodes.grant(grant, heard, at);
                         shared.counts.granted += 1;
                         self.give_surplus(&mut shared);
                     }
                     Some(_) => self.give_up(&mut shared, &[dir]),
+                    None if for_reading => shared.reading.rest(dir, at),
                     None => shared.habit.rest(dir, at),
                 }
             }
@@ -122,7 +154,8 @@ impl FsInner {
                 tracing::debug!(dir, %error, "a directory was not delegated");
                 self.give_up(&mut shared, &[dir]);
             }
-            None => shared.habit.rest(dir, at),
+            // It may have had it for reading.
+            None => self.give_up(&mut shared, &[dir]),
         }
         if shared.gates.is_quiet() {
             shared.heard.clear();
@@ -135,9 +168,21 @@ impl FsInner {
     pub(super) fn give_up(self: &Arc<Self>, shared: &mut Shared, dirs: &[u64]) {
         let at = Instant::now();
         for dir in dirs {
-            shared.habit.rest(*dir, at);
+            shared.reading.rest(*dir, at);
+            if !shared.nodes.is_shared(*dir) {
+                shared.habit.rest(*dir, at);
+            }
         }
         self.leave(shared, dirs);
+    }
+
+    /// Gives directories back that a call of this session is about to change.
+    pub(super) fn give_up_for_change(self: &Arc<Self>, shared: &mut Shared, dirs: &[u64]) {
+        let delegated: Vec<u64> =
+            dirs.iter().copied().filter(|dir| shared.nodes.is_delegated(*dir)).collect();
+        if !delegated.is_empty() {
+            self.give_up(shared, &delegated);
+        }
     }
 
     /// Gives directories back beyond the bounds.
@@ -170,6 +215,18 @@ impl FsInner {
             return;
         }
         self.give_up(&mut shared, &[dir]);
+    }
+
+    /// The namenode answered a call that was sent at some time before, and knows the session, which lives until then.
+    pub(in crate::fs) fn lives_until(&self, until: Instant) {
+        let mut shared = self.delegations.lock();
+        shared.lives_until = Some(until);
+        shared.doubted = false;
+    }
+
+    /// The namenode may be gone, and with it the session.
+    pub(in crate::fs) fn doubt(&self) {
+        self.delegations.lock().doubted = true;
     }
 
     /// The session has this epoch now: what was delegated or set aside in another one is not any longer.
@@ -224,6 +281,11 @@ async fn return_directories(fs: Weak<FsInner>, dirs: Vec<u64>) {
     loop {
         let Some(fs) = fs.upgrade() else { return };
         if fs.settled(&inodes).await.is_err() {
+            continue;
+        }
+        if fs.tell_opens().await.is_err() {
+            drop(fs);
+            tokio::time::sleep(RETURN_PAUSE).await;
             continue;
         }
         let request = ReturnDirectoriesRequest {

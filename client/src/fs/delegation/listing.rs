@@ -58,7 +58,7 @@ impl Nodes {
         limit: usize,
         mut one: impl FnMut(&Bytes, &Named) -> Option<T>,
     ) -> Option<(Vec<T>, bool)> {
-        let directory = self.of(caller, dir)?;
+        let directory = self.readable(caller, dir)?;
         let mut following =
             directory.names.range::<[u8], _>((Bound::Excluded(start_after), Bound::Unbounded));
         let mut entries = Vec::with_capacity(limit.min(directory.names.len()));
@@ -77,7 +77,7 @@ impl FsInner {
         (dir, start_after): Spot<'_>,
         limit: usize,
     ) -> Option<(Vec<FileStatus>, bool)> {
-        self.delegations.lock().nodes.list(caller, dir.get(), start_after, limit)
+        self.read_here(dir.get(), |nodes| nodes.list(caller, dir.get(), start_after, limit)).flatten()
     }
 
     /// Names of a directory, if they are known here.
@@ -87,6 +87,6 @@ impl FsInner {
         (dir, start_after): Spot<'_>,
         limit: usize,
     ) -> Option<(Vec<ListedName>, bool)> {
-        self.delegations.lock().nodes.list_names(caller, dir.get(), start_after, limit)
+        self.read_here(dir.get(), |nodes| nodes.list_names(caller, dir.get(), start_after, limit)).flatten()
     }
 }

@@ -1,7 +1,8 @@
 //! Delegated directories: what this session may answer itself.
 //!
 //! A directory that the session changes a lot is asked for ([`habit`]); while the session has it, nobody else sees or changes it without the
-//! namenode asking for it back. Changes of it are checked against what is known of it ([`nodes`], [`node_changes`]), answered, queued
+//! namenode asking for it back. One that it reads a lot is asked for *for reading*, as others may at the same time: nobody else changes it without
+//! that. In both, names and attributes are answered from here and files opened for reading ([`opening`]). Changes of it are checked against what is known of it ([`nodes`], [`node_changes`]), answered, queued
 //! ([`queue`]) and sent in batches ([`sender`]). What others want, or what has not changed for long, is given back ([`keeper`]).
 //!
 //! Invariants:
@@ -11,7 +12,7 @@
 //!   back before.
 //! - A directory is given back only when no queued change touches it.
 //!
-//! One lock for all of it, never held across an await, and no other lock is taken under it.
+//! One lock for all of it, never held across an await, and no other lock than that of the open files' table is taken under it.
 
 mod calls;
 mod changes;
@@ -25,8 +26,10 @@ mod nodes;
 #[cfg(test)]
 mod nodes_tests;
 mod numbers;
+mod opening;
 mod queue;
 mod sender;
+mod walk;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,6 +42,7 @@ use tokio::sync::Notify;
 pub(super) use calls::{Changing, Touched, Way};
 pub(super) use keeper::keep;
 pub(super) use nodes::Verdict;
+pub(super) use opening::Opening;
 pub(super) use sender::send;
 
 use self::clock::Clock;
@@ -48,6 +52,7 @@ use self::node_changes::Moment;
 use self::nodes::Nodes;
 use self::numbers::Numbers;
 use self::queue::{MAX_QUEUED, Queue};
+use self::walk::Walk;
 use crate::DfsError;
 use crate::fs::FileSystem;
 
@@ -80,6 +85,8 @@ pub(super) struct Shared {
     queue: Queue<Change>,
     numbers: Numbers,
     habit: Habit,
+    reading: Habit,
+    walk: Walk,
     gates: Gates,
     /// Once the namenode has told its time.
     clock: Option<Clock>,
@@ -89,6 +96,10 @@ pub(super) struct Shared {
     heard: HashMap<u64, Option<FileStatus>>,
     /// Epoch of the session.
     epoch: u64,
+    /// Until when the session surely lives, if the namenode does.
+    lives_until: Option<Instant>,
+    /// A poll failed: the namenode may be gone, and with it what is delegated.
+    doubted: bool,
     /// The sender works.
     sending: bool,
     /// A change that was answered and then refused, which nobody heard of.
@@ -101,12 +112,16 @@ pub(super) struct Shared {
 pub struct DelegationCounts {
     /// Directories that it has now.
     pub directories: u64,
+    /// Of these, those that it has for reading.
+    pub shared: u64,
     /// Changes that the namenode has not carried out yet.
     pub queued: u64,
     /// Directories that it was granted.
     pub granted: u64,
     /// Directories that others wanted.
     pub recalled: u64,
+    /// Files that were opened without a call.
+    pub opened: u64,
     /// Batches of changes that were sent.
     pub batches: u64,
     /// Changes that were answered before the namenode knew of them.
@@ -124,12 +139,16 @@ impl Delegations {
             nodes: Nodes::default(),
             queue: Queue::default(),
             numbers: Numbers::default(),
-            habit: Habit::default(),
+            habit: Habit::of_changes(),
+            reading: Habit::of_reads(),
+            walk: Walk::default(),
             gates: Gates::default(),
             clock: None,
             direct: HashMap::new(),
             heard: HashMap::new(),
             epoch: 0,
+            lives_until: None,
+            doubted: false,
             sending: false,
             lost: None,
             counts: DelegationCounts::default(),
@@ -162,7 +181,9 @@ impl FileSystem {
     pub fn delegation_counts(&self) -> DelegationCounts {
         let shared = self.inner().delegations.lock();
         let (directories, queued) = (shared.nodes.directories.len() as u64, shared.queue.len() as u64);
-        DelegationCounts { directories, queued, ..shared.counts }
+        let for_reading =
+            shared.nodes.directories.values().filter(|directory| directory.shared).count() as u64;
+        DelegationCounts { directories, shared: for_reading, queued, ..shared.counts }
     }
 }
 
@@ -176,6 +197,20 @@ impl Shared {
     fn is_stalled(&self, at: Instant) -> bool {
         self.queue.len() >= MAX_QUEUED
             || self.queue.oldest().is_some_and(|since| at.saturating_duration_since(since) > STALLED_AFTER)
+    }
+
+    /// Whether what is known of a directory counts. A session that may have ended has nothing delegated.
+    fn may_read(&self, dir: u64, at: Instant) -> bool {
+        self.nodes.directories.get(&dir).is_some_and(|directory| {
+            let lives = self.lives_until.is_some_and(|until| at < until);
+            lives && !(directory.shared && self.doubted)
+        })
+    }
+
+    /// A directory is not asked for for a while, in neither way.
+    fn rest(&mut self, dir: u64, at: Instant) {
+        self.habit.rest(dir, at);
+        self.reading.rest(dir, at);
     }
 
     /// Whether attributes of a node are being changed by a call.

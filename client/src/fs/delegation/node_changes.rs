@@ -126,7 +126,7 @@ impl Nodes {
             (true, true) => given!(self.is_empty(inode)),
             (false, false) => {}
         }
-        if !node.is_firm() {
+        if !node.is_firm() || self.is_shared(inode) {
             return Verdict::Ask;
         }
         let now_ns = self.time_of(&[dir, inode], moment);
@@ -152,8 +152,8 @@ impl Nodes {
         let inode = given!(self.find(caller, dir, name));
         let Some(node) = self.nodes.get(&inode).filter(|node| node.is_firm()) else { return Verdict::Ask };
         let is_directory = node.is_directory();
-        if is_directory && dir != to {
-            // Whether it would come to be below itself is not known here.
+        if is_directory && dir != to || self.is_shared(inode) {
+            // Whether it would come to be below itself is not known here; others may have it for reading.
             return Verdict::Ask;
         }
         let other = self.directories.get(&to).and_then(|directory| directory.names.get(new_name));
@@ -162,7 +162,7 @@ impl Nodes {
             let Some(there) = self.nodes.get(&other).filter(|there| there.is_firm()) else {
                 return Verdict::Ask;
             };
-            if other == inode {
+            if other == inode || self.is_shared(other) {
                 return Verdict::Ask;
             }
             if mode == MoveMode::NoReplace {
@@ -208,7 +208,7 @@ impl Nodes {
         // Setting what is set already is what tar does.
         let stays = set.owner.as_ref().is_none_or(|owner| *owner == status.owner)
             && set.group.as_ref().is_none_or(|group| *group == status.group);
-        if !known || !something || !stays || set.size.is_some() {
+        if !known || !something || !stays || set.size.is_some() || self.is_shared(inode) {
             return Verdict::Ask;
         }
         let mode = set.mode.unwrap_or(status.mode);

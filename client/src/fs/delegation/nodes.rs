@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use bytes::Bytes;
-use dfs_proto::v1::{FileStatus, FileType};
+use dfs_proto::v1::{FileStatus, FileType, LocatedBlock};
 use dfs_proto::{ErrorKind, MAX_NAME_BYTES};
 
 use crate::fs::Caller;
@@ -42,7 +42,9 @@ pub(super) struct Nodes {
     /// Names in all directories.
     entries: usize,
     /// Rises whenever a node is doubted: what was asked before does not end the doubt.
-    doubts: u64,
+    pub(super) doubts: u64,
+    /// Blocks of files that are known, and some that were.
+    pub(super) rows: usize,
 }
 
 /// A node.
@@ -54,6 +56,10 @@ pub(super) struct Node {
     pub(super) place: Option<(u64, Bytes)>,
     /// Doubt since when; none: firm.
     doubt: Option<u64>,
+    /// The block of a file that has one, if that was told.
+    pub(super) row: Option<Box<LocatedBlock>>,
+    /// What was asked before about its block does not count.
+    pub(super) row_since: u64,
 }
 
 /// A delegated directory.
@@ -61,8 +67,10 @@ pub(super) struct Node {
 pub(super) struct Directory {
     /// In whose name it was asked for: whose permissions are known.
     pub(super) caller: Caller,
+    /// For reading only.
+    pub(super) shared: bool,
     pub(super) names: BTreeMap<Bytes, Named>,
-    /// When it was granted or last changed.
+    /// When it was granted or last changed; of one that is for reading, last read.
     pub(super) used: Instant,
     /// Epoch of the session when it was granted.
     pub(super) epoch: u64,
@@ -79,6 +87,7 @@ pub(super) struct Named {
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) caller: Caller,
+    pub(super) shared: bool,
     pub(super) directory: FileStatus,
     pub(super) entries: Vec<FileStatus>,
     pub(super) epoch: u64,
@@ -101,11 +110,13 @@ impl Node {
 impl Nodes {
     /// Takes a grant over. `heard` are attributes of nodes that were told while it was asked for, `None` where they became doubtful.
     pub(super) fn grant(&mut self, grant: Grant, heard: &HashMap<u64, Option<FileStatus>>, at: Instant) {
-        let Grant { caller, directory, entries, epoch } = grant;
+        let Grant { caller, shared, directory, entries, epoch } = grant;
         let dir = directory.inode;
         if self.directories.contains_key(&dir) {
             return;
         }
+        // What was asked before it was granted may have changed before.
+        self.doubts += 1;
         let mut names = BTreeMap::new();
         for mut status in entries {
             let name = std::mem::take(&mut status.name);
@@ -113,9 +124,9 @@ impl Nodes {
             self.enter(dir, name, status, heard);
         }
         self.entries += names.len();
-        self.directories.insert(dir, Directory { caller, names, used: at, epoch });
+        self.directories.insert(dir, Directory { caller, shared, names, used: at, epoch });
         let place = self.nodes.remove(&dir).and_then(|node| node.place);
-        self.nodes.insert(dir, Node { status: directory, place, doubt: None });
+        self.nodes.insert(dir, self.node(directory, place, None));
     }
 
     fn enter(
@@ -144,7 +155,11 @@ impl Nodes {
             Some(None) => firm = false,
         }
         let doubt = (!firm).then_some(self.doubts);
-        self.nodes.insert(inode, Node { status, place: Some((dir, name)), doubt });
+        self.nodes.insert(inode, self.node(status, Some((dir, name)), doubt));
+    }
+
+    fn node(&self, status: FileStatus, place: Option<(u64, Bytes)>, doubt: Option<u64>) -> Node {
+        Node { status, place, doubt, row: None, row_since: self.doubts }
     }
 
     /// Forgets a directory. False if it was not delegated.
@@ -199,6 +214,9 @@ impl Nodes {
         }
         let settled = ours || !status.under_construction || node.doubt.is_none();
         let firm = is_delegated || settled && can_be_firm(status);
+        if node.status.change != status.change {
+            node.row = None;
+        }
         node.status = FileStatus { name: Bytes::new(), ..status.clone() };
         node.doubt = if firm { None } else { Some(node.doubt.unwrap_or(moment)) };
     }
@@ -210,6 +228,7 @@ impl Nodes {
             return false;
         }
         node.status.clone_from(status);
+        node.row = None;
         true
     }
 
@@ -267,14 +286,16 @@ impl Nodes {
 
     // ---- questions ----
 
-    /// The directory, if `caller` may do everything in it.
+    /// The directory, if `caller` may do everything in it, and here.
     pub(super) fn of(&self, caller: &Caller, dir: u64) -> Option<&Directory> {
-        self.directories.get(&dir).filter(|directory| directory.caller == *caller)
+        self.readable(caller, dir).filter(|directory| !directory.shared)
     }
 
     /// Attributes behind a name.
     pub(super) fn look_up(&self, caller: &Caller, dir: u64, name: &[u8]) -> Verdict<FileStatus> {
-        let Some(directory) = self.of(caller, dir).filter(|_| is_name(name)) else { return Verdict::Ask };
+        let Some(directory) = self.readable(caller, dir).filter(|_| is_name(name)) else {
+            return Verdict::Ask;
+        };
         match directory.names.get(name) {
             None => Verdict::Given(Err(ErrorKind::NotFound)),
             Some(named) => self.stat(named.inode),
@@ -338,13 +359,13 @@ impl Nodes {
     /// A node that did not exist before.
     pub(super) fn add(&mut self, status: FileStatus) {
         let doubt = (!can_be_firm(&status) && status.r#type() != FileType::Directory).then_some(self.doubts);
-        self.nodes.insert(status.inode, Node { status, place: None, doubt });
+        self.nodes.insert(status.inode, self.node(status, None, doubt));
     }
 
     /// A directory that was made a moment ago in a delegated one: empty, and delegated too.
     pub(super) fn add_directory(&mut self, dir: u64, caller: Caller, epoch: u64, at: Instant) {
         let names = BTreeMap::new();
-        self.directories.insert(dir, Directory { caller, names, used: at, epoch });
+        self.directories.insert(dir, Directory { caller, shared: false, names, used: at, epoch });
     }
 
     #[cfg(test)]

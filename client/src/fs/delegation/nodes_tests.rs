@@ -40,7 +40,7 @@ fn status(inode: u64, name: &str, kind: FileType) -> FileStatus {
 
 fn grant(nodes: &mut Nodes, dir: u64, entries: Vec<FileStatus>) {
     let directory = FileStatus { name: Bytes::new(), ..status(dir, "", FileType::Directory) };
-    let grant = Grant { caller: anne(), directory, entries, epoch: 7 };
+    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7 };
     nodes.grant(grant, &HashMap::new(), Instant::now());
     nodes.check();
 }
@@ -234,7 +234,8 @@ fn what_was_heard_while_a_directory_was_asked_for_counts() {
     let heard = HashMap::from([(11, Some(newer)), (12, None)]);
     let entries = vec![status(11, "a", FileType::File), status(12, "b", FileType::File)];
     let directory = status(DIR, "", FileType::Directory);
-    nodes.grant(Grant { caller: anne(), directory, entries, epoch: 7 }, &heard, Instant::now());
+    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7 };
+    nodes.grant(grant, &heard, Instant::now());
     assert_eq!(stat(&nodes, 11).map(|status| status.size), Some(3));
     assert!(stat(&nodes, 12).is_none());
 }
@@ -257,11 +258,45 @@ fn a_directory_below_keeps_its_own_delegation() {
 }
 
 #[test]
+fn a_directory_for_reading_answers_questions_and_takes_no_changes() {
+    let mut nodes = with(Vec::new());
+    let grant = Grant {
+        caller: anne(),
+        shared: true,
+        directory: status(20, "", FileType::Directory),
+        entries: vec![status(21, "f", FileType::File)],
+        epoch: 7,
+    };
+    nodes.grant(grant, &HashMap::new(), Instant::now());
+    nodes.check();
+    assert!(matches!(nodes.look_up(&anne(), 20, b"f"), Verdict::Given(Ok(found)) if found.inode == 21));
+    assert_eq!(nodes.look_up(&anne(), 20, b"no"), Verdict::Given(Err(ErrorKind::NotFound)));
+    assert_eq!(
+        nodes.list(&anne(), 20, b"", 10).map(|(entries, more)| (entries.len(), more)),
+        Some((1, false))
+    );
+    assert_eq!(nodes.look_up(&Caller::named("ben"), 20, b"f"), Verdict::Ask);
+    let made = nodes.make(&anne(), (20, b"g"), &new(FileType::File), SHAPE, moment(1), || Some(99));
+    assert_eq!(made, Verdict::Ask);
+    assert_eq!(nodes.unlink(&anne(), (20, b"f"), false, moment(1)), Verdict::Ask);
+    let set = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+    assert_eq!(nodes.set(&anne(), 21, &set, moment(1)), Verdict::Ask);
+    // In one that the session has alone, too: others may have this one for reading.
+    make(&mut nodes, "sub", FileType::Directory, 30);
+    nodes.directories.get_mut(&30).expect("delegated").shared = true;
+    assert_eq!(nodes.unlink(&anne(), (DIR, b"sub"), true, moment(1)), Verdict::Ask);
+    assert_eq!(nodes.set(&anne(), 30, &set, moment(1)), Verdict::Ask);
+    let moved = nodes.rename(&anne(), (DIR, b"sub"), (DIR, b"b"), MoveMode::Replace, moment(1));
+    assert_eq!(moved, Verdict::Ask);
+}
+
+#[test]
 fn bounds_give_up_what_was_not_changed_for_longest() {
     let (mut nodes, begin) = (Nodes::default(), Instant::now());
     for dir in 1..=MAX_DIRECTORIES as u64 + 1 {
         let grant = Grant {
             caller: anne(),
+            shared: false,
             directory: status(dir, "", FileType::Directory),
             entries: Vec::new(),
             epoch: 7,

@@ -69,6 +69,11 @@ impl FsInner {
         if changes.is_empty() {
             return false;
         }
+        // What loses its name is kept by the namenode if it knows that it is open.
+        if changes.iter().any(takes_a_name) && self.tell_opens().await.is_err() {
+            tokio::time::sleep(AGAIN_PAUSE).await;
+            return true;
+        }
         let count = changes.len();
         let request = ApplyChangesRequest {
             context: self.own_context(),
@@ -222,6 +227,15 @@ fn outcome(result: ChangeResult) -> Outcome {
 /// Whether the same change may be carried out later.
 fn is_passing(kind: ErrorKind) -> bool {
     kind.is_retriable() || matches!(kind, ErrorKind::SafeMode | ErrorKind::NoSpace)
+}
+
+/// Whether a node that is no directory may lose a name.
+fn takes_a_name(change: &Change) -> bool {
+    match &change.change {
+        Some(What::Unlink(unlink)) => !unlink.directory,
+        Some(What::Move(_)) => true,
+        Some(What::Make(_) | What::Set(_)) | None => false,
+    }
 }
 
 fn bytes_of(change: &What) -> usize {

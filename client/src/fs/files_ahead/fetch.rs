@@ -76,6 +76,7 @@ async fn fetch(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) {
 
 async fn locate(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<Found>, crate::DfsError> {
     fs.all_settled().await?;
+    let moment = fs.moment();
     let request = v1::LocateFilesRequest {
         context: Some(fs.client.namenode.context_as(&caller.user, &caller.groups, false)),
         inodes: wanted.iter().map(|wanted| wanted.inode.get()).collect(),
@@ -86,11 +87,13 @@ async fn locate(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) -> Result<Ve
         .await?
         .files
         .into_iter()
+        .inspect(|file| fs.told_located(file, moment))
         .filter_map(|file| Some((file.status.as_ref()?.inode, file)))
         .collect();
     let found = wanted.into_iter().filter_map(|wanted| {
         let mut located = located.remove(&wanted.inode.get())?;
         let identity = Identity::of(&located)?;
+        wanted.progress.send_replace(Progress::Located);
         Some(Found { wanted, identity, row: located.blocks.pop()? })
     });
     Ok(found.collect())

@@ -6,6 +6,8 @@ mod locks;
 mod names;
 mod open_files;
 mod outages;
+mod shared_directories;
+mod shared_directories_model;
 
 use std::time::Duration;
 
