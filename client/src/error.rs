@@ -328,6 +328,7 @@ impl From<DfsError> for io::Error {
             | ErrorKind::NoAttribute
             | ErrorKind::NoLocks
             | ErrorKind::Conflict
+            | ErrorKind::ChangesLost
             | ErrorKind::Internal
             | ErrorKind::Unspecified => io::ErrorKind::Other,
         };

@@ -110,6 +110,7 @@ mod retry;
 mod slow_nodes;
 mod status;
 mod streamer;
+mod told_positions;
 mod transport;
 mod trash;
 mod unsynced_blocks;

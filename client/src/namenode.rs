@@ -2,7 +2,7 @@
 //!
 //! Owned by the client's shared state; called from any task. Invariants: a retried call carries the call id of its
 //! first attempt; with several namenodes, one is used until it answers that it does not lead or
-//! cannot be reached, then the next.
+//! cannot be reached, then the next; what an answer says of the log is noted before its caller gets it.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dfs_proto::v1::CallContext;
 use dfs_proto::v1::client_protocol_client::ClientProtocolClient;
 use dfs_proto::v1::file_system_protocol_client::FileSystemProtocolClient;
+use dfs_proto::v1::{CallContext, LogPosition};
 use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::DfsError;
 use crate::config::ClientConfig;
 use crate::retry::{Backoff, RetryPolicy};
+use crate::told_positions::ToldPositions;
 use crate::transport::{Connections, Transport};
 
 /// Stub of the path clients' service.
@@ -48,6 +49,8 @@ pub(crate) struct Namenode {
     next_call: AtomicU64,
     retry: RetryPolicy,
     rpc_timeout: Duration,
+    /// Where in the log changes are that were answered before they were on disk.
+    pub(crate) told: ToldPositions,
 }
 
 impl Namenode {
@@ -68,6 +71,7 @@ impl Namenode {
             next_call: AtomicU64::new(1),
             retry: config.retry,
             rpc_timeout: config.rpc_timeout,
+            told: ToldPositions::default(),
         })
     }
 
@@ -94,6 +98,7 @@ impl Namenode {
             call_id: self.next_call.fetch_add(1, Ordering::Relaxed),
             groups: groups.to_vec(),
             relaxed,
+            told: Vec::new(),
         }
     }
 
@@ -195,6 +200,9 @@ impl Namenode {
             let error = match send(connections.until(until), Request::new(request.clone())).await {
                 Ok(answer) => {
                     proven.store(true, Ordering::Relaxed);
+                    if let Some(changed) = answer.extensions().get::<LogPosition>() {
+                        self.told.note(*changed);
+                    }
                     return Ok(answer.into_inner());
                 }
                 Err(status) => {

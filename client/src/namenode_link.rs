@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use dfs_proto::framing::{self, CALLS_MAX, FrameError};
+use dfs_proto::v1::LogPosition;
 use dfs_proto::{ErrorKind, MAX_RPC_BYTES, RpcError};
 use nix::sys::socket::MsgFlags;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
@@ -93,8 +94,17 @@ impl LinkError {
     }
 }
 
-/// How a call ended: the message with gRPC's head, or the namenode's refusal or the link's failure.
-pub(crate) type Answer = Result<Bytes, Status>;
+/// A call's success.
+#[derive(Debug)]
+pub(crate) struct Success {
+    /// The message, with gRPC's head.
+    pub(crate) message: Bytes,
+    /// Where in the namenode's log the change is, if it was answered before that was on disk.
+    pub(crate) changed: Option<LogPosition>,
+}
+
+/// How a call ended; an error is the namenode's refusal or the link's failure.
+pub(crate) type Answer = Result<Success, Status>;
 
 /// A call without an answer.
 struct Waiting {

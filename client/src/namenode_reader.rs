@@ -13,7 +13,7 @@ use dfs_proto::framing::{self, FrameError, LENGTH_BYTES, PREFACE_BYTES};
 use socket2::{SockRef, TcpKeepalive};
 use tonic::{Code, Status};
 
-use crate::namenode_link::{Answer, Link, LinkError};
+use crate::namenode_link::{Answer, Link, LinkError, Success};
 
 /// Time to connect to one namenode and hear from it before the next attempt.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -203,7 +203,9 @@ impl Input {
         let length = LENGTH_BYTES + frame.len();
         let (id, answer) = framing::decode_answer(frame)?;
         let answer = match answer {
-            framing::Answer::Message(message) => Ok(Bytes::copy_from_slice(message)),
+            framing::Answer::Message { message, changed } => {
+                Ok(Success { message: Bytes::copy_from_slice(message), changed })
+            }
             framing::Answer::Refused { code, text, details } => {
                 let code = Code::from_i32(i32::from(code));
                 Err(Status::with_details(code, text, Bytes::copy_from_slice(details)))

@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
-use crate::namenode_link::{Link, LinkError};
+use crate::namenode_link::{Link, LinkError, Success};
 use crate::own_links::OwnLinks;
 
 /// Room of a new frame: most requests fit.
@@ -103,7 +103,7 @@ async fn carry(
     framing::encode_call(&mut frame, id, parts.uri.path(), message.iter().map(|piece| piece.as_ref()))
         .map_err(|error| Status::out_of_range(error.to_string()))?;
     drop(message);
-    let message = match connections.own.take(frame.len()) {
+    let Success { message, changed } = match connections.own.take(frame.len()) {
         Some(own) => connections.own.call(own, id, &frame, until).await?,
         None => {
             let link = connections.link();
@@ -113,7 +113,12 @@ async fn carry(
     };
     let mut trailers = http::HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
-    Ok(http::Response::new(Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))))))
+    let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = http::Response::new(body);
+    if let Some(changed) = changed {
+        response.extensions_mut().insert(changed);
+    }
+    Ok(response)
 }
 
 #[cfg(test)]

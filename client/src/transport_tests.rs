@@ -68,7 +68,7 @@ pub(crate) fn answer(id: u64, size: u64, name: &[u8]) -> Vec<u8> {
     let message = status.encode_to_vec();
     let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
     let mut out = Vec::new();
-    framing::encode_message(&mut out, id, [head.as_slice(), &message]).expect("fits");
+    framing::encode_message(&mut out, id, None, [head.as_slice(), &message]).expect("fits");
     out
 }
 
@@ -249,7 +249,7 @@ async fn another_version_is_named() {
     let error = RpcError::from_status(&stat(&connections).await.expect_err("refused"));
     assert_eq!(
         (error.kind, error.reason.as_str()),
-        (ErrorKind::VersionMismatch, "namenode speaks 2, client 1")
+        (ErrorKind::VersionMismatch, "namenode speaks 3, client 2")
     );
 }
 

@@ -105,7 +105,9 @@ pub fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::TooManyLinks => Errno::EMLINK,
         ErrorKind::Deadlock => Errno::EDEADLK,
         ErrorKind::NoLocks => Errno::ENOLCK,
-        ErrorKind::Conflict | ErrorKind::Internal | ErrorKind::Unspecified => Errno::EIO,
+        ErrorKind::Conflict | ErrorKind::ChangesLost | ErrorKind::Internal | ErrorKind::Unspecified => {
+            Errno::EIO
+        }
     }
 }
 

@@ -266,12 +266,12 @@ impl Filesystem for DfsFilesystem {
     fn fsyncdir(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        directories::fsync(&self.mount, request.into(), reply);
+        directories::fsync(&self.mount, request.into(), ino, reply);
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

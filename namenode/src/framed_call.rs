@@ -6,15 +6,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use dfs_proto::framing::{self, FrameError};
+use dfs_proto::v1::LogPosition;
 use http_body::Body as _;
 use smallvec::SmallVec;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, http};
 use tonic::{Code, Status};
 
+use crate::service::changed;
+
 /// A call under way: a future of its [`Outcome`].
 pub struct FramedCall {
     id: u64,
+    changed: Option<LogPosition>,
     stage: Stage,
 }
 
@@ -30,20 +34,22 @@ type Message = SmallVec<[Bytes; 1]>;
 pub struct Outcome {
     /// Identity of the call.
     pub id: u64,
+    changed: Option<LogPosition>,
     answer: Result<Message, Status>,
 }
 
 impl FramedCall {
     /// The call that `called` carries out.
     pub const fn new(id: u64, called: BoxFuture<http::Response<Body>, Infallible>) -> Self {
-        Self { id, stage: Stage::Called(called) }
+        Self { id, changed: None, stage: Stage::Called(called) }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Status>> {
         loop {
             match &mut self.stage {
                 Stage::Called(called) => {
-                    let Ok(response) = ready!(called.as_mut().poll(cx));
+                    let polled = changed::noting(&mut self.changed, || called.as_mut().poll(cx));
+                    let Ok(response) = ready!(polled);
                     let (parts, body) = response.into_parts();
                     if let Some(status) = refusal(&parts) {
                         return Poll::Ready(Err(status));
@@ -76,7 +82,7 @@ impl Future for FramedCall {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let answer = ready!(self.poll_answer(cx));
-        Poll::Ready(Outcome { id: self.id, answer })
+        Poll::Ready(Outcome { id: self.id, changed: self.changed, answer })
     }
 }
 
@@ -84,7 +90,10 @@ impl Outcome {
     /// Appends the frame that tells the client.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameError> {
         let encoded = match &self.answer {
-            Ok(message) => framing::encode_message(out, self.id, message.iter().map(|piece| piece.as_ref())),
+            Ok(message) => {
+                let pieces = message.iter().map(|piece| piece.as_ref());
+                framing::encode_message(out, self.id, self.changed, pieces)
+            }
             Err(status) => framing::encode_refusal(
                 out,
                 self.id,

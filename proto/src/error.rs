@@ -38,6 +38,7 @@
 //! | Deadlock                     | FAILED_PRECONDITION | EDEADLK      | no                         |
 //! | NoLocks                      | RESOURCE_EXHAUSTED  | ENOLCK       | no                         |
 //! | Conflict                     | ABORTED             | EIO          | no                         |
+//! | ChangesLost                  | DATA_LOSS           | EIO          | no                         |
 //! | Internal, Unspecified        | INTERNAL            | EIO          | no                         |
 
 use std::fmt;
@@ -73,7 +74,7 @@ impl ErrorKind {
             Self::NoUsableDatanode | Self::NoSpace | Self::QuotaExceeded | Self::NoLocks => {
                 Code::ResourceExhausted
             }
-            Self::ChecksumMismatch | Self::BlockMissing => Code::DataLoss,
+            Self::ChecksumMismatch | Self::BlockMissing | Self::ChangesLost => Code::DataLoss,
             Self::Unsupported => Code::Unimplemented,
             Self::TooLarge => Code::OutOfRange,
             Self::Internal | Self::Unspecified => Code::Internal,
@@ -121,6 +122,7 @@ impl ErrorKind {
             Self::Deadlock => "Resource deadlock avoided",
             Self::NoLocks => "No locks available",
             Self::Conflict => "Changed by somebody else meanwhile",
+            Self::ChangesLost => "Changes were lost before they were on disk",
             Self::Internal | Self::Unspecified => "Internal error",
         }
     }
@@ -222,14 +224,14 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_wire() {
-        for raw in 0..=34 {
+        for raw in 0..=35 {
             let kind = ErrorKind::try_from(raw).expect("a kind");
             let error = RpcError::new(kind, "/a/b", "because");
             let status = error.to_status();
             assert_eq!(status.code(), kind.code());
             assert_eq!(RpcError::from_status(&status), error);
         }
-        assert!(ErrorKind::try_from(35).is_err(), "extend this test with the new kind");
+        assert!(ErrorKind::try_from(36).is_err(), "extend this test with the new kind");
     }
 
     #[test]

@@ -29,16 +29,18 @@
 //!
 //! | size | field       | rule                                                                                   |
 //! |------|-------------|----------------------------------------------------------------------------------------|
-//! | 1    | code        | gRPC's                                                                                 |
-//! | 5+n  | message     | if the code is 0 (OK): as above                                                        |
+//! | 1    | code        | gRPC's, or 255: OK, and a position follows                                             |
+//! | 24   | position    | if the code is 255: term, node id and index of the log entry with what a relaxed call changed |
+//! | 5+n  | message     | if the code is 0 (OK) or 255: as above                                                 |
 //! | 2    | text length | else: t, at most [`TEXT_BYTES_MAX`]                                                    |
 //! | t    | text        | UTF-8                                                                                  |
 //! | -    | details     | to the frame's end, at most [`MAX_RPC_BYTES`]                                          |
 
 use crate::MAX_RPC_BYTES;
+use crate::v1::LogPosition;
 
 /// Version of this format; client and namenode must agree.
-pub const FRAMING_VERSION: u8 = 1;
+pub const FRAMING_VERSION: u8 = 2;
 
 /// Size of a preface.
 pub const PREFACE_BYTES: usize = 8;
@@ -59,6 +61,10 @@ pub const CALLS_MAX: usize = 1024;
 const MAGIC: [u8; 3] = *b"dfs";
 const PREFACE_END: [u8; 4] = *b"\r\n\r\n";
 const ID_BYTES: usize = 8;
+
+/// Code of an answer that succeeded and tells a position: far from gRPC's own.
+const OK_AT: u8 = 255;
+const POSITION_BYTES: usize = 24;
 
 /// Flag and length in front of a message.
 const MESSAGE_HEAD_BYTES: usize = 5;
@@ -122,8 +128,13 @@ pub enum Request<'a> {
 /// What a namenode's frame says about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<'a> {
-    /// It succeeded with this message, gRPC's head included.
-    Message(&'a [u8]),
+    /// It succeeded.
+    Message {
+        /// The message, gRPC's head included.
+        message: &'a [u8],
+        /// Where in the log the change is, if it was answered before that was on disk.
+        changed: Option<LogPosition>,
+    },
     /// It failed.
     Refused {
         /// gRPC's code, not 0.
@@ -192,7 +203,13 @@ pub fn decode_answer(frame: &[u8]) -> Result<(u64, Answer<'_>), FrameError> {
     let (id, rest) = split_id(frame)?;
     let (code, rest) = rest.split_first().ok_or(FrameError::Truncated { field: "code" })?;
     if *code == 0 {
-        return Ok((id, Answer::Message(checked_message(rest)?)));
+        return Ok((id, Answer::Message { message: checked_message(rest)?, changed: None }));
+    }
+    if *code == OK_AT {
+        let (position, rest) =
+            rest.split_first_chunk::<POSITION_BYTES>().ok_or(FrameError::Truncated { field: "position" })?;
+        let message = checked_message(rest)?;
+        return Ok((id, Answer::Message { message, changed: Some(decode_position(*position)) }));
     }
     let (length, rest) =
         rest.split_first_chunk::<2>().ok_or(FrameError::Truncated { field: "text length" })?;
@@ -233,15 +250,22 @@ pub fn encode_abandon(out: &mut Vec<u8>, id: u64) {
     out.extend_from_slice(&id.to_be_bytes());
 }
 
-/// Appends a namenode's frame with the message of a call that succeeded, which comes in pieces and begins with gRPC's head.
-/// After an error `out` is as before.
+/// Appends a namenode's frame with the message of a call that succeeded, which comes in pieces and begins with gRPC's head, and where
+/// in the log its change is, if it was a relaxed one. After an error `out` is as before.
 pub fn encode_message<'a>(
     out: &mut Vec<u8>,
     id: u64,
+    changed: Option<LogPosition>,
     message: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), FrameError> {
     frame(out, id, |out| {
-        out.push(0);
+        match changed {
+            None => out.push(0),
+            Some(LogPosition { term, node_id, index }) => {
+                out.push(OK_AT);
+                [term, node_id, index].iter().for_each(|field| out.extend_from_slice(&field.to_be_bytes()));
+            }
+        }
         let begin = out.len();
         for piece in message {
             out.extend_from_slice(piece);
@@ -258,8 +282,8 @@ pub fn encode_refusal(
     text: &str,
     details: &[u8],
 ) -> Result<(), FrameError> {
-    if code == 0 {
-        return Err(FrameError::Length { field: "code", length: 0 });
+    if code == 0 || code == OK_AT {
+        return Err(FrameError::Length { field: "code", length: usize::from(code) });
     }
     check_details(details)?;
     let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
@@ -298,6 +322,13 @@ fn split_id(frame: &[u8]) -> Result<(u64, &[u8]), FrameError> {
     let (id, rest) =
         frame.split_first_chunk::<ID_BYTES>().ok_or(FrameError::Truncated { field: "call id" })?;
     Ok((u64::from_be_bytes(*id), rest))
+}
+
+fn decode_position(raw: [u8; POSITION_BYTES]) -> LogPosition {
+    let mut fields =
+        raw.chunks_exact(8).map(|field| field.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
+    let mut next = || fields.next().unwrap_or(0);
+    LogPosition { term: next(), node_id: next(), index: next() }
 }
 
 /// Checks that a message is not compressed and as long as its head says.

@@ -12,6 +12,14 @@ fn call() -> Vec<u8> {
     out
 }
 
+const CHANGED: LogPosition = LogPosition { term: 2, node_id: 3, index: 0x0405 };
+
+fn relaxed() -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_message(&mut out, 3, Some(CHANGED), [MESSAGE]).expect("fits");
+    out
+}
+
 fn refusal() -> Vec<u8> {
     let mut out = Vec::new();
     encode_refusal(&mut out, 3, 5, "no", b"\x08\x01").expect("fits");
@@ -20,14 +28,18 @@ fn refusal() -> Vec<u8> {
 
 #[test]
 fn golden_bytes() {
-    assert_eq!(preface(), *b"dfs\x01\r\n\r\n");
+    assert_eq!(preface(), *b"dfs\x02\r\n\r\n");
     assert_eq!(call(), b"\0\0\0\x16\0\0\0\0\0\0\x01\x02\x06/a.B/C\0\0\0\0\x02hi");
     let mut out = Vec::new();
     encode_abandon(&mut out, 0x0102);
     assert_eq!(out, b"\0\0\0\x08\0\0\0\0\0\0\x01\x02");
     out.clear();
-    encode_message(&mut out, 3, [MESSAGE]).expect("fits");
+    encode_message(&mut out, 3, None, [MESSAGE]).expect("fits");
     assert_eq!(out, b"\0\0\0\x10\0\0\0\0\0\0\0\x03\0\0\0\0\0\x02hi");
+    assert_eq!(
+        relaxed(),
+        b"\0\0\0\x28\0\0\0\0\0\0\0\x03\xff\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\x04\x05\0\0\0\0\x02hi"
+    );
     assert_eq!(refusal(), b"\0\0\0\x0f\0\0\0\0\0\0\0\x03\x05\0\x02no\x08\x01");
 }
 
@@ -38,15 +50,17 @@ fn what_is_encoded_decodes() {
     assert_eq!(decode_request(&frame), Ok(expected));
     assert_eq!(decode_request(&frame[..8]), Ok(Request::Abandon { id: 0x0102 }));
     let mut out = Vec::new();
-    encode_message(&mut out, 9, [MESSAGE]).expect("fits");
-    assert_eq!(decode_answer(&out[4..]), Ok((9, Answer::Message(MESSAGE))));
+    encode_message(&mut out, 9, None, [MESSAGE]).expect("fits");
+    let answer = |changed| Answer::Message { message: MESSAGE, changed };
+    assert_eq!(decode_answer(&out[4..]), Ok((9, answer(None))));
+    assert_eq!(decode_answer(&relaxed()[4..]), Ok((3, answer(Some(CHANGED)))));
     let refused = Answer::Refused { code: 5, text: "no", details: b"\x08\x01" };
     assert_eq!(decode_answer(&refusal()[4..]), Ok((3, refused)));
 }
 
 #[test]
 fn every_cut_frame_waits_for_the_rest_or_is_refused() {
-    for whole in [call(), refusal()] {
+    for whole in [call(), refusal(), relaxed()] {
         for cut in 0..whole.len() {
             let missing = split_frame(&whole[..cut]).expect("valid so far").expect_err("not whole");
             assert_eq!(missing, if cut < 4 { 4 - cut } else { whole.len() - cut });
@@ -58,6 +72,10 @@ fn every_cut_frame_waits_for_the_rest_or_is_refused() {
     }
     for cut in 0..refusal.len() - 2 {
         assert!(decode_answer(&refusal[..cut]).is_err(), "{cut}");
+    }
+    let relaxed = &relaxed()[4..];
+    for cut in 0..relaxed.len() {
+        assert!(decode_answer(&relaxed[..cut]).is_err(), "{cut}");
     }
 }
 
@@ -73,11 +91,13 @@ fn lengths_are_bounded() {
     assert!(encode_call(&mut out, 1, "/a", [&head(large.len())[..], &large]).is_err());
     assert!(encode_call(&mut out, 1, "", [MESSAGE]).is_err());
     assert!(encode_call(&mut out, 1, &"a".repeat(256), [MESSAGE]).is_err());
-    assert!(encode_message(&mut out, 1, [&MESSAGE[..6]]).is_err(), "shorter than its head says");
+    assert!(encode_message(&mut out, 1, None, [&MESSAGE[..6]]).is_err(), "shorter than its head says");
     assert!(encode_refusal(&mut out, 1, 2, "", &large).is_err());
     assert!(encode_refusal(&mut out, 1, 0, "fine", &[]).is_err());
+    assert!(encode_refusal(&mut out, 1, 255, "fine", &[]).is_err());
     assert_eq!(out, b"before");
-    encode_message(&mut out, 1, [&head(MAX_RPC_BYTES)[..], &large[..MAX_RPC_BYTES]]).expect("the largest");
+    encode_message(&mut out, 1, Some(CHANGED), [&head(MAX_RPC_BYTES)[..], &large[..MAX_RPC_BYTES]])
+        .expect("the largest");
     out.clear();
     encode_refusal(&mut out, 1, 2, &"é".repeat(TEXT_BYTES_MAX), &large[..MAX_RPC_BYTES]).expect("is cut");
     let frame = split_frame(&out).expect("valid").expect("whole");
@@ -88,8 +108,8 @@ fn lengths_are_bounded() {
 #[test]
 fn prefaces_are_told_apart() {
     assert_eq!(check_preface(preface()), Ok(()));
-    assert_eq!(check_preface(*b"dfs\x02\r\n\r\n"), Err(FrameError::Version { theirs: 2 }));
-    for other in [b"PRI * HT", b"GET / HT", b"HTTP/1.1", b"dfs\x01\r\n\r\0", b"\0\0\0\0\0\0\0\0"] {
+    assert_eq!(check_preface(*b"dfs\x01\r\n\r\n"), Err(FrameError::Version { theirs: 1 }));
+    for other in [b"PRI * HT", b"GET / HT", b"HTTP/1.1", b"dfs\x02\r\n\r\0", b"\0\0\0\0\0\0\0\0"] {
         assert_eq!(check_preface(*other), Err(FrameError::Preface));
         assert!(!may_be_preface(other));
     }

@@ -45,13 +45,14 @@ fn fuzzed_frames_of_clients() {
 #[test]
 fn fuzzed_frames_of_namenodes() {
     let mut good = Vec::new();
-    encode_message(&mut good, 7, [&[0, 0, 0, 0, 3][..], b"abc"]).expect("a frame");
+    let changed = Some(v1::LogPosition { term: 1, node_id: 2, index: 3 });
+    encode_message(&mut good, 7, changed, [&[0, 0, 0, 0, 3][..], b"abc"]).expect("a frame");
     let mut bad = Vec::new();
     let status = RpcError::new(ErrorKind::NotFound, "/a", "it never was").to_status();
     encode_refusal(&mut bad, 9, 5, status.message(), status.details()).expect("a frame");
     fuzz("frames of namenodes", &[good, bad], |input| match split_frame(input) {
         Ok(Ok(frame)) => match decode_answer(frame) {
-            Ok((_, Answer::Message(_))) => true,
+            Ok((_, Answer::Message { .. })) => true,
             Ok((_, Answer::Refused { code, text, details })) => {
                 let details = bytes::Bytes::copy_from_slice(details);
                 let status = Status::with_details(i32::from(code).into(), text, details);

@@ -17,6 +17,17 @@ use crate::DfsError;
 /// Blocks that an open answers: the namenode gives at most 1,000.
 pub(crate) const ALL_BYTES: u64 = u64::MAX;
 
+/// When a commit is answered, and what becomes of it if the namenode's machine fails then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// It is on disk at the namenode, with every change answered before.
+    Durable,
+    /// It may be lost.
+    Relaxed,
+    /// It may be lost, and is told again, or found by a recovery.
+    Found,
+}
+
 impl FsInner {
     /// Makes block `index` of a file writable. `exclude`: datanodes (uuid) found bad.
     pub(crate) async fn write_block(
@@ -41,21 +52,26 @@ impl FsInner {
             .await
     }
 
-    /// Records what was written; with `durable`, it is answered when that and every change answered before is on disk at the
-    /// namenode. `context`, `inode` and `session` of the request are filled in here.
+    /// Records what was written, as safely as is asked for; with [`ErrorKind::ChangesLost`](crate::ErrorKind::ChangesLost), nothing was recorded, and it is to be called once more with
+    /// what the file tells again. `context`, `inode` and `session` of the request are filled in here.
     pub(crate) async fn commit_blocks(
         self: &Arc<Self>,
         inode: InodeId,
         request: v1::CommitBlocksRequest,
-        durable: bool,
+        safety: Safety,
     ) -> Result<FileStatus, DfsError> {
-        if durable {
+        if safety == Safety::Durable {
             self.all_carried_out().await?;
         }
         let mut changing = self.changing(inode).await?;
-        let context = self
-            .own_context()
-            .map(|context| v1::CallContext { relaxed: context.relaxed && !durable, ..context });
+        if safety == Safety::Found {
+            changing.is_found();
+        }
+        let asked = (safety == Safety::Durable).then(|| self.ask_told());
+        let context = match &asked {
+            Some(asked) => self.context_telling(asked),
+            None => self.own_context(),
+        };
         let request = v1::CommitBlocksRequest {
             context,
             inode: inode.get(),
@@ -65,7 +81,11 @@ impl FsInner {
         let subject = Subject::Inode(inode);
         let namenode = &self.client.namenode;
         let call = namenode.call_files(&subject, request, |mut s, r| async move { s.commit_blocks(r).await });
-        let status = changing.answer(call).await?;
+        let mut outcome = changing.answer(call).await;
+        if let Some(asked) = &asked {
+            outcome = self.synced_or_lost(asked, outcome);
+        }
+        let status = outcome?;
         changing.told(&status, true);
         Ok(status)
     }
@@ -83,6 +103,14 @@ impl FsInner {
             reopen: true,
         };
         self.open_for_writing_call(inode, request).await
+    }
+
+    /// Leaves a file to lease recovery.
+    pub(super) async fn recover_lease(&self, inode: InodeId) -> Result<(), DfsError> {
+        self.settled(&[inode]).await?;
+        let namenode = &self.client.namenode;
+        let request = v1::RecoverLeaseRequest { context: namenode.context(), node: Some(node(inode)) };
+        namenode.call("", request, |mut s, r| async move { s.recover_lease(r).await }).await.map(drop)
     }
 
     /// Makes a node.
@@ -174,16 +202,5 @@ impl FsInner {
             .namenode
             .call_files(&subject, request, |mut s, r| async move { s.set_attributes(r).await })
             .await
-    }
-
-    /// Waits until every change answered before is on disk at the namenode.
-    pub(crate) async fn sync_namespace(&self) -> Result<(), DfsError> {
-        self.all_carried_out().await?;
-        let request = v1::SyncNamespaceRequest { context: self.own_context() };
-        self.client
-            .namenode
-            .call_files("", request, |mut s, r| async move { s.sync_namespace(r).await })
-            .await
-            .map(drop)
     }
 }

@@ -17,6 +17,7 @@ use super::files_ahead::FilesAhead;
 use super::locks::SessionLocks;
 use super::open_files::{LeaseTurn, OpenFiles};
 use super::read_local::LOCAL_BUFFER_BYTES;
+use super::unsynced::Unsynced;
 use super::write_limits::{Budget, Pipelines};
 use super::write_tender::{self, Tender};
 use super::{Caller, FileSystemConfig, releases, session};
@@ -64,6 +65,8 @@ pub(crate) struct FsInner {
     /// Files with something on its way.
     pub(super) tender: Arc<Tender>,
     pub(super) locks: SessionLocks,
+    /// Nodes with changes that may be lost.
+    pub(super) unsynced: Unsynced,
     /// Inodes whose lease is being given back because another client wants it.
     pub(super) recalling: Mutex<HashSet<u64>>,
     relaxed: bool,
@@ -89,6 +92,7 @@ impl FileSystem {
             files: Arc::default(),
             tender: Arc::default(),
             locks: SessionLocks::default(),
+            unsynced: Unsynced::default(),
             recalling: Mutex::default(),
             relaxed: config.relaxed,
             runtime: Handle::current(),

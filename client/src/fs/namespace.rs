@@ -85,6 +85,7 @@ impl FileSystem {
         };
         let request = self.make_node_request(caller, parent, name, new);
         let answer = changing.answer(fs.make_node_call(&subject, request)).await?;
+        answer.status.iter().for_each(|made| fs.unsynced.changed(made.inode));
         changing.done(caller);
         answer.status.ok_or_else(|| incomplete(&subject, "status"))
     }
@@ -340,11 +341,6 @@ impl FileSystem {
     pub async fn stats(&self) -> Result<ClusterStats, DfsError> {
         let request = v1::GetStatsRequest { context: self.namenode().context() };
         self.namenode().call("", request, |mut s, r| async move { s.get_stats(r).await }).await
-    }
-
-    /// Waits until every change answered before is on disk at the namenode.
-    pub async fn sync(&self) -> Result<(), DfsError> {
-        self.inner().sync_namespace().await
     }
 
     fn overlaid(&self, mut status: FileStatus) -> FileStatus {

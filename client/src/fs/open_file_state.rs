@@ -1,11 +1,13 @@
 //! The state of an open file, and what it tells about itself.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use dfs_proto::ErrorKind;
 use dfs_proto::v1::{FileStatus, LocatedBlocks};
 
+use super::namespace_sync::{forgotten, is_of_loss};
 use super::read_table::BlockTable;
 use super::write_state::WriteState;
 use crate::DfsError;
@@ -35,6 +37,8 @@ pub(super) struct FileState {
     pub rewritten: bool,
     /// Something was answered by the namenode before it was on its disk.
     pub namespace_changed: bool,
+    /// How often the namenode has lost changes of it.
+    pub losses: u32,
     /// The background task runs.
     pub tended: bool,
     /// The recall that was answered last asked for it: the next flush gives the lease back.
@@ -76,6 +80,7 @@ impl FileState {
             written: None,
             rewritten: false,
             namespace_changed: true,
+            losses: 0,
             tended: false,
             recalled: false,
             failed: None,
@@ -113,6 +118,26 @@ impl FileState {
         self.recorded_size = self.recorded_size.max(status.size);
         self.status = status;
         self.namespace_changed = true;
+    }
+
+    /// The namenode has forgotten some of what it was told: it is told again of what it may not know.
+    pub(super) fn tell_again(&mut self) {
+        self.losses += 1;
+        self.namespace_changed = true;
+        // That the lease was given back may be lost, too; giving it back twice is harmless.
+        self.lease |= !self.write.told.is_empty();
+        if !self.lease {
+            return;
+        }
+        self.recorded_size = 0;
+        let WriteState { writers, finished, told, .. } = &mut self.write;
+        writers.values_mut().for_each(|writer| (writer.recorded, writer.kept) = (None, None));
+        for (index, block) in std::mem::take(told) {
+            // One that is being written again is told of by its writer.
+            if !writers.contains_key(&index) {
+                finished.entry(index).or_insert(block);
+            }
+        }
     }
 
     /// The namenode's answer to a change of attributes.
@@ -224,10 +249,18 @@ impl FileState {
         if error.kind() == ErrorKind::LeaseExpired {
             // The namenode has brought the file to an end without this session: the next write opens it anew.
             self.lease = false;
-            self.write.finished.clear();
-            self.write.unsynced.clear();
+            self.forget_ended();
         }
+        // What is open is there, unless the namenode has lost it; that may not be noticed yet.
+        let is_lost = error.kind() == ErrorKind::NotFound || self.losses > 0 && is_of_loss(error.kind());
+        let error = if is_lost { forgotten("", &error) } else { error };
         self.failed = Some((error, self.writable.max(1)));
+    }
+
+    /// What was ended is not known to the namenode and never will be.
+    pub(super) fn forget_ended(&mut self) {
+        let WriteState { finished, unsynced, told, .. } = &mut self.write;
+        [finished, unsynced, told].into_iter().for_each(BTreeMap::clear);
     }
 
     /// A failure that somebody has to hear of.

@@ -63,6 +63,7 @@ impl FileSystem {
         let answer = answer?;
         changing.done(caller);
         let status = answer.status.ok_or_else(|| incomplete(&Subject::Entry(parent, name), "status"))?;
+        fs.unsynced.changed(status.inode);
         let mut handle = PendingOpen::new_file(fs, InodeId(status.inode));
         if fs.files.registrations() != registrations {
             // The namenode was started anew meanwhile, and may have forgotten that this is open.

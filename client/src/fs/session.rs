@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use dfs_proto::v1::{self, KeepSessionRequest, KeepSessionResponse};
 use dfs_proto::{ErrorKind, InodeId};
 
+use super::file_calls::Safety;
 use super::file_system::FsInner;
 use super::lock_delegations::lives_until;
 use crate::DfsError;
@@ -50,7 +51,7 @@ pub(super) async fn keep(fs: Weak<FsInner>, started: KeepSessionResponse) {
                         Ok(registered) => {
                             epoch = registered.epoch;
                             fs.epoch_is(epoch);
-                            fs.tell_again();
+                            fs.check_told();
                         }
                         Err(error) => {
                             tracing::warn!(session = fs.session(), %error, "could not register again");
@@ -104,7 +105,7 @@ impl FsInner {
     }
 
     /// Has the namenode told how far the files are that are being written here: a log that lost its end does not say so any more.
-    fn tell_again(&self) {
+    pub(super) fn tell_again(&self) {
         for file in self.files.all() {
             let core = Arc::clone(file.core());
             if core.forget_told() {
@@ -183,9 +184,16 @@ impl FsInner {
             return;
         }
         let request = v1::CommitBlocksRequest { close: true, ..Default::default() };
-        match self.commit_blocks(inode, request, false).await {
+        match self.commit_blocks(inode, request, Safety::Relaxed).await {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::LeaseExpired | ErrorKind::NotFound) => {}
+            // The namenode has lost that its blocks were ended.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                tracing::warn!(%inode, %error, "a file that was closed is open again, to be recovered");
+                if let Err(error) = self.recover_lease(inode).await {
+                    tracing::warn!(%inode, %error, "the lease could not be given to recovery");
+                }
+            }
             Err(error) => tracing::warn!(%inode, %error, "a lease could not be given back"),
         }
     }

@@ -183,6 +183,7 @@ impl FileCore {
             storages: Vec::new(),
             recorded: None,
             kept: None,
+            forgotten: false,
         };
         state.write.writers.insert(index, handle);
         BlockWriter::new(Arc::clone(self), index, receiver)
@@ -284,6 +285,9 @@ impl FileCore {
         state.table.set(index, finished.block, &finished.members, self.block_size);
         if let Some(writer) = state.write.writers.get_mut(&index) {
             writer.block = None;
+            if std::mem::take(&mut writer.forgotten) {
+                return;
+            }
             if !synced && writer.is_unsynced() {
                 state.write.unsynced.insert(index, finished.clone());
             }

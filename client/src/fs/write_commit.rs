@@ -11,16 +11,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_proto::ErrorKind;
-use dfs_proto::v1::{CommitBlocksRequest, NodeRef, RecoverLeaseRequest, WrittenBlock};
+use dfs_proto::v1::{CommitBlocksRequest, WrittenBlock};
 use tokio::time::{Instant, sleep};
 
+use super::file_calls::Safety;
+use super::namespace_sync::{forgotten, is_of_loss};
 use super::open_file::FileCore;
 use super::open_file_state::FileState;
 use super::unbroken::unbroken;
 use super::write_block::BlockWriter;
 use crate::DfsError;
+use crate::unsynced_blocks::FinishedBlock;
 
 /// How long nothing must have been written before a lease that another client wants is given back.
 const RECALL_IDLE: Duration = Duration::from_secs(1);
@@ -30,6 +32,9 @@ const REBUILD_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often that is looked at.
 const RECALL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Losses of changes by the namenode that one commit may find.
+const LOSSES_MAX: usize = 8;
 
 /// Counts a flush under way until it is dropped.
 pub(super) struct Flushing<'a>(&'a FileCore);
@@ -127,17 +132,7 @@ impl FileCore {
     async fn recover(&self) {
         let _turn = self.fs.lease_turn(self.inode).await;
         self.state().lease = false;
-        let namenode = &self.fs.client.namenode;
-        let request = RecoverLeaseRequest {
-            context: namenode.context(),
-            node: Some(NodeRef { base: self.inode.get(), path: Bytes::new() }),
-        };
-        if let Err(error) = self.fs.settled(&[self.inode]).await {
-            tracing::warn!(file = %self.subject, %error, "the lease could not be given to recovery");
-            return;
-        }
-        let asked = namenode.call("", request, |mut s, r| async move { s.recover_lease(r).await });
-        if let Err(error) = asked.await {
+        if let Err(error) = self.fs.recover_lease(self.inode).await {
             // It happens when the session ends, too.
             tracing::warn!(file = %self.subject, %error, "the lease could not be given to recovery");
         }
@@ -209,10 +204,16 @@ impl FileCore {
     async fn commit_as(self: &Arc<Self>, close: bool, durable: bool) -> Result<bool, DfsError> {
         let _turn = self.commit_turn.lock().await;
         let gives_up = Instant::now() + self.fs.wait;
+        let mut losses = 0;
         let (told, only_grows, status) = loop {
             let Some((request, only_grows)) = self.commit_request(close) else { return Ok(false) };
             let told = request.blocks.clone();
-            match self.fs.commit_blocks(self.inode, request, durable).await {
+            let safety = match (durable, only_grows) {
+                (true, _) => Safety::Durable,
+                (false, true) => Safety::Found,
+                (false, false) => Safety::Relaxed,
+            };
+            match self.fs.commit_blocks(self.inode, request, safety).await {
                 Ok(status) => break (told, only_grows, status),
                 // A pipeline is being rebuilt: its writer will soon say under which stamp.
                 Err(error)
@@ -220,14 +221,52 @@ impl FileCore {
                 {
                     sleep(REBUILD_INTERVAL).await;
                 }
+                // Once more, with what the namenode has lost of this file.
+                Err(error) if error.kind() == ErrorKind::ChangesLost && losses < LOSSES_MAX => losses += 1,
+                Err(error) if is_of_loss(error.kind()) => {
+                    // It may have forgotten the blocks, the lease, or the file.
+                    let known = self.state().losses;
+                    self.fs.sync_told().await?;
+                    let now = self.state().losses;
+                    if now == 0 {
+                        return Err(error);
+                    }
+                    if losses >= LOSSES_MAX {
+                        return Err(forgotten(&self.subject, &error));
+                    }
+                    losses += 1;
+                    if now == known {
+                        self.sort_out(told, &error).await?;
+                    }
+                }
                 Err(error) => return Err(error),
             }
         };
+        self.was_told(told, durable);
         let mut state = self.state();
-        for block in told {
+        let changed = state.namespace_changed;
+        state.committed(status);
+        if durable || only_grows {
+            // What this call was answered for is on disk already, or is found.
+            state.namespace_changed = changed;
+        }
+        if durable {
+            state.write.told.clear();
+        }
+        Ok(true)
+    }
+
+    /// The namenode has taken this.
+    pub(super) fn was_told(&self, blocks: Vec<WrittenBlock>, durable: bool) {
+        let mut state = self.state();
+        for block in blocks {
             let (Some(block), finished) = (block.block, block.finished) else { continue };
             if finished {
-                state.write.finished.retain(|_, known| known.block != block);
+                let is_told = |_: &u64, known: &mut FinishedBlock| known.block == block;
+                let told: Vec<_> = state.write.finished.extract_if(.., is_told).collect();
+                if !durable {
+                    state.write.told.extend(told);
+                }
             } else {
                 let writer = state.write.writers.values_mut();
                 for writer in writer.filter(|w| w.block.is_some_and(|now| now.id == block.id)) {
@@ -238,13 +277,6 @@ impl FileCore {
                 }
             }
         }
-        let changed = state.namespace_changed;
-        state.committed(status);
-        if durable || only_grows {
-            // What this call was answered for is on disk already, or is found.
-            state.namespace_changed = changed;
-        }
-        Ok(true)
     }
 
     /// What is to be told, and whether it is only how far blocks have grown.
@@ -261,7 +293,8 @@ impl FileCore {
             });
         }
         for (index, writer) in &state.write.writers {
-            let Some(block) = writer.block.filter(|_| writer.block != writer.recorded) else { continue };
+            let is_news = writer.block != writer.recorded && !writer.forgotten;
+            let Some(block) = writer.block.filter(|_| is_news) else { continue };
             size = size.max(index * self.block_size + block.length);
             blocks.push(WrittenBlock {
                 block: Some(block),

@@ -80,6 +80,8 @@ pub(super) struct WriterHandle {
     pub recorded: Option<Block>,
     /// What the namenode has of it on its disk.
     pub kept: Option<Block>,
+    /// The namenode does not know it any more: it only has to end.
+    pub forgotten: bool,
 }
 
 impl WriterHandle {
@@ -115,6 +117,8 @@ pub(super) struct WriteState {
     pub writers: BTreeMap<u64, WriterHandle>,
     /// Blocks that are ended and of which the namenode was not told yet.
     pub finished: BTreeMap<u64, FinishedBlock>,
+    /// Ended blocks that the namenode was told of, but may lose again. At most as many as the file has.
+    pub told: BTreeMap<u64, FinishedBlock>,
     /// Blocks that were ended and may not be on disk.
     pub unsynced: BTreeMap<u64, FinishedBlock>,
     /// First block, allocated when the file was created.
@@ -159,6 +163,7 @@ impl WriteState {
     pub(super) fn cut(&mut self, kept: u64) {
         drop(self.finished.split_off(&kept));
         drop(self.unsynced.split_off(&kept));
+        drop(self.told.split_off(&kept));
         if kept == 0 {
             self.prepared = None;
         }

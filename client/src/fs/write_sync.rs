@@ -4,8 +4,10 @@
 //! who ask meanwhile are served by the next round (group commit). Invariant: a round puts on disk everything that was
 //! sent before it began.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dfs_proto::v1::Block;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
@@ -30,8 +32,14 @@ pub(super) struct SyncRound {
 }
 
 impl FileCore {
-    /// Everything written before is on disk on all replicas, and so is what the namenode was told of the file.
+    /// Everything written before is on disk on all replicas, and so is what the namenode was told of the file. If that has lost some
+    /// of it, this fails once a writer.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), DfsError> {
+        self.sync_all().await?;
+        self.fs.check_lost(self.inode)
+    }
+
+    async fn sync_all(self: &Arc<Self>) -> Result<(), DfsError> {
         {
             let mut state = self.state();
             state.take_failure()?;
@@ -95,9 +103,25 @@ impl FileCore {
             self.commit_synced().await?;
         }
         let changed = std::mem::take(&mut self.state().namespace_changed) | self.fs.has_queued();
-        if changed && let Err(error) = self.fs.sync_namespace().await {
-            self.state().namespace_changed |= changed;
-            return Err(error);
+        if changed {
+            let (told, losses) = {
+                let state = self.state();
+                let told = state.write.told.iter().map(|(index, known)| (*index, known.block));
+                (told.collect::<BTreeMap<u64, Block>>(), state.losses)
+            };
+            if let Err(error) = self.fs.sync_namespace().await {
+                self.state().namespace_changed |= changed;
+                return Err(error);
+            }
+            let is_complete = {
+                let mut state = self.state();
+                state.write.told.retain(|index, known| told.get(index) != Some(&known.block));
+                state.losses == losses
+            };
+            if !is_complete {
+                // It was told again what it had lost.
+                self.commit_durably(false).await?;
+            }
         }
         round.done = upto;
         round.count += 1;

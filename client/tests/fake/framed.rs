@@ -71,7 +71,7 @@ where
     });
     let mut out = Vec::new();
     match status.code() {
-        tonic::Code::Ok => framing::encode_message(&mut out, id, [answer.as_slice()]),
+        tonic::Code::Ok => framing::encode_message(&mut out, id, None, [answer.as_slice()]),
         code => framing::encode_refusal(&mut out, id, code as i32 as u8, status.message(), status.details()),
     }
     .expect("fits");

@@ -91,10 +91,12 @@ pub fn release(mount: &Arc<Mount>, handle: FileHandle, reply: ReplyEmpty) {
     }
 }
 
-/// `fsyncdir`: all changes answered before are on disk.
-pub fn fsync(mount: &Arc<Mount>, who: Who, reply: ReplyEmpty) {
+/// `fsyncdir`: all changes answered before are on disk, or those of this directory are lost.
+pub fn fsync(mount: &Arc<Mount>, who: Who, ino: INodeNo, reply: ReplyEmpty) {
     let shared = mount.clone();
-    mount.answer(who, reply, async move { Ok(shared.fs.sync().await?) }, |reply, ()| reply.ok());
+    let inode = InodeId(ino.0);
+    let sync = async move { Ok(shared.fs.sync_directory(inode).await?) };
+    mount.answer(who, reply, sync, |reply, ()| reply.ok());
 }
 
 /// `readdir` and `readdirplus`.

@@ -153,6 +153,8 @@ impl Acks {
 mod tests {
     use tokio::sync::oneshot;
 
+    use super::super::raft_types::log_id;
+    use super::super::segment::EntryId;
     use super::*;
     use crate::log::Reply;
 
@@ -163,7 +165,8 @@ mod tests {
 
     fn applied(acks: &Acks, index: u64, level: Level) -> oneshot::Receiver<Outcome> {
         let (waiter, receiver) = waiter(level);
-        acks.applied(index, std::iter::once((waiter, Ok((Reply::default(), index)))));
+        let id = log_id(EntryId { term: 1, node_id: 1, index });
+        acks.applied(index, std::iter::once((waiter, Ok((Reply::default(), id)))));
         receiver
     }
 

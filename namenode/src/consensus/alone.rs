@@ -305,8 +305,8 @@ impl Alone {
             self.want_sync();
         }
         let mut applied = core.applier.apply(std::slice::from_ref(&entry))?;
-        if let Some((index, _, replies)) = applied.pop() {
-            self.acks.applied(index, answers(index, waiters, replies));
+        if let Some((id, _, replies)) = applied.pop() {
+            self.acks.applied(id.index, answers(id, waiters, replies));
         }
         if core.applier.is_checkpoint_due() && core.applier.has_room() {
             self.want(|wanted| wanted.work = true);

@@ -3,7 +3,7 @@
 //! Owned by one thread at a time. The owner sees to the order of log and state: a checkpoint is made only when the log
 //! is on disk as far as it was applied.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use super::batch::Batch;
 use super::error::ConsensusError;
 use super::flusher::Flusher;
-use super::raft_types::{Entry, LogId, StoredMembership};
+use super::raft_types::{self, Entry, LogId, StoredMembership};
 use super::room::DiskRoom;
 use super::snapshot::ReceivedSnapshot;
 use super::state_store::{Position, StateStore};
+use super::terms::Terms;
 use crate::log;
 use crate::namesystem::{self, Effect, Fill, NamesystemError, Tables};
 
@@ -53,13 +54,15 @@ pub struct Applier {
     on_effects: OnEffects,
     policy: CheckpointPolicy,
     applied: watch::Sender<Option<LogId>>,
+    /// A copy of the position's for others, who look at it when they have looked at `applied`.
+    terms: Arc<RwLock<Terms>>,
     dirty: Dirty,
     flusher: Flusher,
     disk: DiskRoom,
 }
 
-/// Log index of a batch, the batch, and what became of its commands.
-type AppliedBatch<'a> = (u64, &'a Batch, Vec<Applied>);
+/// Log id of a batch, the batch, and what became of its commands.
+type AppliedBatch<'a> = (LogId, &'a Batch, Vec<Applied>);
 
 impl Applier {
     /// Applies to `store`, which stands at `position`; tells effects to `on_effects`.
@@ -72,12 +75,23 @@ impl Applier {
         disk: DiskRoom,
     ) -> Self {
         let applied = watch::Sender::new(position.last);
-        Self { store, position, on_effects, policy, applied, dirty: Dirty::default(), flusher, disk }
+        let terms = Arc::new(RwLock::new(position.terms.clone()));
+        let dirty = Dirty::default();
+        Self { store, position, on_effects, policy, applied, terms, dirty, flusher, disk }
     }
 
     /// How far the log is applied, as it goes on.
     pub fn watch(&self) -> watch::Receiver<Option<LogId>> {
         self.applied.subscribe()
+    }
+
+    /// Who made the entries that were applied; at least of those that [`Self::watch`] has told of.
+    pub fn terms(&self) -> Arc<RwLock<Terms>> {
+        Arc::clone(&self.terms)
+    }
+
+    fn publish_terms(&self) {
+        self.terms.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.position.terms);
     }
 
     /// Applies entries in one transaction. Answers for each batch what became of its commands.
@@ -86,7 +100,7 @@ impl Applier {
         let rows = self.store.rows();
         let mut effects = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
-        let mut membership_changed = false;
+        let (mut membership_changed, mut terms_changed) = (false, false);
         let failed = |index| move |source| ConsensusError::Apply { index, source };
         let mut index = self.position.next_index();
         let mut tables = Tables::open(&rows).map_err(failed(index))?;
@@ -109,16 +123,20 @@ impl Applier {
                     }
                     self.dirty.commands += replies.len() as u64;
                     self.dirty.bytes += batch.encoded_bytes() as u64;
-                    outcomes.push((index, batch, replies));
+                    outcomes.push((entry.log_id, batch, replies));
                 }
             }
+            terms_changed |= self.position.terms.applied(raft_types::entry_id(&entry.log_id));
             self.position.last = Some(entry.log_id);
         }
-        self.position.store(&mut tables, membership_changed);
+        self.position.store(&mut tables, membership_changed, terms_changed);
         tables.commit();
         self.dirty.since.get_or_insert_with(Instant::now);
         if !effects.is_empty() {
             (self.on_effects)(effects);
+        }
+        if terms_changed {
+            self.publish_terms();
         }
         self.applied.send_replace(self.position.last);
         Ok(outcomes)
@@ -178,6 +196,7 @@ impl Applier {
             return Err(ConsensusError::WrongSnapshot { snapshot_id: received.meta.snapshot_id.clone() });
         }
         self.position = position;
+        self.publish_terms();
         self.dirty = Dirty::default();
         self.applied.send_replace(self.position.last);
         Ok(())

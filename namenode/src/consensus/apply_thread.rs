@@ -19,7 +19,7 @@ use super::batch::{Outcome, Waiter};
 use super::dir_lock::DirLock;
 use super::error::{ConsensusError, ProposeError};
 use super::health::Health;
-use super::raft_types::{Entry, SnapshotMeta};
+use super::raft_types::{Entry, LogId, SnapshotMeta};
 use super::snapshot::{ReceivedSnapshot, SnapshotSource};
 use super::state_store::Position;
 
@@ -96,8 +96,8 @@ impl ApplyThread {
             }
             if !entries.is_empty() {
                 let outcomes = self.applier.apply(&entries).inspect_err(|_| refuse(&entries))?;
-                for (index, batch, replies) in outcomes {
-                    self.acks.applied(index, answers(index, batch.take_waiters(), replies));
+                for (id, batch, replies) in outcomes {
+                    self.acks.applied(id.index, answers(id, batch.take_waiters(), replies));
                 }
             }
             match other {
@@ -183,12 +183,12 @@ fn command_count(entry: &Entry) -> usize {
 
 /// Pairs the waiters of a batch, if it was proposed here, with the outcomes of its commands.
 pub fn answers(
-    index: u64,
+    id: LogId,
     waiters: Vec<Waiter>,
     replies: Vec<Applied>,
 ) -> impl Iterator<Item = (Waiter, Outcome)> {
     let outcomes = replies.into_iter().map(move |reply| match reply {
-        Ok(reply) => Ok((reply, index)),
+        Ok(reply) => Ok((reply, id)),
         Err(refused) => Err(ProposeError::Refused(refused)),
     });
     waiters.into_iter().zip(outcomes)

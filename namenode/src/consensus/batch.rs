@@ -18,11 +18,11 @@ use tokio::sync::oneshot;
 
 use super::batcher::OnTheWay;
 use super::error::ProposeError;
-use super::raft_types::TypeConfig;
+use super::raft_types::{LogId, TypeConfig};
 use crate::log;
 
-/// A reply and the log index of the entry that held its command.
-pub type Outcome = Result<(log::Reply, u64), ProposeError>;
+/// A reply and the log id of the entry that held its command.
+pub type Outcome = Result<(log::Reply, LogId), ProposeError>;
 
 /// When a proposal is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

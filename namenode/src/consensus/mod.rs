@@ -61,6 +61,7 @@ mod segmented_log;
 mod snapshot;
 mod state_machine;
 mod state_store;
+mod terms;
 mod threads;
 mod vote_file;
 

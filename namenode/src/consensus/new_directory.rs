@@ -20,6 +20,10 @@ const CACHE_BYTES: usize = 64 << 20;
 /// Memory for what is changed after the rows are there: a few records.
 const LAYER_BYTES: usize = 1 << 20;
 
+/// A restored namespace passes over so many terms: the namenode from which the backup is went on under some of them, and what it told
+/// clients of its log must not seem to be in this one.
+const RESTORED_TERMS: u64 = 1 << 20;
+
 /// A directory that is being filled with rows.
 pub struct NewDirectory {
     dir: PathBuf,
@@ -72,7 +76,7 @@ impl NewDirectory {
             let rows = store.rows();
             let mut tables = Tables::open(&rows).map_err(failed)?;
             tables.mark_restored(created_ns).map_err(failed)?;
-            position.store(&mut tables, true);
+            position.store(&mut tables, true, false);
             tables.commit();
         }
         store.checkpoint()?;
@@ -91,6 +95,6 @@ impl FilledDirectory {
         let last = raft_types::entry_id(&self.last);
         SegmentedLog::create(&self.dir.join("log"), last)?;
         let (votes, _) = VoteFile::open(&self.dir, self.node_id)?;
-        votes.save(&Vote::new(last.term, self.node_id))
+        votes.save(&Vote::new(last.term + RESTORED_TERMS, self.node_id))
     }
 }

@@ -1,8 +1,9 @@
 //! A namenode's part in consensus: starting it, proposing, stopping it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use dfs_proto::v1::LogPosition;
 use openraft::BasicNode;
 use prost::Message;
 use redb::ReadTransaction;
@@ -25,9 +26,11 @@ use super::network::MESSAGE_BYTES_MAX;
 use super::raft_service::RaftService;
 use super::raft_types::{self, LogId, Membership, Vote};
 use super::room::{self, DiskRoom};
+use super::segment::EntryId;
 use super::segmented_log::{Recovered, SegmentedLog};
 use super::snapshot;
 use super::state_store::{Position, StateStore};
+use super::terms::Terms;
 use super::threads::spawn;
 use super::vote_file::{self, VoteFile};
 use crate::log;
@@ -47,6 +50,7 @@ struct Inner {
     store: StateStore,
     synced: watch::Receiver<u64>,
     applied: watch::Receiver<Option<LogId>>,
+    terms: Arc<RwLock<Terms>>,
     health: Health,
     /// Each closes when a thread ends.
     threads: Mutex<Vec<oneshot::Receiver<()>>>,
@@ -134,7 +138,12 @@ fn prepare(
     let disk = DiskRoom::new(&config.dir, config.checkpoint_room_bytes);
     let (store, position) = (opened.store.clone(), opened.position.clone());
     let applier = Applier::new(store, position, on_effects, policy, flusher, disk);
-    let watches = Watches { store: opened.store.clone(), synced: acks.watch(), applied: applier.watch() };
+    let watches = Watches {
+        store: opened.store.clone(),
+        synced: acks.watch(),
+        applied: applier.watch(),
+        terms: applier.terms(),
+    };
     let membership =
         opened.recovered.membership.as_ref().unwrap_or_else(|| opened.position.membership.membership());
     let first = if opened.is_new { first_membership(config) } else { None };
@@ -162,6 +171,7 @@ struct Watches {
     store: StateStore,
     synced: watch::Receiver<u64>,
     applied: watch::Receiver<Option<LogId>>,
+    terms: Arc<RwLock<Terms>>,
 }
 
 impl Consensus {
@@ -193,11 +203,11 @@ impl Consensus {
             // The thread that failed knows better than openraft why.
             Err(error) => return Err(health.failure().and_then(Arc::into_inner).unwrap_or(error)),
         };
-        let Watches { store, synced, applied } = watches;
+        let Watches { store, synced, applied, terms } = watches;
         // From here on there is somebody to serve, if only readers.
         store.room().begin();
         let threads = Mutex::new(threads);
-        let inner = Inner { node_id: config.node_id, role, store, synced, applied, health, threads };
+        let inner = Inner { node_id: config.node_id, role, store, synced, applied, terms, health, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -208,14 +218,27 @@ impl Consensus {
 
     /// Proposes a command and returns when it is applied and its entry is written to the log file, with its position
     /// in the log: the end of this process does not lose it. It is durable when [`Consensus::wait_synced`] returns
-    /// for that position, at the latest a second later. What is durable is always a prefix of the log.
-    pub async fn propose_relaxed(&self, command: log::Command) -> Result<(log::Reply, u64), ProposeError> {
-        self.submit(command, Level::Written).await
+    /// for that position, at the latest a second later. What is durable is always a prefix of the log. Whether it was lost before
+    /// that, [`Consensus::has`] tells.
+    pub async fn propose_relaxed(
+        &self,
+        command: log::Command,
+    ) -> Result<(log::Reply, LogPosition), ProposeError> {
+        let (reply, id) = self.submit(command, Level::Written).await?;
+        Ok((reply, raft_types::position(&id)))
     }
 
     /// As [`Consensus::propose_relaxed`], for commands that are carried out in their order. An outcome for each: one that is
     /// refused does not keep the next ones from being carried out.
-    pub async fn propose_all_relaxed(&self, commands: Vec<log::Command>) -> Vec<Outcome> {
+    pub async fn propose_all_relaxed(
+        &self,
+        commands: Vec<log::Command>,
+    ) -> Vec<Result<(log::Reply, LogPosition), ProposeError>> {
+        let outcomes = self.submit_all(commands).await.into_iter();
+        outcomes.map(|outcome| outcome.map(|(reply, id)| (reply, raft_types::position(&id)))).collect()
+    }
+
+    async fn submit_all(&self, commands: Vec<log::Command>) -> Vec<Outcome> {
         let bytes = commands.iter().map(Message::encoded_len).max().unwrap_or(0);
         if bytes > COMMAND_BYTES_MAX {
             let too_large = || Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
@@ -236,6 +259,18 @@ impl Consensus {
             Role::Alone(alone) => alone.propose(command, level).await,
             Role::Member(member) => member.propose(command, level, &self.inner.health).await,
         }
+    }
+
+    /// Whether this entry is in the log, with all that was before it when it was made. Answered by who leads, who has everything that
+    /// was ever committed.
+    pub fn has(&self, position: &LogPosition) -> Result<bool, ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        let LogPosition { term, node_id, index } = *position;
+        let applied = *self.inner.applied.borrow();
+        let terms = self.inner.terms.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(terms.contains(applied.as_ref(), &EntryId { term, node_id, index }))
     }
 
     /// Returns when everything that was answered before is on disk here.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dfs_proto::v1::LogPosition;
 use openraft::{BasicNode, CommittedLeaderId, EntryPayload, RaftTypeConfig};
 use prost::Message;
 
@@ -49,6 +50,11 @@ pub fn log_id(id: EntryId) -> LogId {
 /// The reverse of [`log_id`].
 pub fn entry_id(id: &LogId) -> EntryId {
     EntryId { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
+}
+
+/// Where an entry is, as clients are told.
+pub const fn position(id: &LogId) -> LogPosition {
+    LogPosition { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
 }
 
 /// The record kind of a payload.

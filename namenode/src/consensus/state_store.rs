@@ -5,15 +5,16 @@
 //! ([`crate::namesystem::Store`]); a durable transaction of redb (a checkpoint) is made now and then, and after a
 //! crash the log is applied again from there. Each page is verified when it is read (`checked_file`).
 //!
-//! Two records in the `meta` table belong to consensus, each beginning with a version byte:
+//! Three records in the `meta` table belong to consensus, each beginning with a version byte:
 //!
 //! | key               | value                                                                        |
 //! |-------------------|------------------------------------------------------------------------------|
 //! | `raft.applied`    | 1 (1), term (8), node id (8), index (8) of the last applied entry, sequence (8) |
 //! | `raft.membership` | 1 (1), `RaftStoredMembership`                                                |
+//! | `raft.terms`      | [`super::terms`]                                                             |
 //!
 //! Integers are little-endian. The sequence counts commands: it numbers each one uniquely, which the
-//! index does not, since an entry holds many. Both records are absent before the first entry.
+//! index does not, since an entry holds many. The records are absent before the first entry.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,6 +31,7 @@ use super::raft_types::{self, LogId, StoredMembership};
 use super::record::u64_at;
 use super::room::WaitForRoom;
 use super::segment::EntryId;
+use super::terms::Terms;
 use crate::log;
 use crate::namesystem::{Store, StoreError, Table, Tables};
 
@@ -38,6 +40,7 @@ pub const FILE_NAME: &str = "state.redb";
 const RECEIVED_FILE_NAME: &str = "received.redb";
 const APPLIED_KEY: &str = "raft.applied";
 const MEMBERSHIP_KEY: &str = "raft.membership";
+const TERMS_KEY: &str = "raft.terms";
 const VERSION: u8 = 1;
 const APPLIED_BYTES: usize = 33;
 
@@ -50,6 +53,8 @@ pub struct Position {
     pub sequence: u64,
     /// Membership at that entry.
     pub membership: StoredMembership,
+    /// Who made the entries up to that one.
+    pub terms: Terms,
 }
 
 impl Position {
@@ -64,8 +69,8 @@ impl Position {
         self.last.map_or(0, |id| id.index + 1)
     }
 
-    /// Writes the position to a transaction. `membership` says whether that changed.
-    pub fn store(&self, tables: &mut Tables<'_>, membership: bool) {
+    /// Writes the position to a transaction. `membership` and `terms` say whether they changed.
+    pub fn store(&self, tables: &mut Tables<'_>, membership: bool, terms: bool) {
         if let Some(last) = &self.last {
             tables.meta_put(APPLIED_KEY, &encode_applied(last, self.sequence));
         }
@@ -74,6 +79,9 @@ impl Position {
             let message = raft_types::stored_membership_to_proto(&self.membership);
             value.extend_from_slice(&message.encode_to_vec());
             tables.meta_put(MEMBERSHIP_KEY, &value);
+        }
+        if terms {
+            tables.meta_put(TERMS_KEY, &self.terms.encode());
         }
     }
 }
@@ -354,6 +362,9 @@ fn read_position(path: &Path, txn: &ReadTransaction) -> Result<Position, Consens
     }
     if let Some(value) = get(MEMBERSHIP_KEY)? {
         position.membership = decode_membership(value.value()).map_err(damaged(MEMBERSHIP_KEY))?;
+    }
+    if let Some(value) = get(TERMS_KEY)? {
+        position.terms = Terms::decode(value.value()).map_err(damaged(TERMS_KEY))?;
     }
     Ok(position)
 }

@@ -35,7 +35,7 @@ impl BackupProtocol for BackupService {
             return Err(RpcError::new(ErrorKind::NotPermitted, "backup", "superuser only").to_status());
         }
         // What a backup holds is on disk here too.
-        self.context.sync().await.map_err(|e| e.to_status())?;
+        self.context.sync(None).await.map_err(|e| e.to_status())?;
         let consensus = self.context.consensus.clone();
         let begun = tokio::task::spawn_blocking(move || {
             let (txn, position) = consensus.begin_backup()?;

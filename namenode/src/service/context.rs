@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use dfs_proto::v1::{self, CallContext};
+use dfs_proto::v1::{self, CallContext, LogPosition};
 use dfs_proto::{ErrorKind, RpcError};
 use tokio::sync::Notify;
 
@@ -17,6 +17,7 @@ use crate::consensus::{Consensus, ProposeError};
 use crate::groups::GroupMapping;
 use crate::log::{self, Caller, Command, Reply, command::Op, reply};
 use crate::namesystem::{Effect, NamesystemError, Snapshot};
+use crate::service::changed;
 use crate::service::delegation_table::ClientId;
 use crate::service::sessions::Sessions;
 use crate::service::status::{NO_ROOM, rpc_error, rpc_error_of_proposal, wrong_reply};
@@ -25,6 +26,9 @@ use crate::service::turnstile::Turn;
 
 /// Groups that a call may name; a host's limit is 65,536, but nobody has so many, and each change logs them.
 const GROUPS_MAX: usize = 1_024;
+
+/// Positions of the log that a call may ask for: more than leaders that a client remembers.
+const TOLD_MAX: usize = 1_024;
 
 /// Soft state fed by effects: what blocks and leases are doing.
 pub struct SoftState {
@@ -203,7 +207,7 @@ impl Context {
     }
 
     /// Carries out a client's change: permission, retry cache, log, state. Returns when it is on disk; a relaxed
-    /// call when it is applied and written to the log file.
+    /// call when it is applied and written to the log file, provided that the client is told where.
     pub async fn change(&self, context: Option<CallContext>, op: Op) -> Result<Reply, RpcError> {
         self.check_takes_changes()?;
         let caller = self.caller(context.as_ref()).await?;
@@ -234,6 +238,7 @@ impl Context {
         let caller = self.caller(context.as_ref()).await?;
         let context = context.unwrap_or_default();
         client_id(&context)?;
+        self.check_has(&context)?;
         let command = Command {
             now_ns: wall_clock_ns(),
             caller: Some(caller),
@@ -241,7 +246,34 @@ impl Context {
             call_id: context.call_id,
             op: Some(op),
         };
-        if context.relaxed { self.propose_relaxed(command).await } else { self.propose(command).await }
+        if context.relaxed && changed::is_told() {
+            self.propose_relaxed(command).await
+        } else {
+            self.propose(command).await
+        }
+    }
+
+    /// Refuses a call that is to make earlier changes durable if the log does not have all of them.
+    fn check_has(&self, context: &CallContext) -> Result<(), RpcError> {
+        if context.told.len() > TOLD_MAX {
+            let reason = format!("at most {TOLD_MAX} positions of a log");
+            return Err(RpcError::new(ErrorKind::InvalidArgument, "told", reason));
+        }
+        for position in &context.told {
+            if !self.consensus.has(position).map_err(|e| rpc_error_of_proposal(&e))? {
+                let LogPosition { term, node_id, index } = position;
+                tracing::error!(
+                    term,
+                    leader = node_id,
+                    index,
+                    user = context.user,
+                    "a client was answered by an entry of the log that is lost: its next sync of each file and directory concerned fails"
+                );
+                let reason = format!("entry {index} of term {term} is not in the namenode's log");
+                return Err(RpcError::new(ErrorKind::ChangesLost, "", reason));
+            }
+        }
+        Ok(())
     }
 
     /// Begins changes: nothing that they have to do with is delegated to somebody else until the answer is dropped.
@@ -265,7 +297,10 @@ impl Context {
         let mut answers = Vec::with_capacity(commands.len());
         for outcome in self.consensus.propose_all_relaxed(commands).await {
             match outcome {
-                Ok((reply, _)) => answers.push(Ok(reply)),
+                Ok((reply, position)) => {
+                    changed::note(position);
+                    answers.push(Ok(reply));
+                }
                 Err(ProposeError::Refused(refusal)) => answers.push(Err(rpc_error(&refusal))),
                 Err(error) => return Err(rpc_error_of_proposal(&error)),
             }
@@ -303,11 +338,14 @@ impl Context {
 
     async fn propose_relaxed(&self, command: Command) -> Result<Reply, RpcError> {
         let answered = self.consensus.propose_relaxed(command).await;
-        answered.map(|(reply, _)| reply).map_err(|e| rpc_error_of_proposal(&e))
+        let (reply, position) = answered.map_err(|e| rpc_error_of_proposal(&e))?;
+        changed::note(position);
+        Ok(reply)
     }
 
-    /// Returns when every change answered before is on disk in the log.
-    pub async fn sync(&self) -> Result<(), RpcError> {
+    /// Returns when every change answered before is on disk in the log; of those that `context` tells of, if they are there at all.
+    pub async fn sync(&self, context: Option<&CallContext>) -> Result<(), RpcError> {
+        context.map_or(Ok(()), |context| self.check_has(context))?;
         self.consensus.sync().await.map_err(|e| rpc_error_of_proposal(&e))
     }
 

@@ -205,7 +205,7 @@ impl FileSystemProtocol for FileSystemService {
     async fn sync_namespace(&self, request: Request<SyncNamespaceRequest>) -> Answer<Empty> {
         let result = async {
             self.context.caller(request.get_ref().context.as_ref()).await?;
-            self.context.sync().await.map(|()| Empty {})
+            self.context.sync(request.get_ref().context.as_ref()).await.map(|()| Empty {})
         };
         answer(result.await)
     }

@@ -5,6 +5,7 @@ mod acl_numbers;
 mod administration;
 mod backup_protocol;
 mod balance;
+pub mod changed;
 mod changes;
 mod client_protocol;
 mod context;

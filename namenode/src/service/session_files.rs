@@ -224,7 +224,7 @@ pub async fn write_block(
         0 => locate_new(context, spec, &request.exclude),
         _ => {
             // The replicas get the new stamp now. If the namespace could forget it, none of them would be the block's any more.
-            context.sync().await?;
+            context.sync(None).await?;
             locate_for_writing(context, spec, &request.exclude)?
         }
     };

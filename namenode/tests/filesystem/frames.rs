@@ -17,13 +17,17 @@ const STAT: &str = "/dfs.v1.ClientProtocol/Stat";
 const SET_LOCK: &str = "/dfs.v1.FileSystemProtocol/SetLock";
 
 /// A connection that writes what a test wants.
-struct Wire(TcpStream);
+struct Wire {
+    socket: TcpStream,
+    /// What the last answer said of the log.
+    changed: Option<LogPosition>,
+}
 
 impl Wire {
     fn open(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).expect("connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self(socket)
+        Self { socket, changed: None }
     }
 
     /// With both prefaces exchanged.
@@ -31,24 +35,27 @@ impl Wire {
         let mut wire = Self::open(address);
         wire.send(&framing::preface());
         let mut preface = [0; framing::PREFACE_BYTES];
-        wire.0.read_exact(&mut preface).expect("a preface");
+        wire.socket.read_exact(&mut preface).expect("a preface");
         assert_eq!(preface, framing::preface());
         wire
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).expect("sent");
+        self.socket.write_all(bytes).expect("sent");
     }
 
     /// The next answer and whose it is.
     fn answer(&mut self) -> (u64, Result<Vec<u8>, Status>) {
         let mut length = [0; framing::LENGTH_BYTES];
-        self.0.read_exact(&mut length).expect("a length");
+        self.socket.read_exact(&mut length).expect("a length");
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        self.0.read_exact(&mut frame).expect("a frame");
+        self.socket.read_exact(&mut frame).expect("a frame");
         let (id, answer) = framing::decode_answer(&frame).expect("a frame");
         let answer = match answer {
-            Answer::Message(message) => Ok(message[5..].to_vec()),
+            Answer::Message { message, changed } => {
+                self.changed = changed;
+                Ok(message[5..].to_vec())
+            }
             Answer::Refused { code, text, details } => {
                 let code = Code::from_i32(i32::from(code));
                 Err(Status::with_details(code, text, details.to_vec().into()))
@@ -60,7 +67,7 @@ impl Wire {
     /// The namenode closes without another word.
     fn expect_end(mut self) {
         let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
+        match self.socket.read_to_end(&mut rest) {
             Ok(_) => assert_eq!(rest, b""),
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
@@ -127,6 +134,58 @@ async fn calls_that_are_sent_together_are_all_answered() {
     for (id, answer) in answers {
         assert_eq!(answer.expect_err("no such method").code(), Code::Unimplemented, "call {id}");
     }
+    namenode.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relaxed_change_is_answered_with_its_place_in_the_log_and_found_there() {
+    let dir = tempdir().expect("directory");
+    let namenode = start(&dir).await;
+    let mut wire = Wire::greeted(namenode.rpc_addr());
+    let mut exchange = |path, message: &[u8]| {
+        let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+        let mut frame = Vec::new();
+        framing::encode_call(&mut frame, 7, path, [head.as_slice(), message]).expect("fits");
+        wire.send(&frame);
+        let (_, answer) = wire.answer();
+        answer.map(|_| wire.changed)
+    };
+    let mut made = Vec::new();
+    for relaxed in [true, false, true] {
+        let name = made.len().to_string();
+        let request = MakeNodeRequest {
+            context: context().map(|context| CallContext { relaxed, ..context }),
+            node: below(1, &name),
+            r#type: FileType::Directory.into(),
+            ..Default::default()
+        };
+        let changed = exchange("/dfs.v1.FileSystemProtocol/MakeNode", &request.encode_to_vec());
+        made.push(changed.expect("made"));
+    }
+    let looked = exchange(STAT, &StatRequest { context: context(), node: below(1, "0") }.encode_to_vec());
+    assert_eq!(looked.expect("found"), None, "it changed nothing");
+    let (Some(first), None, Some(last)) = (made[0], made[1], made[2]) else { panic!("{made:?}") };
+    assert!(first.index + 2 <= last.index && first.term == last.term, "{first:?} {last:?}");
+    let mut sync = |told: Vec<LogPosition>| {
+        let context = context().map(|context| CallContext { told, ..context });
+        exchange(
+            "/dfs.v1.FileSystemProtocol/SyncNamespace",
+            &SyncNamespaceRequest { context }.encode_to_vec(),
+        )
+    };
+    assert_eq!(sync(vec![first, last]).expect("they are there"), None);
+    let lost = [
+        LogPosition { index: last.index + 1_000, ..last },
+        LogPosition { term: last.term + 1, ..last },
+        LogPosition { node_id: last.node_id + 1, ..last },
+        LogPosition { index: 0, ..last },
+    ];
+    for other in lost {
+        let refused = sync(vec![first, other]).expect_err("not in the log");
+        assert_eq!(kind(&refused), ErrorKind::ChangesLost, "{other:?}");
+    }
+    let refused = sync(vec![first; 2_000]).expect_err("too many");
+    assert_eq!(kind(&refused), ErrorKind::InvalidArgument);
     namenode.shutdown().await;
 }
 
@@ -203,7 +262,7 @@ async fn what_is_no_frame_ends_its_connection_only() {
     newer[3] += 1;
     wire.send(&newer);
     let mut ours = [0; framing::PREFACE_BYTES];
-    wire.0.read_exact(&mut ours).expect("a preface");
+    wire.socket.read_exact(&mut ours).expect("a preface");
     assert_eq!(ours, framing::preface());
     wire.expect_end();
     // A message that does not decode is its call's affair.

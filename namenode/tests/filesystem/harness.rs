@@ -71,6 +71,7 @@ pub fn context_of(user: &str, groups: &[&str]) -> Option<CallContext> {
         client_id: b"filesystem-tests".to_vec().into(),
         call_id: CALLS.fetch_add(1, Ordering::Relaxed),
         relaxed: true,
+        told: Vec::new(),
     })
 }
 

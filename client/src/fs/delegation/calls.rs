@@ -42,6 +42,10 @@ pub(in crate::fs) struct Changing {
     nodes: Vec<(u64, bool)>,
     /// It was answered: nothing of it can happen later.
     answered: bool,
+    /// It succeeded.
+    changed: bool,
+    /// What it changes may be lost with the namenode's memory.
+    marked: bool,
 }
 
 impl FsInner {
@@ -153,11 +157,19 @@ impl FsInner {
                 shared.nodes.unlocate(*node);
             }
             let nodes = nodes.iter().map(|node| (*node, false)).collect();
-            Some(Way::Direct(Changing { fs: Arc::clone(self), dirs: dirs.clone(), nodes, answered: false }))
+            Some(Way::Direct(Changing {
+                fs: Arc::clone(self),
+                dirs: dirs.clone(),
+                nodes,
+                answered: false,
+                changed: false,
+                marked: true,
+            }))
         };
         let way = self.when(subject, look).await?;
-        if let Way::Here(_) = way {
-            self.queued();
+        match &way {
+            Way::Here(_) => self.queued(),
+            Way::Direct(changing) => self.changes_begin(changing.touched()),
         }
         Ok(way)
     }
@@ -210,6 +222,16 @@ impl FsInner {
 }
 
 impl Changing {
+    fn touched(&self) -> impl Iterator<Item = u64> {
+        self.dirs.iter().copied().chain(self.nodes.iter().map(|(inode, _)| *inode))
+    }
+
+    /// What the call changes is not lost with the namenode's memory.
+    pub(in crate::fs) fn is_found(&mut self) {
+        self.fs.unsynced.end(self.touched(), false);
+        self.marked = false;
+    }
+
     /// Waits for the call.
     pub(in crate::fs) async fn answer<T>(
         &mut self,
@@ -217,7 +239,7 @@ impl Changing {
     ) -> Result<T, DfsError> {
         let answer = call.await;
         match &answer {
-            Ok(_) => self.answered = true,
+            Ok(_) => (self.answered, self.changed) = (true, true),
             // It may have been carried out.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(_) => {
@@ -233,6 +255,9 @@ impl Changing {
     pub(in crate::fs) fn told(&mut self, status: &FileStatus, ours: bool) {
         for (inode, told) in &mut self.nodes {
             *told |= *inode == status.inode;
+        }
+        if self.marked {
+            self.fs.unsynced.changed(status.inode);
         }
         let mut shared = self.fs.delegations.lock();
         // Which of two calls was carried out later is not known.
@@ -264,6 +289,9 @@ impl Changing {
 
 impl Drop for Changing {
     fn drop(&mut self) {
+        if self.marked {
+            self.fs.unsynced.end(self.touched(), self.changed);
+        }
         let delegations: &Delegations = &self.fs.delegations;
         let mut shared = delegations.lock();
         for (inode, told) in &self.nodes {

@@ -59,12 +59,12 @@ impl FsInner {
     async fn send_batch(self: &Arc<Self>) -> bool {
         // What the session has open must not be told anew from before a file was made.
         self.files.not_registering().await;
-        let changes = {
+        let (changes, touched) = {
             let mut shared = self.delegations.lock();
-            let changes = shared.next_batch();
+            let (changes, touched) = shared.next_batch();
             shared.sending = !changes.is_empty();
             shared.counts.batches += u64::from(!changes.is_empty());
-            changes
+            (changes, touched)
         };
         if changes.is_empty() {
             return false;
@@ -75,6 +75,7 @@ impl FsInner {
             return true;
         }
         let count = changes.len();
+        self.changes_begin(touched.iter().copied());
         let request = ApplyChangesRequest {
             context: self.own_context(),
             session: self.session().to_owned(),
@@ -98,6 +99,7 @@ impl FsInner {
                 std::iter::repeat_with(each).take(count).collect()
             }
         };
+        self.unsynced.end(touched, true);
         let again = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Again));
         self.carried_out(&changes, outcomes);
         if again {
@@ -170,9 +172,9 @@ impl FsInner {
 }
 
 impl Shared {
-    /// The first changes in the queue.
-    fn next_batch(&self) -> Vec<Change> {
-        let (mut changes, mut bytes) = (Vec::new(), 0);
+    /// The first changes in the queue, and the nodes that they touch.
+    fn next_batch(&self) -> (Vec<Change>, Vec<u64>) {
+        let (mut changes, mut touched, mut bytes) = (Vec::new(), Vec::new(), 0);
         for queued in self.queue.batch() {
             bytes += CHANGE_BYTES + queued.change.change.as_ref().map_or(0, bytes_of);
             if bytes > MAX_BATCH_BYTES {
@@ -182,8 +184,9 @@ impl Shared {
             // It may have been given up meanwhile.
             change.delegate &= self.nodes.is_delegated(change.inode);
             changes.push(change);
+            touched.extend(queued.touched.iter().filter(|inode| **inode != 0));
         }
-        changes
+        (changes, touched)
     }
 
     /// The namenode carried out a change. What it says of nodes that no later change touches counts; those that are open may have

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 
+use dfs_proto::v1::LogPosition;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -116,6 +117,31 @@ impl Cluster {
         }
     }
 
+    /// Has a command carried out by whoever leads, relaxed.
+    async fn relaxed(&self, command: Command) -> LogPosition {
+        let leader = self.wait_for_leader().await;
+        let made = self.members[&leader].consensus.propose_relaxed(command).await;
+        made.expect("made").1
+    }
+
+    /// Has other leaders stop until this one leads.
+    async fn lead(&mut self, node_id: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "node {node_id} never leads");
+            let leader = self.wait_for_leader().await;
+            if leader == node_id {
+                return;
+            }
+            self.stop(leader).await;
+            let next = self.wait_for_leader().await;
+            self.restart(leader).await;
+            if next == node_id {
+                return;
+            }
+        }
+    }
+
     async fn make(&self, names: std::ops::Range<u64>) {
         for name in names {
             let keyed = Command { client_id: vec![1; 16], call_id: name, ..mkdir(&format!("/d{name}")) };
@@ -164,9 +190,12 @@ async fn another_leader_takes_over_and_the_old_one_follows() {
     cluster.propose(initialize()).await;
     cluster.make(0..10).await;
     let first = cluster.wait_for_leader().await;
+    let told = cluster.relaxed(mkdir("/relaxed")).await;
     cluster.stop(first).await;
     cluster.make(10..20).await;
-    assert_ne!(cluster.wait_for_leader().await, first);
+    let second = cluster.wait_for_leader().await;
+    assert_ne!(second, first);
+    assert_eq!(cluster.members[&second].consensus.has(&told).ok(), Some(true), "nothing was lost");
     cluster.wait_until_all_have("/d9").await;
     cluster.restart(first).await;
     cluster.make(20..22).await;
@@ -183,6 +212,7 @@ async fn a_follower_behind_the_log_gets_a_snapshot() {
     let leader = cluster.wait_for_leader().await;
     let lagging = if leader == 1 { 2 } else { 1 };
     cluster.stop(lagging).await;
+    let told = cluster.relaxed(mkdir("/relaxed")).await;
     cluster.make(5..200).await;
     let begins = |dir: &std::path::Path| {
         let list = std::fs::read_dir(dir.join("log")).expect("log");
@@ -203,6 +233,11 @@ async fn a_follower_behind_the_log_gets_a_snapshot() {
         begins(&lagging_dir).as_os_str() > OsStr::new("00000000000000000050.log")
     })
     .await;
+    // It knows who made the entries that it never had.
+    cluster.lead(lagging).await;
+    assert_eq!(cluster.members[&lagging].consensus.has(&told).ok(), Some(true));
+    let other = LogPosition { term: told.term + 1_000, ..told };
+    assert_eq!(cluster.members[&lagging].consensus.has(&other).ok(), Some(false));
     // What it received is durable: it goes on from there after another restart.
     cluster.make(200..205).await;
     cluster.wait_until_all_have("/d204").await;

@@ -4,6 +4,7 @@ mod cluster;
 mod damage;
 mod fuzz;
 mod log_files;
+mod lost;
 mod single;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -18,7 +18,7 @@ fn dir() -> TempDir {
 
 /// What a machine that lost its process finds: the files as they are now. The log is copied before the
 /// state, oldest segment first, so that a checkpoint or a purge in between leaves no hole.
-fn crash_image(from: &Path) -> TempDir {
+pub(super) fn crash_image(from: &Path) -> TempDir {
     let to = dir();
     fs::create_dir(to.path().join("log")).expect("created");
     let segments = segments(from).into_iter().map(|path| (path.clone(), Path::new("log").join(name(&path))));
@@ -82,7 +82,7 @@ async fn proposals_made_together_are_carried_out_in_their_order() {
     for pair in outcomes.chunks(2) {
         assert!(pair[0].is_ok() && matches!(pair[1], Err(ProposeError::Refused(_))), "{pair:?}");
     }
-    let indexes: Vec<u64> = outcomes.iter().flatten().map(|(_, index)| *index).collect();
+    let indexes: Vec<u64> = outcomes.iter().flatten().map(|(_, position)| position.index).collect();
     assert!(indexes.is_sorted() && indexes.last() > indexes.first());
     consensus.shutdown().await;
 }
@@ -272,10 +272,10 @@ async fn a_relaxed_proposal_becomes_durable_soon() {
     let dir = dir();
     let consensus = start(small(dir.path(), 1)).await;
     consensus.propose(initialize()).await.expect("initialized");
-    let (_, index) = consensus.propose_relaxed(mkdir("/soon")).await.expect("made");
+    let (_, position) = consensus.propose_relaxed(mkdir("/soon")).await.expect("made");
     assert!(exists(&consensus, "/soon"));
-    consensus.wait_synced(index).await.expect("synced");
-    assert!(consensus.synced() > index);
+    consensus.wait_synced(position.index).await.expect("synced");
+    assert!(consensus.synced() > position.index);
     let image = crash_image(dir.path());
     consensus.shutdown().await;
     let revived = start(small(image.path(), 1)).await;

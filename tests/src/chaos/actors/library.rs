@@ -194,6 +194,7 @@ fn denies(kind: ErrorKind) -> bool {
         | ErrorKind::NoLocks
         | ErrorKind::Conflict => true,
         ErrorKind::LeaseHeldByOther
+        | ErrorKind::ChangesLost
         | ErrorKind::LeaseExpired
         | ErrorKind::RecoveryInProgress
         | ErrorKind::StaleGenerationStamp

@@ -49,13 +49,6 @@ impl Mounted {
         Ok(())
     }
 
-    /// What an error says of a file that is open. Where the namenode loses what is not synced, it may not know any more the blocks that
-    /// it gave the file a moment ago, and says of them that they are not there; nobody was told that they are safe.
-    fn of_open_file(&self, error: io::Error) -> io::Error {
-        let lost = self.careful && error.kind() == io::ErrorKind::NotFound;
-        if lost { io::Error::other(format!("blocks of the open file are lost: {error}")) } else { error }
-    }
-
     /// The same for names of `path`'s directory.
     fn settle_name(&self, path: &str) -> io::Result<()> {
         self.settle(self.local(path).parent().unwrap_or(&self.mount))
@@ -86,14 +79,14 @@ impl Mounted {
                 OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
                     let written = file.write_all_at(&pattern(*seed, 0, *len as usize), *offset);
                     let written = written.and_then(|()| file.sync_data()).and_then(|()| close(file));
-                    written.map_err(|error| self.of_open_file(error))?;
+                    written?;
                     self.settle(&self.local(path))
                 })
             }
             Operation::Truncate { path, len } => {
                 OpenOptions::new().write(true).open(self.local(path)).and_then(|file| {
                     let cut = file.set_len(*len).and_then(|()| close(file));
-                    cut.map_err(|error| self.of_open_file(error))?;
+                    cut?;
                     self.settle(&self.local(path))
                 })
             }
@@ -138,13 +131,13 @@ impl Mounted {
             let synced = at < len || self.careful;
             let written = file.write_all(&bytes).and_then(|()| if synced { file.sync_all() } else { Ok(()) });
             if written.is_err() {
-                return Ok(written.map_err(|error| self.of_open_file(error)));
+                return Ok(written);
             }
             if at < len {
                 safe(at)?;
             }
         }
-        Ok(close(file).map_err(|error| self.of_open_file(error)))
+        Ok(close(file))
     }
 }
 

@@ -3,6 +3,7 @@
 mod delegated_locks;
 mod delegations;
 mod locks;
+mod lost_changes;
 mod names;
 mod open_files;
 mod outages;
