@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::delegation_table::{ClientId, DelegationTable, Granting};
-use super::shared_delegations::SharedDelegations;
+use super::shared_delegations::{SHARED_PATIENCE_MS, SharedDelegations};
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,8 @@ impl Tables {
         patience_ms: u64,
         spared: Option<&[u8]>,
     ) -> (usize, bool) {
-        let (mut revoked, mut awaited) = self.shared.revoke(now_ms, directory, patience_ms, spared);
+        let (mut revoked, mut awaited) =
+            self.shared.revoke(now_ms, directory, patience_ms.min(SHARED_PATIENCE_MS), spared);
         match self.alone.recalled_ms(directory).filter(|_| self.alone.is_others(spared, directory)) {
             Some(since) if now_ms.saturating_sub(since) >= patience_ms => {
                 revoked += usize::from(self.alone.forget(now_ms, directory));

@@ -3,7 +3,9 @@
 //! Pure soft state: time comes as an argument. After a restart of the namenode nobody has anything.
 //!
 //! Invariants:
-//! * `held` and `holders` say the same; a directory without holders, and a session without directories, is in neither.
+//! * `held` and `directories` of `holders` say the same; a directory without holders, and a session without anything, is in neither.
+//! * A session from which a directory was taken is told that it is wanted back until it has given it back, and does not get it again before:
+//!   it may have been stopped, and go on believing that it has it.
 //! * All directories of a session are delegated to the same client.
 //! * While a directory is wanted back from one session, and [`REST_MS`](super::resting::REST_MS) after it was given back, no session gets it.
 
@@ -15,6 +17,10 @@ use super::resting::Resting;
 
 /// Directories of one session: clients keep to less.
 const DIRECTORIES_OF_A_SESSION_MAX: usize = 4_096;
+
+/// How long a session has to give a directory back: it answers nothing from it when it has heard nothing for 4 s (`SHARED_TRUST` in the
+/// client), and a reader that is gone must not hold up writers for the whole time of a session.
+pub const SHARED_PATIENCE_MS: u64 = 4_500;
 
 /// Sessions that have one directory: a change waits for all of them.
 const HOLDERS_MAX: usize = 64;
@@ -33,6 +39,7 @@ struct Holding {
 struct Holder {
     client: ClientId,
     directories: HashSet<u64>,
+    /// Wanted back, or taken away.
     recalled: BTreeSet<u64>,
     /// Some of `recalled` were not told yet.
     untold: bool,
@@ -44,6 +51,8 @@ pub struct SharedDelegations {
     held: HashMap<u64, Vec<Holding>>,
     holders: HashMap<Arc<str>, Holder>,
     holdings: usize,
+    /// What was taken from sessions that have not given it back.
+    taken: usize,
     resting: Resting,
 }
 
@@ -61,7 +70,9 @@ impl SharedDelegations {
         if held.len() >= HOLDERS_MAX
             || self.holdings >= HOLDINGS_MAX
             || holder.is_some_and(|holder| {
-                holder.client != client || holder.directories.len() >= DIRECTORIES_OF_A_SESSION_MAX
+                holder.client != client
+                    || holder.directories.len() + holder.recalled.len() >= DIRECTORIES_OF_A_SESSION_MAX
+                    || holder.recalled.contains(&directory)
             })
             || self.resting.is_resting(now_ms, directory)
         {
@@ -165,7 +176,8 @@ impl SharedDelegations {
             }
         }
         for session in &overdue {
-            self.give_back(now_ms, session, directory);
+            self.take(now_ms, session, directory);
+            self.taken += 1;
         }
         (overdue.len(), awaited)
     }
@@ -180,6 +192,18 @@ impl SharedDelegations {
 
     /// A session gives a directory back. False if it did not have it.
     pub fn give_back(&mut self, now_ms: u64, session: &str, directory: u64) -> bool {
+        let had = self.take(now_ms, session, directory);
+        if let Some(holder) = self.holders.get_mut(session) {
+            let recalled = holder.recalled.remove(&directory);
+            self.taken -= usize::from(recalled && !had);
+            if holder.directories.is_empty() && holder.recalled.is_empty() {
+                self.holders.remove(session);
+            }
+        }
+        had
+    }
+
+    fn take(&mut self, now_ms: u64, session: &str, directory: u64) -> bool {
         let Some(holdings) = self.held.get_mut(&directory) else { return false };
         let Some(at) = holdings.iter().position(|holding| *holding.session == *session) else { return false };
         let holding = holdings.swap_remove(at);
@@ -189,10 +213,6 @@ impl SharedDelegations {
         self.holdings -= 1;
         if let Some(holder) = self.holders.get_mut(session) {
             holder.directories.remove(&directory);
-            holder.recalled.remove(&directory);
-            if holder.directories.is_empty() {
-                self.holders.remove(session);
-            }
         }
         if holding.recalled_ms.is_some() {
             self.resting.rest(now_ms, directory);
@@ -212,6 +232,7 @@ impl SharedDelegations {
     /// A session has nothing any longer. Answers how many directories it had.
     pub fn end(&mut self, session: &str) -> usize {
         let Some(holder) = self.holders.remove(session) else { return 0 };
+        self.taken -= holder.recalled.iter().filter(|taken| !holder.directories.contains(taken)).count();
         for directory in &holder.directories {
             if let Some(holdings) = self.held.get_mut(directory) {
                 holdings.retain(|holding| *holding.session != *session);
@@ -224,9 +245,9 @@ impl SharedDelegations {
         holder.directories.len()
     }
 
-    /// Directories that somebody has.
+    /// Directories that somebody has, or has not given back since they were taken away.
     pub fn len(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.taken
     }
 }
 
@@ -276,7 +297,17 @@ mod tests {
         assert!(table.give_back(200, "a", 5));
         assert_eq!(table.revoke(250, 5, 100, Some(&BEN)), (0, false), "its own is not in its way");
         assert_eq!(table.revoke(250, 5, 100, None), (1, false));
-        assert_eq!((table.len(), table.holdings), (0, 0));
+        assert!(!table.is_held(5) && table.holdings == 0);
+        // It may not know yet, and is told until it does.
+        assert_eq!((table.len(), table.take_recalled("b").0), (1, vec![5]));
+        assert_eq!(table.grant(250 + REST_MS, "b", BEN, 5), Granting::Refused);
+        assert_eq!(table.grant(250 + REST_MS, "a", ANN, 5), Granting::New);
+        assert!(!table.give_back(300 + REST_MS, "b", 5), "it had lost it");
+        assert_eq!((table.len(), table.take_recalled("b").0), (1, vec![]));
+        assert_eq!(table.grant(300 + REST_MS, "b", BEN, 5), Granting::New);
+        assert_eq!(table.recall(3_000, 5, Some(&ANN)).len(), 1);
+        assert_eq!(table.revoke(3_100, 5, 100, Some(&ANN)), (1, false));
+        assert_eq!((table.end("b"), table.end("a"), table.len()), (0, 1, 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use dfs_tests::mount::{errno, wait_until, with_cluster};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::workload::{read_all, write_file};
 
+use crate::hanging_reads::Stopped;
 use crate::metrics::metric;
 use crate::sys::Mapping;
 
@@ -122,6 +123,40 @@ fn a_directory_that_mounts_read_shows_what_another_one_closed() -> Result<()> {
             ensure!(metric(mount.root(), "dfs_mount_changes_refused_total")? == 0);
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_reader_that_stands_still_holds_up_a_change_for_seconds_and_sees_it_when_it_goes_on() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let (here, reader) = (cluster.mount(&[])?, cluster.mount(&[])?);
+        fs::create_dir(here.path("d"))?;
+        let name = |number: u64| format!("d/f{number}");
+        for number in 0..10 {
+            fs::write(here.path(name(number)), "old")?;
+        }
+        wait_until("the directory is delegated for reading", || {
+            for number in 0..10 {
+                ensure_same("as written", &fs::read(reader.path(name(number)))?, b"old")?;
+            }
+            Ok(metric(reader.root(), "dfs_mount_shared_directories")? > 0)
+        })?;
+        let stopped = Stopped::new(reader.pid()?)?;
+        let began = Instant::now();
+        let written = fs::write(here.path(name(3)), "new").and_then(|()| fs::remove_file(here.path(name(4))));
+        let paused = began.elapsed();
+        drop(stopped);
+        written?;
+        // The time of a session is 30 s.
+        ensure!(paused < Duration::from_secs(15), "a change waited {paused:?} for a reader");
+        ensure_same("written anew", &fs::read(reader.path(name(3)))?, b"new")?;
+        ensure!(errno(File::open(reader.path(name(4))))? == libc::ENOENT);
+        wait_until("the directory is delegated again", || {
+            for number in 5..10 {
+                ensure_same("as written", &fs::read(reader.path(name(number)))?, b"old")?;
+            }
+            Ok(metric(reader.root(), "dfs_mount_shared_directories")? > 0)
+        })
     })
 }
 

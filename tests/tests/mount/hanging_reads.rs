@@ -25,10 +25,10 @@ const FILES: u64 = 12;
 const BYTES: usize = 300_000;
 
 /// A program that stands still; it goes on when this is dropped.
-struct Stopped(Pid);
+pub struct Stopped(Pid);
 
 impl Stopped {
-    fn new(pid: i32) -> Result<Self> {
+    pub fn new(pid: i32) -> Result<Self> {
         kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
         Ok(Self(Pid::from_raw(pid)))
     }

@@ -115,12 +115,13 @@ impl FsInner {
                     entries_max: MAX_GRANTED_ENTRIES,
                     shared: for_reading,
                 };
+                let asked = Instant::now();
                 let policy = RetryPolicy { deadline: ASK_PATIENCE, ..RetryPolicy::default() };
                 let namenode = &self.client.namenode;
                 let call = namenode.call_files_with(policy, &subject, request, |mut s, r| async move {
                     s.delegate_directory(r).await
                 });
-                Some(call.await)
+                Some(call.await.map(|answer| (answer, asked)))
             }
             Ok(Err(_)) | Err(_) => None,
         };
@@ -128,14 +129,14 @@ impl FsInner {
         let mut shared = self.delegations.lock();
         let wanted = shared.gates.asked(dir);
         match answer {
-            Some(Ok(answer)) => {
+            Some(Ok((answer, asked))) => {
                 let clock = Clock::new(answer.now_ns, at);
                 shared.clock.get_or_insert(clock).told(clock, at);
                 match answer.directory.filter(|_| answer.granted) {
                     Some(directory) if wanted => {
                         let Shared { nodes, heard, .. } = &mut *shared;
                         let (entries, epoch, shared_too) = (answer.entries, answer.epoch, answer.shared);
-                        let grant = Grant { caller, shared: shared_too, directory, entries, epoch };
+                        let grant = Grant { caller, shared: shared_too, directory, entries, epoch, asked };
                         nodes.grant(grant, heard, at);
                         shared.counts.granted += 1;
                         self.give_surplus(&mut shared);
@@ -217,9 +218,11 @@ impl FsInner {
         self.give_up(&mut shared, &[dir]);
     }
 
-    /// The namenode answered a call that was sent at some time before, and knows the session, which lives until then.
-    pub(in crate::fs) fn lives_until(&self, until: Instant) {
+    /// The namenode answered a poll that was sent at `polled`, and knows the session, which lives until then. What that answer wants
+    /// back was taken note of before.
+    pub(in crate::fs) fn lives_until(&self, polled: Instant, until: Instant) {
         let mut shared = self.delegations.lock();
+        shared.polled = Some(polled);
         shared.lives_until = Some(until);
         shared.doubted = false;
     }

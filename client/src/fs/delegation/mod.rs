@@ -63,6 +63,10 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// A directory that was changed within this time is being worked on.
 const WORKED_ON: Duration = Duration::from_secs(1);
 
+/// How long a directory that is delegated for reading is believed after a question was sent whose answer did not want it back. The
+/// namenode waits a little longer (`SHARED_PATIENCE_MS`) before it gives up a session that is silent.
+const SHARED_TRUST: Duration = Duration::from_secs(4);
+
 /// What was told while directories are asked for is kept up to here; beyond it, what is granted is given back.
 const MAX_HEARD: usize = 10_000;
 
@@ -98,6 +102,8 @@ pub(super) struct Shared {
     epoch: u64,
     /// Until when the session surely lives, if the namenode does.
     lives_until: Option<Instant>,
+    /// When the newest poll was sent that was answered.
+    polled: Option<Instant>,
     /// A poll failed: the namenode may be gone, and with it what is delegated.
     doubted: bool,
     /// The sender works.
@@ -148,6 +154,7 @@ impl Delegations {
             heard: HashMap::new(),
             epoch: 0,
             lives_until: None,
+            polled: None,
             doubted: false,
             sending: false,
             lost: None,
@@ -203,7 +210,8 @@ impl Shared {
     fn may_read(&self, dir: u64, at: Instant) -> bool {
         self.nodes.directories.get(&dir).is_some_and(|directory| {
             let lives = self.lives_until.is_some_and(|until| at < until);
-            lives && !(directory.shared && self.doubted)
+            let told = self.polled.map_or(directory.asked, |polled| polled.max(directory.asked));
+            lives && (!directory.shared || (!self.doubted && at < told + SHARED_TRUST))
         })
     }
 

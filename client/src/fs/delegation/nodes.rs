@@ -74,6 +74,8 @@ pub(super) struct Directory {
     pub(super) used: Instant,
     /// Epoch of the session when it was granted.
     pub(super) epoch: u64,
+    /// When it was asked for.
+    pub(super) asked: Instant,
 }
 
 /// What a name stands for: enough to list it without looking at the node.
@@ -91,6 +93,7 @@ pub(super) struct Grant {
     pub(super) directory: FileStatus,
     pub(super) entries: Vec<FileStatus>,
     pub(super) epoch: u64,
+    pub(super) asked: Instant,
 }
 
 impl Node {
@@ -110,7 +113,7 @@ impl Node {
 impl Nodes {
     /// Takes a grant over. `heard` are attributes of nodes that were told while it was asked for, `None` where they became doubtful.
     pub(super) fn grant(&mut self, grant: Grant, heard: &HashMap<u64, Option<FileStatus>>, at: Instant) {
-        let Grant { caller, shared, directory, entries, epoch } = grant;
+        let Grant { caller, shared, directory, entries, epoch, asked } = grant;
         let dir = directory.inode;
         if self.directories.contains_key(&dir) {
             return;
@@ -124,7 +127,7 @@ impl Nodes {
             self.enter(dir, name, status, heard);
         }
         self.entries += names.len();
-        self.directories.insert(dir, Directory { caller, shared, names, used: at, epoch });
+        self.directories.insert(dir, Directory { caller, shared, names, used: at, epoch, asked });
         let place = self.nodes.remove(&dir).and_then(|node| node.place);
         self.nodes.insert(dir, self.node(directory, place, None));
     }
@@ -365,7 +368,7 @@ impl Nodes {
     /// A directory that was made a moment ago in a delegated one: empty, and delegated too.
     pub(super) fn add_directory(&mut self, dir: u64, caller: Caller, epoch: u64, at: Instant) {
         let names = BTreeMap::new();
-        self.directories.insert(dir, Directory { caller, shared: false, names, used: at, epoch });
+        self.directories.insert(dir, Directory { caller, shared: false, names, used: at, epoch, asked: at });
     }
 
     #[cfg(test)]

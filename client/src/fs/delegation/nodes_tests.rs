@@ -40,7 +40,7 @@ fn status(inode: u64, name: &str, kind: FileType) -> FileStatus {
 
 fn grant(nodes: &mut Nodes, dir: u64, entries: Vec<FileStatus>) {
     let directory = FileStatus { name: Bytes::new(), ..status(dir, "", FileType::Directory) };
-    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7 };
+    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7, asked: Instant::now() };
     nodes.grant(grant, &HashMap::new(), Instant::now());
     nodes.check();
 }
@@ -234,7 +234,7 @@ fn what_was_heard_while_a_directory_was_asked_for_counts() {
     let heard = HashMap::from([(11, Some(newer)), (12, None)]);
     let entries = vec![status(11, "a", FileType::File), status(12, "b", FileType::File)];
     let directory = status(DIR, "", FileType::Directory);
-    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7 };
+    let grant = Grant { caller: anne(), shared: false, directory, entries, epoch: 7, asked: Instant::now() };
     nodes.grant(grant, &heard, Instant::now());
     assert_eq!(stat(&nodes, 11).map(|status| status.size), Some(3));
     assert!(stat(&nodes, 12).is_none());
@@ -266,6 +266,7 @@ fn a_directory_for_reading_answers_questions_and_takes_no_changes() {
         directory: status(20, "", FileType::Directory),
         entries: vec![status(21, "f", FileType::File)],
         epoch: 7,
+        asked: Instant::now(),
     };
     nodes.grant(grant, &HashMap::new(), Instant::now());
     nodes.check();
@@ -300,6 +301,7 @@ fn bounds_give_up_what_was_not_changed_for_longest() {
             directory: status(dir, "", FileType::Directory),
             entries: Vec::new(),
             epoch: 7,
+            asked: Instant::now(),
         };
         nodes.grant(grant, &HashMap::new(), begin + Duration::from_secs(dir));
     }

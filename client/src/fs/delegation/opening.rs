@@ -168,7 +168,8 @@ mod tests {
         let mut nodes = Nodes::default();
         let directory = status(3, FileType::Directory, 0o755);
         let caller = Caller::named("anne");
-        let grant = Grant { caller, shared: true, directory, entries: vec![file], epoch: 1 };
+        let grant =
+            Grant { caller, shared: true, directory, entries: vec![file], epoch: 1, asked: Instant::now() };
         nodes.grant(grant, &HashMap::new(), Instant::now());
         nodes
     }

@@ -1,7 +1,7 @@
 //! Files that were opened without a call, and telling the namenode of them.
 //!
 //! It has to know of them before they can lose their names: before a directory is given back, and before a change of this session that
-//! takes a name is sent. What is closed before that, it never hears of.
+//! takes a name is sent. What is still open when the session polls is told as well; what is closed before that, it never hears of.
 
 use std::sync::Arc;
 
@@ -95,6 +95,18 @@ impl Drop for Telling {
 }
 
 impl FsInner {
+    /// Tells it in the background: a session that falls silent should have little open that the namenode does not know of.
+    pub(in crate::fs) fn tell_opens_soon(self: &Arc<Self>) {
+        if self.files.table().untold.is_empty() {
+            return;
+        }
+        let fs = Arc::clone(self);
+        self.spawn(async move {
+            // What could not be told is told with the next poll.
+            let _ = fs.tell_opens().await;
+        });
+    }
+
     /// Tells the namenode of everything that was opened without a call.
     pub(in crate::fs) async fn tell_opens(self: &Arc<Self>) -> Result<(), DfsError> {
         for telling in self.files.take_untold() {
