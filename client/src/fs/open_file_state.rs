@@ -37,6 +37,9 @@ pub(super) struct FileState {
     pub rewritten: bool,
     /// Something was answered by the namenode before it was on its disk.
     pub namespace_changed: bool,
+    /// A sync left it to a recovery to find how long it is, and to this file to tell the namenode again should that forget it: it has to
+    /// have it on its disk before the file is forgotten here.
+    pub found: bool,
     /// How often the namenode has lost changes of it.
     pub losses: u32,
     /// The background task runs.
@@ -80,6 +83,7 @@ impl FileState {
             written: None,
             rewritten: false,
             namespace_changed: true,
+            found: false,
             losses: 0,
             tended: false,
             recalled: false,

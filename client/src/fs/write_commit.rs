@@ -153,6 +153,8 @@ impl FileCore {
             state.lease = false;
         }
         let mut giving = GivingBack { file: self, done: false };
+        // A closed file is nobody's any more who could tell the namenode again how long it is.
+        let durable = durable || self.state().found;
         let told = if durable { self.commit_durably(true).await } else { self.commit(true).await };
         match told {
             Ok(()) => {}
@@ -250,6 +252,7 @@ impl FileCore {
             // What this call was answered for is on disk already, or is found.
             state.namespace_changed = changed;
         }
+        state.found = !durable && (only_grows || state.found);
         if durable {
             state.write.told.clear();
         }

@@ -1,12 +1,14 @@
 //! A namenode whose machine loses what it had answered and not synced: a sync never says that it is there.
 
 use std::fs;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
-use dfs_client::fs::{FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, OpenOptions};
+use dfs_client::fs::{FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, OpenOptions, SetAttributes};
 use dfs_client::{DfsError, ErrorKind};
 use dfs_tests::cluster::MiniCluster;
 use dfs_tests::harness::run;
@@ -27,11 +29,63 @@ struct Disk(TempDir);
 /// that a checkpoint in between leaves no gap.
 async fn save(cluster: &MiniCluster, one: &FileSystem) -> Result<Disk> {
     one.sync().await?;
+    copy_disk(cluster)
+}
+
+fn copy_disk(cluster: &MiniCluster) -> Result<Disk> {
     let saved = tempfile::tempdir()?;
     for part in ["log", "vote", "state.redb", "state.sums"] {
         copy(&cluster.namenode_dir().join(part), &saved.path().join(part))?;
     }
     Ok(Disk(saved))
+}
+
+/// What the namenode's disk surely has now, by what the log says of itself.
+async fn save_synced(cluster: &MiniCluster) -> Result<Disk> {
+    let log = cluster.namenode_dir().join("log");
+    // After a sync the log says so in a mark, in a moment; a sync that nobody asks for comes later.
+    let marked = wait_until("a mark ends the log", Duration::from_millis(50), async || {
+        Ok(records(&fs::read(last_segment(&log)?)?).last().is_some_and(|record| record.is_mark))
+    });
+    let _ = marked.await;
+    let disk = copy_disk(cluster)?;
+    let segment = last_segment(&disk.0.path().join("log"))?;
+    let records = records(&fs::read(&segment)?);
+    let synced = records.iter().map(|record| record.synced).max().unwrap_or(0);
+    if let Some(lost) = records.iter().find(|record| !record.is_mark && record.index >= synced) {
+        fs::OpenOptions::new().write(true).open(&segment)?.set_len(lost.offset)?;
+    }
+    Ok(disk)
+}
+
+/// What a test looks at of a record of the namenode's log (`consensus/record.rs`).
+struct Record {
+    offset: u64,
+    is_mark: bool,
+    index: u64,
+    synced: u64,
+}
+
+fn records(segment: &[u8]) -> Vec<Record> {
+    let (mut found, mut at) = (Vec::new(), 48);
+    while let Some(header) = segment.get(at..at + 48) {
+        let number =
+            |range: Range<usize>| header[range].iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        found.push(Record {
+            offset: at as u64,
+            is_mark: header[12] == 3,
+            index: number(16..24),
+            synced: number(40..48),
+        });
+        at += 48 + number(8..12) as usize;
+    }
+    found
+}
+
+fn last_segment(log: &Path) -> Result<PathBuf> {
+    let segments: Result<Vec<PathBuf>, _> =
+        fs::read_dir(log)?.map(|item| item.map(|item| item.path())).collect();
+    segments?.into_iter().max().context("a log has a segment")
 }
 
 /// The namenode's machine fails, and has on its disk what was there then.
@@ -79,7 +133,7 @@ fn a_sync_of_what_was_lost_fails_once_and_only_that() -> Result<()> {
         // More than a block, so that some are ended and told of.
         let bytes = pattern(1, 0, 2_500_000);
         // In large pieces, so that the pipeline does not change under them, which would have the namenode sync.
-        let (_, appended) = new_file(&one, "appended", &bytes[..200_000]).await?;
+        let (node, appended) = new_file(&one, "appended", &bytes[..200_000]).await?;
         let (_, quiet) = new_file(&one, "quiet", b"quiet").await?;
         for from in [200_000u32, 400_000] {
             // New files are closed by their first sync.
@@ -87,6 +141,9 @@ fn a_sync_of_what_was_lost_fails_once_and_only_that() -> Result<()> {
             let more = &bytes[from as usize..][..200_000];
             appended.write_at(from.into(), Bytes::copy_from_slice(more)).await?;
         }
+        // A sync that is about more than bytes leaves nothing to a recovery, for which the file would be closed durably.
+        one.set_attributes(&me, node, SetAttributes { mode: Some(0o640), ..SetAttributes::default() })
+            .await?;
         appended.sync(false).await?;
         quiet.sync(false).await?;
         let dir = inode(&one.make_node(&me, ROOT, b"dir", directory(0o755)).await?);
@@ -168,6 +225,38 @@ fn a_file_that_was_closed_before_its_changes_were_lost_fails_its_next_sync() -> 
             ErrorKind::ChangesLost => Ok(()),
             _ => Err(error),
         })?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_was_synced_into_an_open_block_and_closed_stays_when_the_log_loses_its_end() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::start().await?;
+        let one = direct_session(&cluster).await?;
+        let me = root();
+        for round in 0..3 {
+            let name = format!("f{round}");
+            let (node, handle) = new_file(&one, &name, &pattern(4, 0, 100_000)).await?;
+            handle.sync(false).await?;
+            handle.release(true).await?;
+            // The second sync needs nothing of the namenode's disk.
+            let handle = one.open(&me, node, WRITE).await?;
+            for from in [100_000u32, 110_000] {
+                handle.write_at(from.into(), Bytes::from(pattern(4, from.into(), 10_000))).await?;
+                handle.sync(false).await?;
+            }
+            handle.release(true).await?;
+            let disk = save_synced(&cluster).await?;
+            fail_machine(&mut cluster, &disk).await?;
+            // Before what was synced: it must not cut what is behind.
+            let handle = one.open(&me, node, WRITE).await?;
+            handle.write_at(50_000, Bytes::from(pattern(4, 50_000, 1_000))).await?;
+            let _ = handle.sync(false).await;
+            let _ = handle.release(true).await;
+            let found = read_all(&cluster.client().await?, &format!("/{name}")).await?;
+            ensure_same(&name, &found, &pattern(4, 0, 120_000))?;
+        }
         Ok(())
     })
 }
