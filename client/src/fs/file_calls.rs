@@ -64,8 +64,8 @@ impl FsInner {
             self.all_carried_out().await?;
         }
         let mut changing = self.changing(inode).await?;
-        if safety == Safety::Found {
-            changing.is_found();
+        if safety != Safety::Relaxed {
+            changing.is_kept();
         }
         let asked = (safety == Safety::Durable).then(|| self.ask_told());
         let context = match &asked {

@@ -226,8 +226,8 @@ impl Changing {
         self.dirs.iter().copied().chain(self.nodes.iter().map(|(inode, _)| *inode))
     }
 
-    /// What the call changes is not lost with the namenode's memory.
-    pub(in crate::fs) fn is_found(&mut self) {
+    /// What the call changes is not lost with the namenode's memory: it is on its disk with the answer, or a recovery finds it.
+    pub(in crate::fs) fn is_kept(&mut self) {
         self.fs.unsynced.end(self.touched(), false);
         self.marked = false;
     }
