@@ -68,6 +68,7 @@ pub struct OpenHandle {
     /// When it was opened or last written to.
     written: Mutex<Instant>,
     lease_kept: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl OpenHandle {
@@ -82,6 +83,7 @@ impl OpenHandle {
             lockers: Mutex::default(),
             written: Mutex::new(Instant::now()),
             lease_kept: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -108,9 +110,15 @@ impl OpenHandle {
         *written = now;
     }
 
-    /// No other mount can have written since this handle was opened and before its last write.
-    pub fn kept_its_lease(&self) -> bool {
-        self.lease_kept.load(Ordering::Relaxed)
+    /// Something that was written could not be written back: the kernel's pages may have it all the same.
+    pub fn failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// What the kernel's pages have is what was written: no other mount can have written since this handle was opened and
+    /// before its last write, and nothing has failed.
+    pub fn fits_the_pages(&self) -> bool {
+        self.lease_kept.load(Ordering::Relaxed) && !self.failed.load(Ordering::Relaxed)
     }
 }
 

@@ -43,11 +43,11 @@ pub fn write(
     let shared = mount.clone();
     let work = async move {
         handle.writing();
-        if append {
-            handle.file.append(data).await?;
-        } else {
-            handle.file.write_at(offset, data).await?;
-        }
+        let written = match append {
+            true => handle.file.append(data).await.map(drop),
+            false => handle.file.write_at(offset, data).await.map(drop),
+        };
+        shared.noted(&handle, written)?;
         if kill_privileges {
             shared.kill_privileges(who, handle.inode).await?;
         }
@@ -61,7 +61,7 @@ pub fn fsync(mount: &Arc<Mount>, who: Who, handle: FileHandle, data_only: bool, 
     let (handle, shared) = (mount.files.get(handle), mount.clone());
     let work = async move {
         let handle = handle?;
-        handle.file.sync(data_only).await?;
+        shared.noted(&handle, handle.file.sync(data_only).await)?;
         if handle.writer {
             shared.written_back(&handle);
         }

@@ -128,7 +128,7 @@ pub fn release(
                 tracing::warn!(inode = handle.inode.get(), %error, "a lock could not be dropped");
             }
         }
-        if let Err(error) = handle.file.release(handle.writer).await {
+        if let Err(error) = shared.noted(&handle, handle.file.release(handle.writer).await) {
             Mount::note("a closed file could not be written back", handle.inode, &error);
         }
         if handle.writer {
@@ -314,15 +314,24 @@ impl Mount {
     }
 
     async fn flush_file(&self, handle: &OpenHandle) -> Result<(), Refusal> {
-        handle.file.flush().await?;
+        self.noted(handle, handle.file.flush().await)?;
         self.written_back(handle);
         Ok(())
+    }
+
+    /// Takes note of what a failed write means for the kernel's pages: the next open drops them.
+    pub fn noted<T, E>(&self, handle: &OpenHandle, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_err() {
+            handle.failed();
+            self.contents.forget(handle.inode);
+        }
+        outcome
     }
 
     /// What was written through a handle is recorded at the cluster.
     pub fn written_back(&self, handle: &OpenHandle) {
         let status = handle.file.status();
-        if handle.kept_its_lease() {
+        if handle.fits_the_pages() {
             self.contents.written(handle.inode, status.change);
         } else {
             self.contents.forget(handle.inode);
