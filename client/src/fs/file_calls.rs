@@ -64,7 +64,7 @@ impl FsInner {
             self.all_carried_out().await?;
         }
         let mut changing = self.changing(inode).await?;
-        if safety != Safety::Relaxed {
+        if safety == Safety::Found {
             changing.is_kept();
         }
         let asked = (safety == Safety::Durable).then(|| self.ask_told());
@@ -86,6 +86,10 @@ impl FsInner {
             outcome = self.synced_or_lost(asked, outcome);
         }
         let status = outcome?;
+        if safety == Safety::Durable {
+            // Not before: what is on its way counts among what may be lost.
+            changing.is_kept();
+        }
         changing.told(&status, true);
         Ok(status)
     }
