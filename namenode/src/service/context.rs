@@ -212,8 +212,8 @@ impl Context {
         self.check_takes_changes()?;
         let caller = self.caller(context.as_ref()).await?;
         let touched = || vec![Touched::of(&op, Some(&caller))];
-        let begun = self.begin(context.as_ref(), touched).await?;
-        self.change_begun(&begun, context, op).await
+        let _begun = self.begin(context.as_ref(), touched).await?;
+        self.carry_out(caller, context, op).await
     }
 
     /// Begins a client's change: nothing that it has to do with is delegated to somebody else until the answer is dropped.
@@ -236,6 +236,15 @@ impl Context {
     ) -> Result<Reply, RpcError> {
         self.check_takes_changes()?;
         let caller = self.caller(context.as_ref()).await?;
+        self.carry_out(caller, context, op).await
+    }
+
+    async fn carry_out(
+        &self,
+        caller: Caller,
+        context: Option<CallContext>,
+        op: Op,
+    ) -> Result<Reply, RpcError> {
         let context = context.unwrap_or_default();
         client_id(&context)?;
         self.check_has(&context)?;
