@@ -102,13 +102,14 @@ impl AttrCache {
         }
     }
 
-    /// What was written through this mount is recorded at the cluster: `written` is newer in what writing changes.
+    /// What was written through this mount is recorded at the cluster: `written` is newer in what writing changes, unless the handle it
+    /// is from was released so late that a newer one has written already.
     pub fn overlay(&self, inode: InodeId, written: &FileStatus) {
         let now = Instant::now();
         let mut kept = self.lock();
         if let Some(entry) = kept.entry(inode) {
             entry.not_before = now;
-            if let Some(node) = &mut entry.node {
+            if let Some(node) = entry.node.as_mut().filter(|node| node.change <= written.change) {
                 node.overlay(written);
             }
         }
@@ -207,6 +208,16 @@ mod tests {
         let now = Instant::now();
         cache.put(FILE, node(9), now);
         assert_eq!(change(&cache, now), Some(9));
+    }
+
+    #[test]
+    fn what_a_handle_wrote_does_not_replace_what_a_later_one_wrote() {
+        let (cache, asked) = (AttrCache::new(TTL, 10), Instant::now());
+        cache.put(FILE, node(5), asked);
+        let written = |change, size| FileStatus { change, size, ..FileStatus::default() };
+        cache.overlay(FILE, &written(6, 60));
+        cache.overlay(FILE, &written(5, 50));
+        assert_eq!(cache.get(FILE, asked).unwrap().0.attr.size, 60);
     }
 
     #[test]

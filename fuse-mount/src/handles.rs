@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use dfs_client::fs::{FileStatus, InodeId, OpenFile};
+use dfs_client::fs::{InodeId, OpenFile};
 use fuser::FileHandle;
 
 use crate::errno::Refusal;
@@ -119,46 +119,6 @@ impl OpenHandle {
     /// before its last write, and nothing has failed.
     pub fn fits_the_pages(&self) -> bool {
         self.lease_kept.load(Ordering::Relaxed) && !self.failed.load(Ordering::Relaxed)
-    }
-}
-
-/// Files that this mount writes: their size and times are known here before the namenode knows them.
-#[derive(Default)]
-pub struct Writers {
-    files: Mutex<HashMap<InodeId, Writer>>,
-}
-
-struct Writer {
-    handles: usize,
-    file: Arc<OpenFile>,
-}
-
-impl Writers {
-    /// A handle for writing was opened.
-    pub fn opened(&self, inode: InodeId, file: &Arc<OpenFile>) {
-        let mut files = self.lock();
-        files.entry(inode).or_insert_with(|| Writer { handles: 0, file: file.clone() }).handles += 1;
-    }
-
-    /// A handle for writing is gone and what it wrote is recorded.
-    pub fn released(&self, inode: InodeId) {
-        let mut files = self.lock();
-        if let Some(writer) = files.get_mut(&inode) {
-            writer.handles -= 1;
-            if writer.handles == 0 {
-                files.remove(&inode);
-            }
-        }
-    }
-
-    /// The file as its writers see it, if it has any.
-    pub fn status(&self, inode: InodeId) -> Option<FileStatus> {
-        let file = self.lock().get(&inode).map(|writer| writer.file.clone())?;
-        Some(file.status())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Writer>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::directory_stream::DirectoryHandle;
 use crate::errno::Refusal;
 use crate::event_loops::EventLoops;
 use crate::executed::Whereabouts;
-use crate::handles::{Handles, OpenHandle, Writers};
+use crate::handles::{Handles, OpenHandle};
 use crate::held_locks::HeldLocks;
 use crate::metrics;
 use crate::options::Options;
@@ -68,8 +68,6 @@ pub struct Mount {
     pub files: Handles<OpenHandle>,
     /// Open directories.
     pub streams: Handles<DirectoryHandle>,
-    /// Files that are being written.
-    pub writers: Writers,
     /// What the kernel's page cache holds.
     pub contents: Contents,
     /// Locks to be dropped at close.
@@ -115,7 +113,6 @@ impl Mount {
             order: ReadingOrder::default(),
             files: Handles::default(),
             streams: Handles::default(),
-            writers: Writers::default(),
             contents: Contents::default(),
             locks: HeldLocks::default(),
             background: Background::default(),
@@ -193,7 +190,7 @@ impl Mount {
     /// Attributes that are known now, with what is being written.
     pub fn known(&self, inode: InodeId, now: Instant) -> Option<(Node, Duration)> {
         let (mut node, left) = self.attrs.get(inode, now)?;
-        if let Some(written) = self.writers.status(inode) {
+        if let Some(written) = self.fs.written(inode) {
             node.overlay(&written);
         }
         Some((node, left))

@@ -343,6 +343,11 @@ impl FileSystem {
         self.namenode().call("", request, |mut s, r| async move { s.get_stats(r).await }).await
     }
 
+    /// Attributes of a file that is written here, which the namenode may not know yet. None of one that this session has no lease of.
+    pub fn written(&self, inode: InodeId) -> Option<FileStatus> {
+        self.inner().files.get(inode)?.written()
+    }
+
     fn overlaid(&self, mut status: FileStatus) -> FileStatus {
         self.inner().files.overlay(std::slice::from_mut(&mut status));
         status

@@ -268,6 +268,12 @@ impl OpenFile {
         &self.core
     }
 
+    /// Attributes, if the session knows them better than the namenode.
+    pub(super) fn written(&self) -> Option<FileStatus> {
+        let state = self.core.state();
+        state.knows_best().then(|| state.status())
+    }
+
     /// Attributes, with the current size.
     pub fn status(&self) -> FileStatus {
         self.core.state().status()

@@ -25,6 +25,8 @@ pub(super) struct FileState {
     mtime_ns: i64,
     /// The session has the lease, for all that is known.
     pub lease: bool,
+    /// The lease is being given back with what was written, which an answer of the namenode may not have yet.
+    pub returning: bool,
     /// Handles open for writing.
     pub writable: u32,
     /// It was made here and has not been written yet.
@@ -77,6 +79,7 @@ impl FileState {
             recorded_size: size,
             mtime_ns,
             lease: writable,
+            returning: false,
             writable: u32::from(writable),
             created: false,
             fresh: Fresh::No,
@@ -96,6 +99,9 @@ impl FileState {
     /// Takes a fresh answer of the namenode over. True if the content may be another one.
     pub(super) fn adopt(&mut self, located: LocatedBlocks, block_size: u64) -> bool {
         let Some(status) = located.status.clone() else { return false };
+        if self.returning {
+            return false;
+        }
         let changed = status.change != self.status.change && !self.lease;
         if changed {
             self.table.clear();
@@ -146,7 +152,7 @@ impl FileState {
 
     /// The namenode's answer to a change of attributes.
     pub(super) fn attributes_set(&mut self, status: &FileStatus) {
-        if !self.lease && status.size != self.size {
+        if !self.knows_best() && status.size != self.size {
             // The blocks may be others, too: they are asked for again.
             self.table.clear();
             self.size = status.size;
@@ -163,7 +169,7 @@ impl FileState {
     /// last told: what is known of the blocks is forgotten, so that open readers see a file grow.
     pub(super) fn noticed(&mut self, status: &FileStatus) -> bool {
         let known = &self.status;
-        if self.lease || status.change <= known.change {
+        if self.knows_best() || status.change <= known.change {
             return false;
         }
         let changed = (status.size, status.mtime_ns) != (known.size, known.mtime_ns);
@@ -229,6 +235,11 @@ impl FileState {
         self.written.is_none_or(|written| written.elapsed() >= time)
     }
 
+    /// Whether the size, the times and the blocks are known better here than at the namenode.
+    pub(super) fn knows_best(&self) -> bool {
+        self.lease || self.returning
+    }
+
     /// Attributes as this session knows them.
     pub(super) fn status(&self) -> FileStatus {
         let mut status = self.status.clone();
@@ -238,7 +249,7 @@ impl FileState {
 
     /// Puts what is known better here into an answer of the namenode.
     pub(super) fn overlay(&self, status: &mut FileStatus) {
-        if !self.lease {
+        if !self.knows_best() {
             return;
         }
         status.size = self.size;

@@ -302,7 +302,7 @@ impl FileCore {
         if answer.status.as_ref().is_some_and(|status| state.noticed(status)) {
             self.streams.clear();
         }
-        if !state.lease {
+        if !state.knows_best() {
             state.table.shed();
         }
         let write = &state.write;

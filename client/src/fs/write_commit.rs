@@ -60,9 +60,9 @@ struct GivingBack<'a> {
 
 impl Drop for GivingBack<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.file.state().lease = true;
-        }
+        let mut state = self.file.state();
+        state.returning = false;
+        state.lease |= !self.done;
     }
 }
 
@@ -150,7 +150,7 @@ impl FileCore {
             if !state.write.is_idle() {
                 return Ok(false);
             }
-            state.lease = false;
+            (state.lease, state.returning) = (false, true);
         }
         let mut giving = GivingBack { file: self, done: false };
         // A closed file is nobody's any more who could tell the namenode again how long it is.

@@ -104,7 +104,7 @@ impl Mount {
         // A file that is cut is cut in the kernel's pages too.
         self.contents.changed_once(inode, status.change);
         let mut node = self.learn_change(&status);
-        if let Some(written) = self.writers.status(inode) {
+        if let Some(written) = self.fs.written(inode) {
             node.overlay(&written);
         }
         Ok(node.attr)

@@ -133,7 +133,6 @@ pub fn release(
         }
         if handle.writer {
             shared.written_back(&handle);
-            shared.writers.released(handle.inode);
         }
     });
 }
@@ -270,14 +269,11 @@ impl Mount {
     fn handle(&self, inode: InodeId, file: Arc<OpenFile>, writer: bool, place: Option<Place>) -> Opened {
         let mut flags = FopenFlags::empty();
         let status = file.status();
-        if status.under_construction && !writer && self.writers.status(inode).is_none() {
+        if status.under_construction && !writer && self.fs.written(inode).is_none() {
             // Somebody else overwrites it, which its counter need not show before it is closed.
             self.contents.forget(inode);
         } else if self.contents.opened(inode, status.change) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
-        }
-        if writer {
-            self.writers.opened(inode, &file);
         }
         // Nothing is written back and no lock is dropped when it is closed.
         let quiet = !writer && !self.locks.ever_locked(inode);

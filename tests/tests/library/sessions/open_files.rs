@@ -71,6 +71,46 @@ fn what_one_session_closed_the_next_open_elsewhere_sees() -> Result<()> {
     })
 }
 
+/// How often a file is opened and looked at while its writer is being released.
+const RELEASES: u64 = 200;
+
+#[test]
+fn a_file_whose_writer_is_being_released_is_seen_as_it_was_written() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::start().await?;
+        let session = session(&cluster).await?;
+        let me = root();
+        let (made, writer) = session.create(&me, ROOT, b"f", file()).await?;
+        let f = inode(&made);
+        writer.release(true).await?;
+        let mut expected = Vec::new();
+        for round in 0..RELEASES {
+            let writer = session.open(&me, f, WRITE).await?;
+            let bytes = pattern(round, 0, 1_000);
+            writer.write_at(expected.len() as u64, Bytes::from(bytes.clone())).await?;
+            expected.extend(bytes);
+            ensure!(session.written(f).is_some_and(|status| status.size == expected.len() as u64));
+            let looking = async {
+                loop {
+                    let seen = session.stat(&me, f).await?.size;
+                    ensure!(seen == expected.len() as u64, "round {round}: {seen} bytes seen");
+                    let reader = session.open(&me, f, READ).await?;
+                    ensure_same(&format!("round {round}"), &content(&reader).await?, &expected)?;
+                    reader.release(false).await?;
+                }
+            };
+            tokio::select! {
+                biased;
+                released = writer.release(true) => released?,
+                looked = looking => looked?,
+            }
+            ensure!(session.written(f).is_none(), "round {round}: nobody writes");
+        }
+        session.close().await?;
+        Ok(())
+    })
+}
+
 #[test]
 fn an_unlinked_file_lives_until_its_last_opener_has_released_it() -> Result<()> {
     run(async {
