@@ -97,6 +97,7 @@ impl FsInner {
             // A lock that is granted from now on is not among them: who asked for it asks again.
             locks: self.locks.lock().register(),
             wait_ms: 0,
+            queued: self.has_queued(),
         };
         let namenode = &self.client.namenode;
         let call = namenode.call_files("", request, |mut s, r| async move { s.keep_session(r).await });
@@ -139,6 +140,7 @@ impl FsInner {
             session: self.session().to_owned(),
             epoch,
             wait_ms: (timeout_ms / POLLS_PER_TIMEOUT).min(MAX_POLL_MS) as u32,
+            queued: self.has_queued(),
             ..Default::default()
         };
         async move {

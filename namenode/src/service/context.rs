@@ -175,12 +175,13 @@ impl Context {
         context: Option<&CallContext>,
         touched: impl FnOnce() -> Touched,
     ) -> Result<(), RpcError> {
+        // Who does not say who it is, is somebody else.
+        let client = context.map(|context| &*context.client_id).unwrap_or_default();
+        self.sessions.grace.wait_for_changes(&self.soft, client).await;
         let delegations = &self.sessions.delegations;
         if delegations.are_all_shared() {
             return Ok(());
         }
-        // Who does not say who it is, is somebody else.
-        let client = context.map(|context| &*context.client_id).unwrap_or_default();
         let asker = self.sessions.asker(&self.soft, Some(client));
         delegations.settle(&asker, &touched(), || self.snapshot()).await
     }
@@ -224,6 +225,16 @@ impl Context {
     ) -> Result<Turn<'_>, RpcError> {
         // Who does not say who it is, is somebody else.
         let client = context.map(|context| &*context.client_id).unwrap_or_default();
+        self.sessions.grace.wait_for_changes(&self.soft, client).await;
+        self.begin_changes(Some(client), touched).await
+    }
+
+    /// As [`Self::begin`], of changes that a client has answered already: after a restart others wait for these.
+    pub async fn begin_answered(
+        &self,
+        client: &ClientId,
+        touched: impl FnOnce() -> Vec<Touched>,
+    ) -> Result<Turn<'_>, RpcError> {
         self.begin_changes(Some(client), touched).await
     }
 

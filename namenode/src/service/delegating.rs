@@ -41,6 +41,8 @@ pub async fn delegate(
         );
         read.map_err(|e| rpc_error(&e))
     };
+    record(context, session).await?;
+    context.sessions.grace.wait_for_changes(&context.soft, &client).await;
     let delegations = &context.sessions.delegations;
     // Whether it is worth while to keep everybody else out for a moment.
     if read()?.is_none() {
@@ -80,6 +82,17 @@ pub async fn give_back(context: &Context, request: &ReturnDirectoriesRequest) ->
     }
     context.sessions.delegations.give_back(&context.soft, &request.session, &request.inodes);
     Ok(Empty {})
+}
+
+/// Has the log know of a session before it gets something that others have to wait for after a restart, by a number that is reserved
+/// for it.
+pub async fn record(context: &Context, session: &str) -> Result<(), RpcError> {
+    let known = context.snapshot()?.has_reservations(session).map_err(|e| rpc_error(&e))?;
+    if known {
+        return Ok(());
+    }
+    let op = log::ReserveInodesOp { session: session.to_owned(), count: 1 };
+    context.own_change(Op::ReserveInodes(op)).await.map(drop)
 }
 
 /// Reserves inode numbers for a session.

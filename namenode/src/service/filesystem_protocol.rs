@@ -172,6 +172,8 @@ impl FileSystemProtocol for FileSystemService {
             self.context.caller(context.as_ref()).await?;
             let sessions = &self.context.sessions;
             sessions.touch(&self.context.soft, &session)?;
+            delegating::record(&self.context, &session).await?;
+            sessions.grace.wait_for_locks(&session).await;
             let patience = Duration::from_millis(u64::from(wait_ms)).min(LOCK_WAIT_MAX);
             let asker = sessions.asker(&self.context.soft, None);
             sessions.locks.set(&asker, &session, &named(lock)?, patience, delegate).await
@@ -184,6 +186,7 @@ impl FileSystemProtocol for FileSystemService {
         let result = async {
             self.context.caller(context.as_ref()).await?;
             let sessions = &self.context.sessions;
+            sessions.grace.wait_for_locks(&session).await;
             let asker = sessions.asker(&self.context.soft, None);
             sessions.locks.get(&asker, &session, &named(lock)?).await
         };

@@ -18,6 +18,7 @@ mod delegations;
 mod filesystem_protocol;
 #[cfg(test)]
 mod fuzz_tests;
+mod grace;
 mod lock_table;
 mod locks;
 mod read_path;

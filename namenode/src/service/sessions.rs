@@ -5,13 +5,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dfs_proto::v1::{KeepSessionRequest, KeepSessionResponse};
+use dfs_proto::v1::{CallContext, KeepSessionRequest, KeepSessionResponse};
 use dfs_proto::{ErrorKind, RpcError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::context::{SoftState, seed};
+use super::context::{SoftState, client_id, seed};
 use super::delegations::{Asker, Delegations};
+use super::grace::Grace;
 use super::locks::Locks;
 use super::session_table::{Opening, SessionTable, SessionTableFull};
 
@@ -36,6 +37,8 @@ pub struct Sessions {
     pub locks: Locks,
     /// Directories that sessions have delegated.
     pub delegations: Delegations,
+    /// Sessions from before the start that are waited for.
+    pub grace: Grace,
     /// Woken when the removal of a name is decided.
     decided: Notify,
     /// Woken when a lease was given back.
@@ -71,6 +74,7 @@ impl Sessions {
             table: Mutex::new(SessionTable::new(timeout_ms)),
             locks: Locks::default(),
             delegations: Delegations::default(),
+            grace: Grace::default(),
             decided: Notify::new(),
             lease_released: Notify::new(),
             unwanted: Mutex::default(),
@@ -98,12 +102,17 @@ impl Sessions {
         request: KeepSessionRequest,
     ) -> Result<KeepSessionResponse, RpcError> {
         let name = request.session.as_str();
+        let client = client_id(request.context.as_ref().unwrap_or(&CallContext::default()))?;
         let epoch = self.touch(soft, name)?;
         soft.leases().renew(soft.now_ms(), name);
         if request.full {
             let unwanted = self.table().replace_open(name, &request.open_inodes);
             self.free(unwanted.map_err(|full| too_many(&full))?);
             self.locks.replace(&self.asker(soft, None), name, &request.locks).await;
+            self.grace.came_back(name, client);
+        }
+        if !request.queued {
+            self.grace.carried_out(name);
         }
         let patience = Duration::from_millis(u64::from(request.wait_ms)).min(KEEP_WAIT_MAX);
         let deadline = Instant::now() + patience;
@@ -173,6 +182,7 @@ impl Sessions {
     /// was no such session.
     pub fn end(&self, name: &str) -> bool {
         let ended = self.table().end(name);
+        self.grace.ended(name);
         // After the session: one that begins meanwhile gets nothing for it.
         self.delegations.end(name);
         let Some(unwanted) = ended else { return false };
@@ -222,6 +232,9 @@ impl Sessions {
     /// What the namespace knows from before a start.
     pub fn expect(&self, now_ms: u64, sessions: &[String], orphans: &[u64]) {
         self.table().expect(now_ms, sessions, orphans, new_epoch());
+        // One that is not served does not end.
+        let served = sessions.iter().filter(|name| self.is_served(name));
+        self.grace.begin(now_ms, served.cloned());
     }
 
     /// Frees the orphans whose openers did not come back after a restart.

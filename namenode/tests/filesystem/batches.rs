@@ -153,7 +153,7 @@ async fn a_directory_made_again_by_a_repeated_batch_is_not_delegated_again() {
 async fn bad_batches_are_refused() {
     let (_dir, namenode, mut a, b) = two_sessions().await;
     let mut apply = async |changes: Vec<Change>| {
-        let request = ApplyChangesRequest { context: a.context(), session: a.name(), changes };
+        let request = ApplyChangesRequest { context: a.context(), session: a.name(), changes, more: false };
         a.mount.calls.apply_changes(request).await.map(|answer| answer.into_inner().results)
     };
     let make = |session: &Session| session.change(Kind::Make(make(1, "x", FileType::Fifo)), 0);

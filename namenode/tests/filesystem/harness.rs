@@ -177,7 +177,7 @@ impl Mount {
             open_inodes: open.to_vec(),
             full: true,
             locks: locks.to_vec(),
-            wait_ms: 0,
+            ..Default::default()
         };
         self.calls.keep_session(request).await.expect("kept").into_inner()
     }

@@ -91,7 +91,7 @@ impl Session {
 
     pub async fn apply(&mut self, changes: &[Change]) -> Vec<ChangeResult> {
         let (context, session) = (self.context(), self.name());
-        let request = ApplyChangesRequest { context, session, changes: changes.to_vec() };
+        let request = ApplyChangesRequest { context, session, changes: changes.to_vec(), more: false };
         self.mount.calls.apply_changes(request).await.expect("applied").into_inner().results
     }
 

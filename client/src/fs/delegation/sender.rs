@@ -59,12 +59,13 @@ impl FsInner {
     async fn send_batch(self: &Arc<Self>) -> bool {
         // What the session has open must not be told anew from before a file was made.
         self.files.not_registering().await;
-        let (changes, touched) = {
+        let (changes, touched, more) = {
             let mut shared = self.delegations.lock();
             let (changes, touched) = shared.next_batch();
+            let more = shared.queue.len() > changes.len();
             shared.sending = !changes.is_empty();
             shared.counts.batches += u64::from(!changes.is_empty());
-            (changes, touched)
+            (changes, touched, more)
         };
         if changes.is_empty() {
             return false;
@@ -80,6 +81,7 @@ impl FsInner {
             context: self.own_context(),
             session: self.session().to_owned(),
             changes: changes.clone(),
+            more,
         };
         let namenode = &self.client.namenode;
         let call = namenode.call_files("", request, |mut s, r| async move { s.apply_changes(r).await });
