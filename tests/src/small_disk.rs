@@ -1,13 +1,19 @@
 //! Disks that can be filled: a file system in memory of a given size, and an ext4 on it whose blocks run out behind its
 //! back, so that syncing fails.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+
+use crate::wait::wait_until_blocking;
+
+/// Time that whoever was ended gets to let go of a disk.
+const FREE_WITHIN: Duration = Duration::from_secs(20);
 
 /// A file system in memory. Dropping it unmounts it.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ impl SmallDisk {
 
     /// Gives it back.
     pub fn free(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.path().join("filler"))?)
+        Ok(fs::remove_file(self.path().join("filler"))?)
     }
 
     /// Gives it back, if it was taken.
@@ -90,6 +96,22 @@ pub fn mount_ext4(below: &SmallDisk, bytes: u64, options: &[&str], at: &Path) ->
     Ok(mounted)
 }
 
+/// Name of the device that is mounted at `root`.
+pub fn device_of(root: &Path) -> Result<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let here = format!(" {} ", root.display());
+    let line = mounts.lines().rfind(|line| line.contains(&here)).context("not mounted")?;
+    let source = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').nth(1)).context("no source")?;
+    Ok(source.trim_start_matches("/dev/").to_owned())
+}
+
+/// From now on a write to the ext4 at `root`, which has blocks of a page, arrives or fails, but for its pages each: of a longer one that
+/// arrives in part the loop device (of Linux 6.18) says that it has arrived.
+pub fn fail_whole_pages(root: &Path) -> Result<()> {
+    let setting = format!("/sys/block/{}/queue/max_sectors_kb", device_of(root)?);
+    fs::write(&setting, "4").context(setting)
+}
+
 /// Unmounts what [`mount_ext4`] mounted, repairs it as after a crash, and mounts it again. What was written and not on the disk is
 /// gone. Nobody may use it.
 pub fn remount_ext4(below: &SmallDisk, at: &Path) -> Result<()> {
@@ -114,7 +136,9 @@ impl FailingDisk {
     pub fn mount() -> Result<Option<Self>> {
         let Some(below) = SmallDisk::mount(48 << 20)? else { return Ok(None) };
         let dir = tempfile::tempdir()?;
-        if !mount_ext4(&below, 400 << 20, &["-E", "lazy_itable_init=1"], dir.path())? {
+        // One with a journal stops taking changes when that cannot be written, and would not be good again.
+        let options = ["-b", "4096", "-O", "^has_journal", "-E", "lazy_itable_init=1"];
+        if !mount_ext4(&below, 400 << 20, &options, dir.path())? {
             return Ok(None);
         }
         Ok(Some(Self { mounted: dir.path().to_owned(), below, _dir: dir }))
@@ -125,9 +149,28 @@ impl FailingDisk {
         &self.mounted
     }
 
-    /// From now on nothing new arrives on it.
+    /// From now on nothing new arrives on it. What was written before has arrived.
     pub fn fail(&self) -> Result<()> {
+        nix::unistd::syncfs(File::open(&self.mounted)?)?;
+        fail_whole_pages(&self.mounted)?;
         self.below.fill()
+    }
+
+    /// Ends [`Self::fail`]: what is written arrives again. What did not arrive the kernel takes for written, and shows to readers as long as
+    /// it keeps it.
+    pub fn heal(&self) -> Result<()> {
+        self.below.free()
+    }
+
+    /// Takes the disk out and puts it in again: what has not arrived is gone. Nobody may use it; whoever has just been ended gets a
+    /// moment to let go of it.
+    pub fn remount(&self) -> Result<()> {
+        let mut last = Ok(());
+        let remounted = wait_until_blocking("the disk is not in use", FREE_WITHIN, || {
+            last = remount_ext4(&self.below, &self.mounted);
+            Ok(last.is_ok())
+        });
+        last.and(remounted)
     }
 }
 

@@ -33,6 +33,18 @@ pub enum ConsensusError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The kernel keeps pages that it could not write, and another program keeps it from letting go of them.
+    #[error(
+        "{}: what the kernel keeps of it from offset {offset} on is not what is on the disk: a write has failed, and another \
+         program is using the file; end that program",
+        path.display()
+    )]
+    NotOnDisk {
+        /// The file.
+        path: PathBuf,
+        /// Where the first such page begins.
+        offset: u64,
+    },
     /// A file holds what this program never wrote.
     #[error("{}: damaged at offset {offset}: {reason}", path.display())]
     Damaged {

@@ -23,7 +23,8 @@
 //!   applied and written to the log file.
 //! * What is durable is always a prefix of the log; the state is never durable beyond it.
 //! * A disk without room is a refusal before anything is written (`room`); checkpoints wait until there is some.
-//! * A failed write or sync is final: nothing is acknowledged after it (see [`Consensus::failed`]).
+//! * A failed write or sync is final: nothing is acknowledged after it (see [`Consensus::failed`]), and a start reads what is on the disk,
+//!   whatever the kernel still keeps (`page_cache`).
 //! * No async task waits for the disk (one of a node alone writes to the page cache); no lock is held across an await.
 //! * Every queue is bounded; when one is full, its senders wait, in the end the callers.
 
@@ -51,6 +52,7 @@ mod network;
 mod new_directory;
 mod node;
 mod offline;
+mod page_cache;
 mod page_sums;
 mod raft_service;
 mod raft_types;

@@ -23,6 +23,7 @@ use super::health::Health;
 use super::log_cache::CACHE_BYTES_MAX;
 use super::member::Member;
 use super::network::MESSAGE_BYTES_MAX;
+use super::page_cache;
 use super::raft_service::RaftService;
 use super::raft_types::{self, LogId, Membership, Vote};
 use super::room::{self, DiskRoom};
@@ -87,6 +88,7 @@ fn open(config: &ConsensusConfig) -> Result<Opened, ConsensusError> {
     vote_file::check_directory(&config.dir)?;
     let lock = Arc::new(DirLock::take(&config.dir)?);
     room::release_reserve(&config.dir);
+    page_cache::renew(&config.dir)?;
     let (votes, vote) = VoteFile::open(&config.dir, config.node_id)?;
     let (store, position) = StateStore::open(&config.dir, config.cache_bytes, config.layer_bytes)?;
     let (log, recovered) = SegmentedLog::open(

@@ -16,6 +16,7 @@ use super::error::ConsensusError;
 use super::flusher::Flusher;
 use super::found_log;
 use super::health::Health;
+use super::page_cache;
 use super::raft_types::Vote;
 use super::room::DiskRoom;
 use super::snapshot;
@@ -63,8 +64,11 @@ impl Offline {
     /// Reads the directory and applies the log to the store in memory. With `verify`, redb goes through its whole file
     /// first.
     pub fn open(dir: &Path, verify: bool) -> Result<(Self, LogSummary), ConsensusError> {
-        let (node_id, vote): (u64, Vote) = vote_file::read(dir)?;
+        // What is no namenode's directory gets no lock in it.
+        vote_file::read(dir)?;
         let lock = DirLock::take(dir)?;
+        page_cache::renew(dir)?;
+        let (node_id, vote): (u64, Vote) = vote_file::read(dir)?;
         if verify {
             StateStore::verify(dir, CACHE_BYTES)?;
         }

@@ -44,6 +44,13 @@ const TERMS_KEY: &str = "raft.terms";
 const VERSION: u8 = 1;
 const APPLIED_BYTES: usize = 33;
 
+/// The files of the store in `dir`, and of one that is about to take its place; not all of them are there.
+pub fn files(dir: &Path) -> [PathBuf; 4] {
+    let (store, received) = (dir.join(FILE_NAME), dir.join(RECEIVED_FILE_NAME));
+    let (sums, received_sums) = (sums_path(&store), sums_path(&received));
+    [store, sums, received, received_sums]
+}
+
 /// How far the log was applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {

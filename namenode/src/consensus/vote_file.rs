@@ -35,10 +35,15 @@ const FILE_NAME: &str = "vote";
 /// file system brings.
 const BEFORE_THE_VOTE: [&str; 3] = [dir_lock::FILE_NAME, "vote.tmp", "lost+found"];
 
+/// Where the vote of `dir` is.
+pub fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE_NAME)
+}
+
 /// Refuses a directory that is neither empty nor has a vote: it is somebody else's, or has lost its vote.
 pub fn check_directory(dir: &Path) -> Result<(), ConsensusError> {
     let failed = |error| ConsensusError::io(dir, "read", error);
-    if dir.join(FILE_NAME).exists() {
+    if path(dir).exists() {
         return Ok(());
     }
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -59,7 +64,7 @@ pub struct VoteFile {
 
 /// Which node the directory `dir` belongs to, and its vote.
 pub fn read(dir: &Path) -> Result<(u64, Vote), ConsensusError> {
-    let path = dir.join(FILE_NAME);
+    let path = path(dir);
     match fs::read(&path) {
         Ok(bytes) => decode(&bytes).map_err(|reason| ConsensusError::Damaged { path, offset: 0, reason }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -73,7 +78,7 @@ impl VoteFile {
     /// Opens the vote file of `dir` and reads the vote. A new file is made for `node_id`; the file of
     /// another node is refused, since two nodes with one id would vote twice.
     pub fn open(dir: &Path, node_id: u64) -> Result<(Self, Vote), ConsensusError> {
-        let file = Self { path: dir.join(FILE_NAME), node_id };
+        let file = Self { path: path(dir), node_id };
         match fs::read(&file.path) {
             Ok(bytes) => {
                 let damaged = |reason| ConsensusError::Damaged { path: file.path.clone(), offset: 0, reason };

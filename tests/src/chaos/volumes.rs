@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::statvfs;
 
-use crate::small_disk::{SmallDisk, mount_ext4, remount_ext4};
+use crate::small_disk::{SmallDisk, device_of, fail_whole_pages, mount_ext4, remount_ext4};
 use crate::wait::wait_until_blocking;
 
 /// Size of each volume. What the load has at once, all replicas of it, takes a fraction of it.
@@ -152,7 +152,9 @@ impl Volume {
 
     /// From now on what is written does not arrive, which a sync finds out.
     pub fn lose_writes(&self) -> Result<()> {
-        self.parts()?.below.fill()
+        let ext4 = self.parts()?;
+        fail_whole_pages(&ext4.root)?;
+        ext4.below.fill()
     }
 
     /// Ends [`Self::turn_read_only`] and [`Self::lose_writes`]: the disk is taken out, checked, and put in again. Whoever used it
@@ -203,13 +205,4 @@ impl Drop for Ext4 {
 
 fn fsfreeze(what: &str, root: &Path) -> Result<bool> {
     Ok(Command::new("fsfreeze").arg(what).arg(root).status()?.success())
-}
-
-/// Name of the device that is mounted at `root`.
-fn device_of(root: &Path) -> Result<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let here = format!(" {} ", root.display());
-    let line = mounts.lines().rfind(|line| line.contains(&here)).context("not mounted")?;
-    let source = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').nth(1)).context("no source")?;
-    Ok(source.trim_start_matches("/dev/").to_owned())
 }
