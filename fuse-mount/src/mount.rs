@@ -134,7 +134,7 @@ impl Mount {
 
     /// What it counted so far, for Prometheus.
     pub fn metrics(&self) -> String {
-        metrics::text(self.fs.hedge_counts(), self.fs.delegation_counts())
+        metrics::text(self.fs.hedge_counts(), self.fs.delegation_counts(), self.fs.lock_delegation_counts())
     }
 
     /// How long the kernel may believe what the cluster just said.

@@ -3,6 +3,7 @@
 mod batches;
 mod delegations;
 mod frames;
+mod grace;
 mod harness;
 mod locks;
 mod orphans;

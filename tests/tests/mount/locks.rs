@@ -10,6 +10,9 @@ use dfs_tests::mount::{errno, wait_until, with_cluster, with_mount};
 use libc::{F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETLK, F_SETLKW, F_UNLCK, F_WRLCK};
 
 use crate::commands::command;
+use crate::hanging_reads::Stopped;
+use crate::metrics::metric;
+use crate::outages::{start, still_waits};
 use crate::sys::{flock, lock_in_the_way, record_lock};
 
 /// Turns of the two mounts, and rows that each adds.
@@ -120,26 +123,58 @@ fn locks_hold_between_mounts() -> Result<()> {
 }
 
 #[test]
-fn locks_survive_the_namenode_and_end_with_their_mount() -> Result<()> {
+fn locks_survive_the_namenode() -> Result<()> {
     with_cluster(&[], |cluster| {
         let (here, there) = (cluster.mount(&[])?, cluster.mount(&[])?);
         let (one, two) = (open(&here.path("f"))?, open(&there.path("f"))?);
         flock(&one, libc::LOCK_EX | libc::LOCK_NB)?;
         record_lock(&one, F_OFD_SETLK, F_WRLCK, 0, 10)?;
+        let stopped = Stopped::new(here.pid()?)?;
         cluster.kill_9(|name| name == "namenode")?;
         cluster.start_again()?;
-        // The first mount claims them again before others get them.
-        let refused = flock(&two, libc::LOCK_EX | libc::LOCK_NB);
-        ensure!(errno(refused)? == libc::EWOULDBLOCK);
+        // Nobody gets them before the first mount has told that it has them.
+        let asking = two.try_clone()?;
+        let asked = start(move || flock(&asking, libc::LOCK_EX | libc::LOCK_NB));
+        still_waits(&asked)?;
+        drop(stopped);
+        ensure!(errno(asked.recv()?)? == libc::EWOULDBLOCK);
         ensure!(errno(record_lock(&two, F_OFD_SETLK, F_WRLCK, 5, 1))? == libc::EAGAIN);
-
-        let waiting = two.try_clone()?;
-        let waiter = std::thread::spawn(move || record_lock(&waiting, F_OFD_SETLKW, F_WRLCK, 0, 10));
-        let killed = Instant::now();
-        here.kill_9()?;
-        waiter.join().ok().context("the waiter")??;
-        println!("the locks of a killed mount were free after {:?}", killed.elapsed());
+        drop(one);
         wait_for_lock(|| flock(&two, libc::LOCK_EX | libc::LOCK_NB))
+    })
+}
+
+#[test]
+fn locks_end_with_their_mount_delegated_ones_too() -> Result<()> {
+    with_cluster(&[], |cluster| {
+        let (here, there) = (cluster.mount(&[])?, cluster.mount(&[])?);
+        let (one, two) = (open(&here.path("f"))?, open(&there.path("f"))?);
+        let turn = |start| {
+            record_lock(&one, F_OFD_SETLK, F_WRLCK, start, 10)?;
+            record_lock(&one, F_OFD_SETLK, F_UNLCK, start, 10)
+        };
+        wait_until("the locks are delegated", || {
+            turn(0)?;
+            Ok(metric(here.root(), "dfs_mount_delegated_lock_files")? == 1)
+        })?;
+        let answered = metric(here.root(), "dfs_mount_lock_calls_answered_total")?;
+        record_lock(&one, F_OFD_SETLK, F_WRLCK, 20, 10)?;
+        ensure!(metric(here.root(), "dfs_mount_lock_calls_answered_total")? == answered + 1);
+        // The namenode does not know of this lock; it has to ask for it.
+        ensure!(errno(record_lock(&two, F_OFD_SETLK, F_WRLCK, 25, 1))? == libc::EAGAIN);
+        ensure!(metric(here.root(), "dfs_mount_lock_delegations_recalled_total")? == 1);
+        wait_until("the locks are delegated again", || {
+            turn(0)?;
+            Ok(metric(here.root(), "dfs_mount_delegated_lock_files")? == 1)
+        })?;
+        let (told, same) = (open(&here.path("g"))?, open(&there.path("g"))?);
+        flock(&told, libc::LOCK_EX | libc::LOCK_NB)?;
+        let (waiting, killed) = (two.try_clone()?, Instant::now());
+        here.kill_9()?;
+        let waiter = start(move || record_lock(&waiting, F_OFD_SETLKW, F_WRLCK, 20, 10));
+        waiter.recv()??;
+        println!("the locks of a killed mount were free after {:?}", killed.elapsed());
+        wait_for_lock(|| flock(&same, libc::LOCK_EX | libc::LOCK_NB))
     })
 }
 

@@ -20,7 +20,7 @@ const A_WHILE: Duration = Duration::from_secs(2);
 const SMALL_BLOCKS: [&str; 2] = ["-o", "block-size=65536"];
 
 /// Does `work` on another thread.
-fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+pub fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (done, outcome) = channel();
     std::thread::spawn(move || {
         // Nobody listens when the test has failed.
@@ -29,7 +29,8 @@ fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiv
     outcome
 }
 
-fn still_waits<T: std::fmt::Debug>(outcome: &Receiver<T>) -> Result<()> {
+/// That it has not ended.
+pub fn still_waits<T: std::fmt::Debug>(outcome: &Receiver<T>) -> Result<()> {
     let early = outcome.recv_timeout(A_WHILE);
     ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "it did not wait: {early:?}");
     Ok(())
