@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use tempfile::TempDir;
 
 use crate::wait::wait_until_blocking;
@@ -154,6 +155,14 @@ impl FailingDisk {
         nix::unistd::syncfs(File::open(&self.mounted)?)?;
         fail_whole_pages(&self.mounted)?;
         self.below.fill()
+    }
+
+    /// Has the kernel try to write what it has not tried to yet. Who syncs a file afterwards is told whether that failed.
+    pub fn write_back(&self) -> Result<()> {
+        match nix::unistd::syncfs(File::open(&self.mounted)?) {
+            Ok(()) | Err(Errno::EIO | Errno::ENOSPC) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Ends [`Self::fail`]: what is written arrives again. What did not arrive the kernel takes for written, and shows to readers as long as

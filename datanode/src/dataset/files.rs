@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use dfs_proto::checksum::{Checksum, ChecksumKind};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::meta_file::{self, META_HEADER_BYTES, MetaError};
 use super::open_replica::{Home, data_path, meta_path};
@@ -36,6 +37,13 @@ pub fn relocate(volume: &Volume, from: (Home, BlockRef), to: (Home, BlockRef)) -
         }
     }
     Ok(())
+}
+
+/// Has the next reads answer what the disk has: puts on it what the kernel has not tried to write yet, and has the kernel let go of the rest.
+pub fn read_anew(file: &File, path: &Path) -> Result<(), DatanodeError> {
+    file.sync_data().map_err(disk(path))?;
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .map_err(|errno| disk(path)(errno.into()))
 }
 
 /// Reads the header of a `.meta` file.

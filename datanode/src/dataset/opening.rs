@@ -60,8 +60,9 @@ pub(super) fn open_all(dirs: &[PathBuf], reserved_bytes: Option<u64>) -> Result<
         }
     }
     let good: Vec<Arc<Volume>> = volumes.iter().filter(|volume| !volume.is_failed()).cloned().collect();
+    let boot = journal::boot_id();
     let loads: Vec<Result<Loaded, DatanodeError>> = thread::scope(|scope| {
-        let threads: Vec<_> = good.iter().map(|volume| scope.spawn(|| load(volume))).collect();
+        let threads: Vec<_> = good.iter().map(|volume| scope.spawn(|| load(volume, &boot))).collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
     });
     let mut found = Vec::with_capacity(good.len());
@@ -102,9 +103,9 @@ pub(super) fn open(
     Ok(opened)
 }
 
-/// Scans an opened volume and starts its journal.
-pub(super) fn load(volume: &Arc<Volume>) -> Result<Loaded, DatanodeError> {
-    let found = Found::read(volume.dir(), &journal::boot_id())?;
+/// Scans an opened volume and starts its journal. `boot`: of the machine; empty if the volume's page cache is not to be relied upon.
+pub(super) fn load(volume: &Arc<Volume>, boot: &str) -> Result<Loaded, DatanodeError> {
+    let found = Found::read(volume.dir(), boot)?;
     let replicas = scan::scan_volume(volume, &found)?;
     // Only now is everything on disk that the journal stood for.
     let journal = Arc::new(Journal::start(volume.dir(), found.last() + 1)?);

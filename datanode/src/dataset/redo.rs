@@ -11,6 +11,7 @@ use super::meta_file;
 use super::open_replica::{Home, data_path, meta_path};
 use super::volume::Volume;
 use crate::error::{DatanodeError, disk};
+use crate::journal;
 use crate::journal::record::Change;
 use crate::journal::replay::{Found, InFlight};
 use crate::replica::BlockRef;
@@ -25,6 +26,11 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
     }
     let (data_at, meta_at) = (data_path(volume, home, block), meta_path(volume, home, block));
     let (data, meta) = (files::open_rw(&data_at)?, files::open_rw(&meta_at)?);
+    if !found.is_same_boot() {
+        // After the failure of a volume the kernel may have of it what the disk has not.
+        files::read_anew(&data, &data_at)?;
+        files::read_anew(&meta, &meta_at)?;
+    }
     let mut applied = 0usize;
     let mut reopened = false;
     for record in found.records(block.id) {
@@ -55,9 +61,13 @@ pub fn redo(found: &Found, volume: &Volume, home: Home, block: BlockRef) -> Resu
         settle(block, (&data, &meta), length, &InFlight::Unknown).map_err(disk(&data_at))?;
     }
     // The journal starts anew: what it stood for must be on disk.
-    data.sync_data().map_err(disk(&data_at))?;
-    meta.sync_data().map_err(disk(&meta_at))?;
-    Ok(true)
+    let data_synced = data.sync_data().map_err(disk(&data_at));
+    let synced = data_synced.and(meta.sync_data().map_err(disk(&meta_at)));
+    if synced.is_err() && found.is_same_boot() {
+        // It is told once; the next start would find nothing to sync.
+        journal::forget_boot(volume.dir());
+    }
+    synced.map(|()| true)
 }
 
 /// What became of chunks that do not match their checksums.

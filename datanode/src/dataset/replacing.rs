@@ -66,7 +66,9 @@ impl Dataset {
             }
         }
         volume.sub_used(volume.used());
-        drop(self.table.take_journal(volume));
+        if let Some(journal) = self.table.take_journal(volume) {
+            journal.give_up();
+        }
         volume.unlock();
         tracing::warn!(
             storage_id = volume.storage_id(),
@@ -99,7 +101,8 @@ impl Dataset {
             check_same(&volume, &ours, version)?;
         }
         let volume = Arc::new(volume);
-        let loaded = opening::load(&volume)?;
+        // Its disk may have been out of the machine meanwhile, and what the page cache had of it is gone: as after a stop.
+        let loaded = opening::load(&volume, "")?;
         if let (None, Some(identity)) = (&version, self.identity()) {
             self.format(&volume, &identity)?;
         }

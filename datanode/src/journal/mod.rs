@@ -14,6 +14,8 @@
 //!   a stop of the machine are records applied again ([`replay`]).
 //! - A failed write is never repeated: the journal fails for good, and its volume with it. Space is taken before anything is
 //!   written; a disk that is full refuses a commit, and nothing is lost.
+//! - The kernel keeps pages of replicas that it could not write, and takes them for written. So a volume that failed, and one with a replica that
+//!   a start could not sync, have their records applied by the next start ([`forget_boot`]).
 //!
 //! Beside it a file tells what each writer has in hand ([`in_hand`]): that is for the end of the process alone.
 //!
@@ -141,6 +143,24 @@ pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
+/// The page cache of a volume is not to be relied upon: a write that failed is still in it, for as long as the kernel likes. So the next
+/// start applies the records of the journal, as after a stop of the machine. Nobody uses the journal.
+pub fn forget_boot(volume: &Path) {
+    for index in 0..2 {
+        let path = segment_path(volume, index);
+        if path.exists() {
+            note_failure(&path, SegmentFile::open(&path).and_then(|segment| segment.forget_boot()));
+        }
+    }
+}
+
+/// Without it, a start during this boot takes what the page cache has for what the disk has.
+fn note_failure(path: &Path, forgotten: Result<(), DatanodeError>) {
+    if let Err(error) = forgotten {
+        tracing::warn!(path = %path.display(), %error, "journal cannot say that its records have to be applied");
+    }
+}
+
 impl Journal {
     /// Starts an empty journal in a volume; what is in its files has been taken care of. Records are numbered from `first`.
     pub fn start(volume: &Path, first: u64) -> Result<Self, DatanodeError> {
@@ -238,6 +258,20 @@ impl Journal {
             state.abandoned.insert(block.id, number);
         }
         Ok(())
+    }
+
+    /// The volume has failed: what is noted is put on disk if possible, then nothing any more, and see [`forget_boot`].
+    pub fn give_up(&self) {
+        // Who waits for it is told.
+        let _ = self.commit(self.last());
+        let mut state = lock(&self.inner.state);
+        while state.committing {
+            state = self.inner.wait(state);
+        }
+        state.failed = true;
+        drop(state);
+        self.inner.changed.notify_all();
+        self.inner.forget_boot();
     }
 
     /// A replica of a block is about to be made: one that was deleted before will not come back, nor its records be applied to
@@ -418,10 +452,18 @@ impl Inner {
                 Err(error) => {
                     tracing::error!(%error, "journal failed");
                     state.failed = true;
+                    drop(state);
+                    // Before somebody starts anew who syncs the same files: he is not told.
+                    self.forget_boot();
+                    state = lock(&self.state);
                 }
             }
             self.changed.notify_all();
         }
+    }
+
+    fn forget_boot(&self) {
+        self.segments.iter().for_each(|segment| note_failure(segment.path(), segment.forget_boot()));
     }
 
     fn drop_segment(&self, index: usize, dirty: &Dirty) -> Result<(), DatanodeError> {

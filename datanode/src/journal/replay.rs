@@ -8,6 +8,8 @@
 //! |              | of their records                               |                        |                               |
 //! |              | others                                         | applied in their order | damage                        |
 //!
+//! A volume that failed counts as one whose machine stopped: its disk may have lost what the kernel took for written.
+//!
 //! A replica that was new when the machine stopped may be there in records alone: its files are made first.
 //!
 //! *Settled*: the chunk gets the checksum of what is there. It was being overwritten, nobody was told that the new

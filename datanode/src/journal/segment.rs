@@ -54,6 +54,18 @@ impl SegmentFile {
         self.write(block.bytes(), 0)
     }
 
+    /// Has the header no longer tell during which boot the segment was written, if there is something in it.
+    pub fn forget_boot(&self) -> Result<(), DatanodeError> {
+        let mut block = Piece::new(BLOCK_BYTES);
+        let have = self.file.read_at(block.bytes(), 0).map_err(disk(&self.path))?;
+        match SegmentHeader::decode(&block.bytes()[..have]) {
+            Some(header) if header.first > 0 => {
+                self.write_header(&SegmentHeader { boot: String::new(), ..header })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes whole blocks of aligned memory. They are on disk on return.
     pub fn write(&self, blocks: &[u8], at: u64) -> Result<(), DatanodeError> {
         self.file.write_all_at(blocks, at).map_err(disk(&self.path))
@@ -74,6 +86,11 @@ impl SegmentFile {
             self.prepared.store(from, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The failure that the journal failed before.

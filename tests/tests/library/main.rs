@@ -8,6 +8,7 @@ mod dead_writers;
 mod failed_copies;
 mod failed_volumes;
 mod failing_disk;
+mod failing_volume;
 mod files_ahead;
 mod full_disk;
 mod hanging_disk;

@@ -499,6 +499,37 @@ fn a_new_replica_that_is_put_on_disk_as_a_whole_leaves_nothing_to_the_journal() 
     assert_eq!(journal_of(dir.path()).blocks(), 0);
 }
 
+#[test]
+fn what_was_synced_is_there_when_a_failed_volume_comes_back_without_what_the_page_cache_had() {
+    let mut random = Random::seeded();
+    for restarted in [false, true] {
+        let dir = tempfile::tempdir().expect("dir");
+        let dataset = open(dir.path());
+        let mut model = random.bytes(LENGTH);
+        let mut writer = create(&dataset, &model);
+        let durable = read(dir.path(), 10);
+        for _ in 0..20 {
+            let (offset, data) = (random.below(LENGTH - 5000), random.bytes(5000));
+            model[offset..offset + 5000].copy_from_slice(&data);
+            write(&mut writer, offset, &data, true);
+        }
+        writer.finalize(false).expect("closed");
+        let volume = dataset.volumes().remove(0);
+        dataset.fail_volume(&volume, "pulled out");
+        dataset.retire_volume(&volume);
+        fall_back(&mut random, &find(dir.path(), "blk_1"), &durable.data);
+        fall_back(&mut random, &find(dir.path(), "blk_1_10.meta"), &durable.meta);
+        let dataset = if restarted {
+            drop(dataset);
+            open(dir.path())
+        } else {
+            dataset.take_back(dir.path()).expect("in service again");
+            dataset
+        };
+        assert!(content(&dataset, 10) == model, "restarted: {restarted}");
+    }
+}
+
 /// What the next start will find.
 fn journal_of(dir: &Path) -> Found {
     Found::read(dir, "this boot").expect("readable")
