@@ -141,9 +141,10 @@ pub async fn connect(namenode: &str) -> Result<DfsClient> {
 
 /// Waits until all datanodes live and changes are taken.
 pub async fn all_alive(client: &DfsClient, datanodes: usize) -> Result<()> {
-    wait_until("all datanodes live and safe mode is off", SETTLED_WITHIN, async || {
+    wait_until("all datanodes live and changes are taken", SETTLED_WITHIN, async || {
         let stats = client.stats().await?;
-        Ok(!stats.safe_mode && stats.live_datanodes as usize == datanodes && stats.stale_datanodes == 0)
+        let takes_changes = !stats.safe_mode && !stats.disk_full;
+        Ok(takes_changes && stats.live_datanodes as usize == datanodes && stats.stale_datanodes == 0)
     })
     .await
 }
