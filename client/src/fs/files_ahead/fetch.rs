@@ -20,6 +20,11 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 /// Files read over the network at a time: round trips overlap, and few connections are needed.
 const READ_AT_A_TIME: usize = 4;
 
+/// Files that a datanode reads one after the other: a disk has more to do at a time if it is asked for several such parts. 1,000 cold files
+/// of 4 KiB on one disk, three replicas, medians of nine runs in turns: four readers 4,179 files/s without the parts, 4,865 with them, one
+/// reader 3,089 and 3,473; parts of two are not faster.
+const FILES_AN_EXCHANGE: usize = 4;
+
 /// One file of the batch, located.
 struct Found {
     wanted: Wanted,
@@ -70,8 +75,9 @@ async fn fetch(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) {
             places.entry(datanode::uuid(location).to_owned()).or_default().push(file);
         }
     }
-    let from_each = places.iter().map(|(uuid, files)| from_datanode(fs, uuid, files));
-    futures::future::join_all(from_each).await;
+    let parts =
+        places.iter().flat_map(|(uuid, files)| files.chunks(FILES_AN_EXCHANGE).map(move |part| (uuid, part)));
+    futures::future::join_all(parts.map(|(uuid, part)| from_datanode(fs, uuid, part))).await;
 }
 
 async fn locate(fs: &FsInner, caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<Found>, crate::DfsError> {
