@@ -193,7 +193,7 @@ impl OpenFile {
     pub(super) fn fetched_ahead(&self, whole: Arrival) {
         // Under this lock nobody writes, and who writes later ends what is read ahead.
         let state = self.core.state();
-        if !state.lease && state.write.is_idle() && state.is_at(whole.change(), whole.length()) {
+        if !state.knows_best() && state.write.is_idle() && state.is_at(whole.change(), whole.length()) {
             self.core.streams.set_whole(whole);
         }
     }
@@ -232,7 +232,7 @@ impl OpenFile {
 
     /// Whether something is, or may be, written here that the namenode does not know: it is asked about the file.
     pub(super) fn is_written(&self) -> bool {
-        self.core.state().lease || self.is_writable()
+        self.core.state().knows_best() || self.is_writable()
     }
 
     /// Puts what this file knows better than the namenode (size, times) into an answer of the namenode.

@@ -15,6 +15,7 @@ use super::file_system::FsInner;
 use super::lock_delegations::lives_until;
 use crate::DfsError;
 use crate::namenode::FilesStub;
+use crate::retry::RetryPolicy;
 
 /// How long one poll waits at the namenode, in milliseconds: two of them take less time than directories are believed that are delegated for
 /// reading (4 s). A thousand idle mounts cost the namenode some 700 calls a second.
@@ -22,6 +23,9 @@ const MAX_POLL_MS: u64 = 1_500;
 
 /// A poll waits for at most this part of the time after which a silent session ends.
 const POLLS_PER_TIMEOUT: u64 = 3;
+
+/// Longest pause between two attempts of a poll: while a namenode that was started anew has not heard of this session, others wait for it.
+const MAX_POLL_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Pause after a poll that failed although it was retried.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -161,7 +165,8 @@ impl FsInner {
                     }
                 }
             };
-            client.namenode.call_files("", request, attempt).await
+            let policy = RetryPolicy { max_delay: MAX_POLL_RETRY_DELAY, ..RetryPolicy::default() };
+            client.namenode.call_files_with(policy, "", request, attempt).await
         }
     }
 

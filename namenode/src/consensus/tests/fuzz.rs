@@ -7,6 +7,7 @@ use super::{command, initialize};
 use crate::consensus::raft_types::{decode_payload, encode_payload, stored_membership_from_proto};
 use crate::consensus::record::{self, Header, Kind};
 use crate::consensus::segment::{self, EntryId};
+use crate::consensus::terms::Terms;
 use crate::consensus::{state_store, vote_file};
 use crate::fuzzing::{fuzz, fuzz_from, fuzz_repaired};
 use crate::log::command::Op;
@@ -162,6 +163,21 @@ fn fuzzed_votes() {
             Err(_) => false,
         },
     );
+}
+
+#[test]
+fn fuzzed_terms() {
+    let mut terms = Terms::default();
+    for term in 1..5 {
+        terms.applied(EntryId { term, node_id: term % 3, index: 10 * term });
+    }
+    fuzz("leaders of the log", &[terms.encode()], |input| match Terms::decode(input) {
+        Ok(terms) => {
+            assert_eq!(terms.encode(), input);
+            true
+        }
+        Err(_) => false,
+    });
 }
 
 #[test]
