@@ -46,7 +46,8 @@ pub async fn apply(
     let client = client_id(call.as_ref().unwrap_or(&CallContext::default()))?;
     let epoch = context.sessions.touch(&context.soft, &request.session)?;
     // Whoever else has something of it, after a lost delegation, tells what is open there before it is looked at.
-    let begun = context.begin_answered(&client, || request.changes.iter().map(touched).collect()).await?;
+    let begun =
+        context.begin_changes(Some(&client), || request.changes.iter().map(touched).collect()).await?;
     let mut batch =
         Batch { context, session: &request.session, client, writer, now_ns: wall_clock_ns(), caller: None };
     let mut commands = Vec::with_capacity(request.changes.len());

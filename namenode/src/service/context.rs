@@ -229,15 +229,6 @@ impl Context {
         self.begin_changes(Some(client), touched).await
     }
 
-    /// As [`Self::begin`], of changes that a client has answered already: after a restart others wait for these.
-    pub async fn begin_answered(
-        &self,
-        client: &ClientId,
-        touched: impl FnOnce() -> Vec<Touched>,
-    ) -> Result<Turn<'_>, RpcError> {
-        self.begin_changes(Some(client), touched).await
-    }
-
     /// As [`Self::change`], of a change that was begun with all that it has to do with.
     pub async fn change_begun(
         &self,
@@ -296,8 +287,9 @@ impl Context {
         Ok(())
     }
 
-    /// Begins changes: nothing that they have to do with is delegated to somebody else until the answer is dropped.
-    async fn begin_changes(
+    /// Begins changes: nothing that they have to do with is delegated to somebody else until the answer is dropped. They are the
+    /// namenode's own, or answered by the client already: they wait for no session from before a restart.
+    pub async fn begin_changes(
         &self,
         client: Option<&[u8]>,
         touched: impl FnOnce() -> Vec<Touched>,

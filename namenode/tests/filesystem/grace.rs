@@ -55,15 +55,8 @@ impl Session {
     }
 }
 
-async fn start_with(dir: &TempDir, session_timeout_ms: u64) -> (Namenode, Session, Session) {
-    let deadline = Instant::now() + PATIENCE;
-    let namenode = loop {
-        match Namenode::start(NamenodeConfig { session_timeout_ms, ..config(dir) }).await {
-            Ok(namenode) => break namenode,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+async fn started(dir: &TempDir, session_timeout_ms: u64) -> (Namenode, Session, Session) {
+    let namenode = start_with(NamenodeConfig { session_timeout_ms, ..config(dir) }).await;
     let a = Session::connect(&namenode, "mount-a", 1).await;
     let b = Session::connect(&namenode, "mount-b", 2).await;
     (namenode, a, b)
@@ -72,14 +65,14 @@ async fn start_with(dir: &TempDir, session_timeout_ms: u64) -> (Namenode, Sessio
 /// Two sessions, the first of which has something, and a restart.
 async fn restarted(session_timeout_ms: u64) -> (TempDir, Namenode, Session, Session, Had) {
     let dir = tempdir().expect("directory");
-    let (namenode, mut a, b) = start_with(&dir, session_timeout_ms).await;
+    let (namenode, mut a, b) = started(&dir, session_timeout_ms).await;
     let directory = a.mkdir(1, "d").await;
     a.delegate(directory).await;
     let first = a.reserve(10).await;
     assert!(a.set_lock().await.expect("no panic"));
     drop(b);
     namenode.shutdown().await;
-    let (namenode, a, b) = start_with(&dir, session_timeout_ms).await;
+    let (namenode, a, b) = started(&dir, session_timeout_ms).await;
     (dir, namenode, a, b, Had { directory, first })
 }
 

@@ -35,9 +35,14 @@ pub fn config(dir: &TempDir) -> NamenodeConfig {
 
 /// Starts a namenode; one that was stopped a moment ago may still hold the directory.
 pub async fn start(dir: &TempDir) -> Namenode {
+    start_with(config(dir)).await
+}
+
+/// The same with other settings.
+pub async fn start_with(config: NamenodeConfig) -> Namenode {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match Namenode::start(config(dir)).await {
+        match Namenode::start(config.clone()).await {
             Ok(namenode) => return namenode,
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
