@@ -219,8 +219,8 @@ impl OpenFile {
         }
     }
 
-    /// It was opened before the namenode had made it, which it does not.
-    pub(super) fn not_made(&self, error: DfsError) {
+    /// It was opened before the namenode had made it, or closed before the namenode had recorded it, which it does not.
+    pub(super) fn was_refused(&self, error: DfsError) {
         self.core.failed(error);
     }
 

@@ -93,6 +93,7 @@ fn touched(change: &Change) -> Touched {
         Some(Kind::Unlink(request)) => Touched::names([&request.node]),
         Some(Kind::Move(request)) => Touched::names([&request.src, &request.dst]),
         Some(Kind::Set(request)) => Touched::names([&request.node]),
+        Some(Kind::Commit(_)) => Touched::node(change.inode),
         None => Touched::default(),
     }
 }
@@ -133,6 +134,7 @@ enum Prepared<'a> {
     Unlink { unlinking: Option<Unlinking<'a>> },
     Move { unlinking: Option<Unlinking<'a>>, replaces: bool },
     Set { cuts: bool },
+    Commit { closes: bool },
 }
 
 /// A new directory that is to be delegated.
@@ -175,6 +177,12 @@ impl<'a> Batch<'a> {
                 let cuts = request.size.is_some();
                 let op = log::SetAttributesOp { inode, ..set_op(request) };
                 (Op::SetAttributes(op), Prepared::Set { cuts })
+            }
+            Some(Kind::Commit(request)) => {
+                let closes = request.close;
+                let session = self.session.to_owned();
+                let op = session_files::commit_op(CommitBlocksRequest { inode, session, ..request });
+                (Op::CommitBlocks(op), Prepared::Commit { closes })
             }
             None => return Err(RpcError::new(ErrorKind::InvalidArgument, "change", "missing")),
         };
@@ -284,6 +292,13 @@ impl Prepared<'_> {
                 let status = status_of(outcome?)?;
                 if cuts {
                     context.soft.reclaim.notify_one();
+                }
+                Ok(ChangeResult { status: Some(status), ..ChangeResult::default() })
+            }
+            Self::Commit { closes } => {
+                let status = status_of(outcome?)?;
+                if closes {
+                    context.sessions.lease_released.notify_waiters();
                 }
                 Ok(ChangeResult { status: Some(status), ..ChangeResult::default() })
             }

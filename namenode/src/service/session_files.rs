@@ -276,22 +276,26 @@ fn locate_for_writing(
 /// Records what was written.
 pub async fn commit_blocks(
     context: &Arc<Context>,
-    request: CommitBlocksRequest,
+    mut request: CommitBlocksRequest,
 ) -> Result<FileStatus, RpcError> {
-    let close = request.close;
-    let op = log::CommitBlocksOp {
+    let (call, close) = (request.context.take(), request.close);
+    let status = context.change_status(call, Op::CommitBlocks(commit_op(request))).await?;
+    if close {
+        context.sessions.lease_released.notify_waiters();
+    }
+    Ok(status)
+}
+
+/// The command of a CommitBlocks.
+pub fn commit_op(request: CommitBlocksRequest) -> log::CommitBlocksOp {
+    log::CommitBlocksOp {
         inode: request.inode,
         holder: request.session,
         blocks: request.blocks,
         size: request.size,
         mtime_ns: request.mtime_ns,
-        close,
-    };
-    let status = context.change_status(request.context, Op::CommitBlocks(op)).await?;
-    if close {
-        context.sessions.lease_released.notify_waiters();
+        close: request.close,
     }
-    Ok(status)
 }
 
 /// A session has opened files by itself.

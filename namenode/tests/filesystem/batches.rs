@@ -63,6 +63,43 @@ async fn a_batch_is_carried_out_in_order_and_a_refusal_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_one_of_the_batch_s_session() {
+    let (_dir, namenode, mut a, mut b) = two_sessions().await;
+    let d = a.mkdir(1, "d").await;
+    a.delegate(d).await;
+    let first = a.reserve(8).await;
+    let opened = MakeNodeRequest { session: a.name(), ..make(d, "f", FileType::File) };
+    let commit = |session: &str| {
+        let session = session.to_owned();
+        Kind::Commit(CommitBlocksRequest { session, mtime_ns: Some(77), close: true, ..Default::default() })
+    };
+    let changes = [
+        a.change(Kind::Make(opened), first),
+        a.change(commit(""), first),
+        a.change(commit("mount-b"), first),
+        a.change(commit(""), first + 1),
+    ];
+    let results = a.apply(&changes).await;
+    assert!(results[0].status.as_ref().expect("a status").under_construction);
+    let closed = results[1].status.clone().expect("a status");
+    assert_eq!((closed.inode, closed.mtime_ns, closed.under_construction), (first, 77, false));
+    assert_eq!(
+        refusal(&results[2]),
+        Some(ErrorKind::LeaseExpired),
+        "it is closed, whoever the request names"
+    );
+    assert_eq!(refusal(&results[3]), Some(ErrorKind::NotFound));
+    assert_eq!(a.apply(&changes[1..2]).await[0], results[1], "sent again, it is answered as before");
+    // Somebody else's file.
+    a.give_back(&[d]).await;
+    let theirs = b.mount.create("theirs").await.expect("made").inode;
+    let refused = a.apply(&[a.change(commit("mount-b"), theirs)]).await;
+    assert_eq!(refusal(&refused[0]), Some(ErrorKind::LeaseExpired));
+    assert!(b.mount.stat(theirs).await.expect("it is there").under_construction);
+    namenode.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_node_is_the_one_that_is_meant() {
     let (_dir, namenode, mut a, _b) = two_sessions().await;
     let d = a.mkdir(1, "d").await;

@@ -2,7 +2,8 @@
 //!
 //! A directory that the session changes a lot is asked for ([`habit`]); while the session has it, nobody else sees or changes it without the
 //! namenode asking for it back. One that it reads a lot is asked for *for reading*, as others may at the same time: nobody else changes it without
-//! that. In both, names and attributes are answered from here and files opened for reading ([`opening`]). Changes of it are checked against what is known of it ([`nodes`], [`node_changes`]), answered, queued
+//! that. In both, names and attributes are answered from here and files opened for reading ([`opening`]); of the first, files that were written are closed
+//! from here ([`closing`]). Changes of it are checked against what is known of it ([`nodes`], [`node_changes`]), answered, queued
 //! ([`queue`]) and sent in batches ([`sender`]). What others want, or what has not changed for long, is given back ([`keeper`]).
 //!
 //! Invariants:
@@ -17,6 +18,7 @@
 mod calls;
 mod changes;
 mod clock;
+mod closing;
 mod gates;
 mod habit;
 mod keeper;

@@ -253,7 +253,7 @@ impl Nodes {
     }
 
     /// Time of a change: no node's attributes become older by it.
-    fn time_of(&self, inodes: &[u64], moment: Moment) -> i64 {
+    pub(super) fn time_of(&self, inodes: &[u64], moment: Moment) -> i64 {
         let known = inodes.iter().filter_map(|inode| self.nodes.get(inode));
         known.map(|node| node.status.ctime_ns).fold(moment.now_ns, i64::max)
     }

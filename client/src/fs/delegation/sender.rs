@@ -152,10 +152,14 @@ impl FsInner {
         self.delegations.progress.notify_waiters();
     }
 
-    /// A file that was made may be open already.
+    /// A file that was made or closed may be open.
     fn tell_open_file(&self, change: &Change, outcome: &Outcome) {
-        let Some(What::Make(request)) = &change.change else { return };
-        if request.session.is_empty() {
+        let opened = match &change.change {
+            Some(What::Make(request)) => !request.session.is_empty(),
+            Some(What::Commit(_)) => true,
+            Some(What::Unlink(_) | What::Move(_) | What::Set(_)) | None => false,
+        };
+        if !opened {
             return;
         }
         let Some(file) = self.files.get(InodeId(change.inode)) else { return };
@@ -166,7 +170,7 @@ impl FsInner {
                 }
             }
             Outcome::Refused(error) => {
-                file.not_made(DfsError::refused(&change.inode.to_string(), error.clone()));
+                file.was_refused(DfsError::refused(&change.inode.to_string(), error.clone()));
             }
             Outcome::Again => {}
         }
@@ -199,8 +203,8 @@ impl Shared {
             self.nodes.forget(change.inode);
         }
         if status.ctime_ns != change.now_ns {
-            let is_set = matches!(change.change, Some(What::Set(_)));
-            let dirs = settled.iter().filter(|dir| **dir != 0 && **dir != status.inode && !is_set);
+            let of_names = matches!(change.change, Some(What::Make(_) | What::Unlink(_) | What::Move(_)));
+            let dirs = settled.iter().filter(|dir| of_names && **dir != 0 && **dir != status.inode);
             for dir in dirs {
                 self.nodes.changed_at(*dir, status.ctime_ns);
             }
@@ -239,7 +243,7 @@ fn takes_a_name(change: &Change) -> bool {
     match &change.change {
         Some(What::Unlink(unlink)) => !unlink.directory,
         Some(What::Move(_)) => true,
-        Some(What::Make(_) | What::Set(_)) | None => false,
+        Some(What::Make(_) | What::Set(_) | What::Commit(_)) | None => false,
     }
 }
 
@@ -250,6 +254,9 @@ fn bytes_of(change: &What) -> usize {
         What::Unlink(unlink) => name(&unlink.node),
         What::Move(moved) => name(&moved.src) + name(&moved.dst),
         What::Set(_) => 0,
+        What::Commit(commit) => {
+            commit.blocks.iter().flat_map(|block| &block.storage_ids).map(String::len).sum()
+        }
     }
 }
 
@@ -259,6 +266,7 @@ fn describe(change: &Change) -> &'static str {
         Some(What::Unlink(_)) => "unlink",
         Some(What::Move(_)) => "move",
         Some(What::Set(_)) => "set attributes",
+        Some(What::Commit(_)) => "commit blocks",
         None => "none",
     }
 }

@@ -149,6 +149,92 @@ fn files_are_written_read_and_removed_in_a_delegated_directory() -> Result<()> {
 }
 
 #[test]
+fn a_written_file_is_closed_without_a_call() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::start().await?;
+        let (one, two) = (session(&cluster).await?, session(&cluster).await?);
+        let me = me();
+        let dir = delegated(&one, "d").await?;
+        let mut open = Vec::new();
+        for number in 0..20u8 {
+            let (made, handle) = one.create(&me, dir, format!("f{number}").as_bytes(), file()).await?;
+            open.push((made, handle, vec![number; 1_000 * usize::from(number)]));
+        }
+        // Their blocks are known now.
+        wait_until("the files are made", PATIENCE, async || Ok(one.delegation_counts().queued == 0)).await?;
+        cluster.kill_namenode().await;
+        let mut closed = Vec::new();
+        for (made, handle, content) in open {
+            handle.write_at(0, Bytes::from(content.clone())).await?;
+            handle.flush().await?;
+            handle.release(true).await?;
+            let status = one.stat(&me, inode(&made)).await?;
+            ensure!((status.size, status.under_construction) == (content.len() as u64, false), "{status:?}");
+            ensure!(status.allocated == status.size, "{status:?}");
+            closed.push((status, content));
+        }
+        ensure!(one.delegation_counts().queued == 20, "{:?}", one.delegation_counts());
+        cluster.start_namenode().await?;
+        one.sync().await?;
+        for (known, content) in closed {
+            let status = two.stat(&me, inode(&known)).await?;
+            ensure!(status == known, "{known:?} is {status:?}");
+            let handle = two.open(&me, inode(&known), OpenOptions::default()).await?;
+            ensure_same("closed", &handle.read_at(0, 100_000).await?, &content)?;
+            handle.release(false).await?;
+        }
+        ensure_nothing_went_wrong(&one)?;
+        one.close().await?;
+        two.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn others_find_a_file_closed_as_soon_as_it_was_flushed() -> Result<()> {
+    run(async {
+        let cluster = MiniCluster::start().await?;
+        let (one, two) = (session(&cluster).await?, session(&cluster).await?);
+        let me = me();
+        for round in 0..8u8 {
+            let dir = delegated(&one, &format!("d{round}")).await?;
+            let (made, handle) = one.create(&me, dir, b"f", file()).await?;
+            let node = inode(&made);
+            handle.write_at(0, Bytes::from(vec![round; 5_000])).await?;
+            handle.flush().await?;
+            let here = one.stat(&me, node).await?;
+            match round % 4 {
+                // By its name, by its number, and for writing; a lock looks at nothing.
+                0 => ensure!(two.lookup(&me, dir, b"f").await? == here),
+                1 => ensure!(two.stat(&me, node).await? == here),
+                2 => {
+                    let writable = OpenOptions { write: true, truncate: false };
+                    let other = two.open(&me, node, writable).await?;
+                    other.append(Bytes::from(vec![round; 1_000])).await?;
+                    other.release(true).await?;
+                    ensure!(one.stat(&me, node).await?.size == 6_000);
+                }
+                // The writer goes on.
+                _ => {
+                    handle.write_at(5_000, Bytes::from(vec![round; 1_000])).await?;
+                    ensure!(one.stat(&me, node).await?.size == 6_000);
+                    handle.flush().await?;
+                }
+            }
+            let other = two.open(&me, node, OpenOptions::default()).await?;
+            let length = if round % 4 < 2 { 5_000 } else { 6_000 };
+            ensure_same("flushed", &other.read_at(0, 10_000).await?, &vec![round; length])?;
+            other.release(false).await?;
+            handle.release(true).await?;
+        }
+        ensure_nothing_went_wrong(&one)?;
+        one.close().await?;
+        two.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
 fn what_was_answered_survives_a_restart_of_the_namenode() -> Result<()> {
     run(async {
         let mut cluster = MiniCluster::builder().datanodes(0).start().await?;

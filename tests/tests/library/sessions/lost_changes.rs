@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use dfs_client::fs::{FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, OpenOptions, SetAttributes};
 use dfs_client::{DfsError, ErrorKind};
@@ -292,6 +292,39 @@ fn a_delegated_directory_whose_changes_were_lost_fails_its_next_sync() -> Result
         ensure_lost(one.sync().await)?;
         one.close().await?;
         two.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_file_that_was_lost_before_its_close_was_carried_out_fails_the_next_sync() -> Result<()> {
+    run(async {
+        let mut cluster = MiniCluster::start().await?;
+        let one = session(&cluster).await?;
+        let me = user(SUPERUSER, &["staff"]);
+        let dir = inode(&one.make_node(&me, ROOT, b"d", directory(0o755)).await?);
+        let mut count = 0;
+        wait_until("the directory is delegated", PATIENCE, async || {
+            count += 1;
+            one.make_node(&me, dir, format!("first{count}").as_bytes(), file()).await?;
+            Ok(one.delegation_counts().answered > 0)
+        })
+        .await?;
+        let disk = save(&cluster, &one).await?;
+        let (_, handle) = one.create(&me, dir, b"f", file()).await?;
+        handle.write_at(0, Bytes::from_static(b"never synced")).await?;
+        wait_until("the file is made", PATIENCE, async || Ok(one.delegation_counts().queued == 0)).await?;
+        cluster.kill_namenode().await;
+        handle.flush().await?;
+        fail_machine(&mut cluster, &disk).await?;
+        ensure!(one.sync().await.is_err(), "the file is gone");
+        ensure!(handle.sync(false).await.is_err(), "so it is for its writer");
+        ensure_error(one.lookup(&me, dir, b"f").await, ErrorKind::NotFound, "f")?;
+        let _ = handle.release(true).await;
+        one.make_node(&me, dir, b"again", file()).await?;
+        one.close()
+            .await
+            .or_else(|error| if error.kind() == ErrorKind::ChangesLost { Ok(()) } else { Err(error) })?;
         Ok(())
     })
 }
