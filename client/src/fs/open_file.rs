@@ -214,7 +214,9 @@ impl OpenFile {
     /// The namenode has made it, with a first block.
     pub(super) fn first_block(&self, block: LocatedBlock) {
         let mut state = self.core.state();
-        if state.lease && !block.locations.is_empty() && state.write.writers.is_empty() {
+        // A writer that is there waits for just this.
+        let has_block = state.write.writers.values().any(|writer| writer.block.is_some());
+        if state.lease && !block.locations.is_empty() && !has_block {
             state.write.prepared = Some(block);
         }
     }

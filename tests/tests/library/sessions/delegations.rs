@@ -191,6 +191,31 @@ fn a_written_file_is_closed_without_a_call() -> Result<()> {
 }
 
 #[test]
+fn a_small_file_takes_no_call_of_its_own() -> Result<()> {
+    const FILES: u64 = 60;
+    run(async {
+        let cluster = MiniCluster::start().await?;
+        let one = session(&cluster).await?;
+        let me = me();
+        let dir = delegated(&one, "d").await?;
+        let before = one.delegation_counts().answered;
+        for number in 0..FILES {
+            // Written before the namenode has answered that it is made.
+            let (_, handle) = one.create(&me, dir, format!("f{number}").as_bytes(), file()).await?;
+            handle.write_at(0, Bytes::from_static(b"something")).await?;
+            handle.flush().await?;
+            handle.release(true).await?;
+        }
+        // Made and closed; where the queue stood still for a second, a call was made instead.
+        let answered = one.delegation_counts().answered - before;
+        ensure!(answered > FILES + FILES / 2, "{answered} changes of {FILES} files");
+        ensure_nothing_went_wrong(&one)?;
+        one.close().await?;
+        Ok(())
+    })
+}
+
+#[test]
 fn others_find_a_file_closed_as_soon_as_it_was_flushed() -> Result<()> {
     run(async {
         let cluster = MiniCluster::start().await?;
