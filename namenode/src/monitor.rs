@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use dfs_proto::v1::NodeRef;
 use dfs_proto::{BlockId, ErrorKind, InodeId, RpcError};
+use futures::future::join_all;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::log::reply::Reply;
 use crate::log::{self, command::Op};
@@ -36,6 +37,13 @@ const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a session that fell silent keeps the inode numbers that it had reserved: changes that it has answered
 /// are carried out when it comes back, and mounts do not wait longer for that.
 const RESERVATIONS_KEPT_MS: u64 = 600_000;
+
+/// How long the files of a session that fell silent may take to be recovered before others see them as they are, in parts of its timeout: 3.75 s, of
+/// which a recovery takes a second. With [`SESSION_CHECKS`] it is less than what holders of delegations get (`delegations.rs`).
+const RECOVERY_SHARE: u64 = 8;
+
+/// How often that is looked at.
+const RECOVERY_LOOK: Duration = Duration::from_millis(20);
 
 /// Orphans that one command frees.
 const ORPHANS_MAX: usize = 1_000;
@@ -179,8 +187,9 @@ async fn expire_sessions(context: Arc<Context>) {
             continue;
         }
         let now = context.soft.now_ms();
-        for session in context.sessions.expired(now) {
-            end_session(&context, &session, "session was silent").await;
+        let silent = context.sessions.expired(now);
+        join_all(silent.iter().map(|session| end_silent_session(&context, session))).await;
+        for session in silent {
             reserving.push_back((now.saturating_add(RESERVATIONS_KEPT_MS), session));
         }
         while let Some((until, session)) = reserving.front()
@@ -201,24 +210,49 @@ pub async fn close_session(context: &Context, session: &str) {
     drop_reservations(context, session).await;
 }
 
+/// Ends a session that fell silent. It may have closed files without this namenode having heard of it: what it has delegated is kept from others
+/// until these are as long as their replicas, or for some time.
+async fn end_silent_session(context: &Context, session: &str) {
+    const WHY: &str = "session was silent";
+    let until = Instant::now() + Duration::from_millis(context.config.session_timeout_ms / RECOVERY_SHARE);
+    for inode in recover_leases(context, session, WHY).await {
+        while is_written(context, inode) && Instant::now() < until {
+            sleep(RECOVERY_LOOK).await;
+        }
+    }
+    // It may have come back meanwhile, and taken others.
+    end_session(context, session, WHY).await;
+}
+
 /// Ends a session, and recovers the leases that it has not given back.
 async fn end_session(context: &Context, session: &str, why: &'static str) {
-    let known = context.sessions.end(session);
+    if context.sessions.end(session) {
+        tracing::info!(session, why, "session ended");
+    }
+    let _recovering = recover_leases(context, session, why).await;
+}
+
+/// Takes the leases of a session away. Answers of which files.
+async fn recover_leases(context: &Context, session: &str, why: &'static str) -> Vec<InodeId> {
     let leases = context.snapshot().and_then(|snapshot| {
         let leases = snapshot.leases_of(session);
         leases.map_err(|e| crate::service::rpc_error(&e))
     });
-    match leases {
-        Ok(leases) => {
-            if known {
-                tracing::info!(session, leases = leases.len(), why, "session ended");
-            }
-            for inode in leases {
-                recover(context, inode, why).await;
-            }
-        }
-        Err(error) => tracing::error!(%error, session, "leases cannot be read"),
+    let leases = leases.unwrap_or_else(|error| {
+        tracing::error!(%error, session, "leases cannot be read");
+        Vec::new()
+    });
+    for inode in &leases {
+        recover(context, *inode, why).await;
     }
+    leases
+}
+
+/// Whether somebody writes a file, or it is being recovered.
+fn is_written(context: &Context, inode: InodeId) -> bool {
+    let node = NodeRef { base: inode.get(), path: Default::default() };
+    let status = context.snapshot().map(|snapshot| snapshot.stat(&Context::own_caller(), &node));
+    matches!(status, Ok(Ok(status)) if status.under_construction)
 }
 
 async fn drop_reservations(context: &Context, session: &str) {

@@ -217,6 +217,12 @@ impl Cluster {
         self.block_on(self.local.end(signal, which))
     }
 
+    /// Has a server stand still, or go on.
+    pub fn stop(&self, name: &str, stopped: bool) -> Result<()> {
+        let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
+        Ok(kill(Pid::from_raw(self.local.pid(name)?), signal)?)
+    }
+
     /// Starts the servers that do not run. The process that does it was made before the test had files open: a new one would
     /// close its copies of them, which waits for the very servers that it is to start.
     pub fn start_again(&self) -> Result<()> {

@@ -32,6 +32,10 @@ const ROUNDS_MAX: usize = 1_000;
 /// How often a waiting call looks whether a holder has had all its time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What a holder gets beside the time after which its session ends, in parts of that: until then the end of a session that is gone is noticed, and what it
+/// wrote is recovered (`monitor.rs`). Only one that lives and keeps what it was asked for loses it by this.
+const GONE_SHARE: u64 = 4;
+
 /// A look that comes so late: the process was stopped, and holders could not answer.
 const STOPPED_MS: u64 = 5_000;
 
@@ -311,7 +315,7 @@ impl Delegations {
     async fn wait_for(&self, asker: &Asker<'_>, spared: Option<&[u8]>, directories: &[u64]) {
         let patience_ms = {
             let sessions = asker.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.timeout_ms()
+            sessions.timeout_ms() + sessions.timeout_ms() / GONE_SHARE
         };
         let mut looked = asker.soft.now_ms();
         loop {

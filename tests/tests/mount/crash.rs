@@ -3,9 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use dfs_tests::mount::{errno, wait_until, with_cluster};
+use dfs_tests::mount::{Cluster, errno, wait_until, with_cluster};
 use dfs_tests::pattern::{ensure_same, pattern};
 use dfs_tests::rng::{Rng, seed_of_run};
 
@@ -178,6 +179,74 @@ fn closed_files_survive_a_killed_mount_without_fsync() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// What a mount has closed without telling the namenode, which stands still, is whole for who looks once the mount's session has ended: also for who
+/// waits for just that.
+/// Has a mount close files of a directory that it has for itself while the namenode stands still, and be killed: so the namenode does not hear that they
+/// are closed. `meanwhile` ends that, then the mount is there again.
+fn with_closed_files_unheard_of(
+    meanwhile: impl FnOnce(&Cluster) -> Result<()> + Send + 'static,
+    check: impl FnOnce(&[(PathBuf, Vec<u8>)]) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    with_cluster(&[], move |cluster| {
+        let mount = cluster.mount(&[])?;
+        let dir = mount.path("d");
+        fs::create_dir(&dir)?;
+        for number in 0..30 {
+            fs::write(dir.join(format!("first{number}")), "content")?;
+        }
+        let (mut open, mut written) = (Vec::new(), Vec::new());
+        for number in 0..60u64 {
+            let (name, content) = (dir.join(format!("f{number}")), pattern(number, 0, 100 * number as usize));
+            let file = File::create_new(&name)?;
+            file.write_all_at(&content, 0)?;
+            open.push(file);
+            written.push((name, content));
+        }
+        // They are made.
+        File::open(&dir)?.sync_all()?;
+        cluster.stop("namenode", true)?;
+        drop(open);
+        mount.kill_9()?;
+        meanwhile(cluster)?;
+        mount.mount()?;
+        check(&written)
+    })
+}
+
+#[test]
+fn closed_files_that_the_namenode_did_not_hear_of_are_recovered_before_others_look() -> Result<()> {
+    with_closed_files_unheard_of(
+        |cluster| cluster.stop("namenode", false),
+        |written| {
+            for (name, content) in written {
+                let length = fs::metadata(name)?.len();
+                ensure!(length == content.len() as u64, "{} has {length} bytes", name.display());
+                ensure_same(&name.display().to_string(), &fs::read(name)?, content)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+/// A namenode that is started anew does not wait so long for a mount that is gone.
+#[test]
+fn closed_files_that_the_namenode_did_not_hear_of_are_recovered_after_its_start() -> Result<()> {
+    with_closed_files_unheard_of(
+        |cluster| {
+            cluster.kill_9(|_| true)?;
+            cluster.start_again()
+        },
+        |written| {
+            for (name, content) in written {
+                let what = format!("{} is recovered", name.display());
+                wait_until(&what, || Ok(fs::metadata(name)?.len() == content.len() as u64))?;
+                ensure_same(&name.display().to_string(), &fs::read(name)?, content)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 #[test]
