@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use dfs_client::fs::{FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, OpenOptions, SetAttributes};
+use dfs_client::fs::{
+    Caller, FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, OpenOptions, SetAttributes,
+};
 use dfs_client::{DfsError, ErrorKind};
 use dfs_tests::cluster::MiniCluster;
 use dfs_tests::harness::run;
@@ -261,6 +263,17 @@ fn what_was_synced_into_an_open_block_and_closed_stays_when_the_log_loses_its_en
     })
 }
 
+/// Makes files in a directory until it is delegated.
+async fn delegated(one: &FileSystem, me: &Caller, dir: InodeId) -> Result<()> {
+    let mut count = 0;
+    wait_until("the directory is delegated", PATIENCE, async || {
+        count += 1;
+        one.make_node(me, dir, format!("first{count}").as_bytes(), file()).await?;
+        Ok(one.delegation_counts().answered > 0)
+    })
+    .await
+}
+
 #[test]
 fn a_delegated_directory_whose_changes_were_lost_fails_its_next_sync() -> Result<()> {
     run(async {
@@ -270,13 +283,7 @@ fn a_delegated_directory_whose_changes_were_lost_fails_its_next_sync() -> Result
         let dir = inode(&one.make_node(&me, ROOT, b"d", directory(0o755)).await?);
         one.sync().await?;
         let disk = save(&cluster, &one).await?;
-        let mut count = 0;
-        wait_until("the directory is delegated", PATIENCE, async || {
-            count += 1;
-            one.make_node(&me, dir, format!("first{count}").as_bytes(), file()).await?;
-            Ok(one.delegation_counts().answered > 0)
-        })
-        .await?;
+        delegated(&one, &me, dir).await?;
         for number in 0..500 {
             one.make_node(&me, dir, format!("f{number}").as_bytes(), file()).await?;
         }
@@ -303,13 +310,7 @@ fn a_file_that_was_lost_before_its_close_was_carried_out_fails_the_next_sync() -
         let one = session(&cluster).await?;
         let me = user(SUPERUSER, &["staff"]);
         let dir = inode(&one.make_node(&me, ROOT, b"d", directory(0o755)).await?);
-        let mut count = 0;
-        wait_until("the directory is delegated", PATIENCE, async || {
-            count += 1;
-            one.make_node(&me, dir, format!("first{count}").as_bytes(), file()).await?;
-            Ok(one.delegation_counts().answered > 0)
-        })
-        .await?;
+        delegated(&one, &me, dir).await?;
         let disk = save(&cluster, &one).await?;
         let (_, handle) = one.create(&me, dir, b"f", file()).await?;
         handle.write_at(0, Bytes::from_static(b"never synced")).await?;
