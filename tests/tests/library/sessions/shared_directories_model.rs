@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use dfs_client::ErrorKind;
-use dfs_client::fs::{FileSystem, InodeId, MoveMode, OpenFile, SetAttributes};
+use dfs_client::fs::{FileSystem, FileSystemConfig, InodeId, MoveMode, OpenFile, SetAttributes};
 use dfs_tests::harness::run;
 use dfs_tests::rng::{Rng, seed_of_run};
 use dfs_tests::wait::{PATIENCE, wait_until};
 
 use super::shared_directories::{CUT, READ, content, me, put, replace, small_cluster};
-use super::{ROOT, directory, inode, session};
+use super::{ROOT, config, directory, inode, session};
 
 const SESSIONS: usize = 3;
 const NAMES: u64 = 12;
@@ -155,15 +155,17 @@ fn sessions_in_turns_are_like_one_directory() -> Result<()> {
         for _ in 0..SESSIONS {
             sessions.push(session(&cluster).await?);
         }
+        // One that does not get the directories alone, after which they would rest.
+        let maker = FileSystem::connect(FileSystemConfig { delegations: false, ..config(&cluster) }).await?;
         let mut rng = Rng::new(seed);
         for round in 0..ROUNDS {
             let name = format!("d{round}");
-            let dir = inode(&sessions[0].make_node(&me(), ROOT, name.as_bytes(), directory(0o755)).await?);
+            let dir = inode(&maker.make_node(&me(), ROOT, name.as_bytes(), directory(0o755)).await?);
             let mut world =
                 World { sessions: sessions.clone(), dir, model: BTreeMap::new(), kept: Vec::new() };
             for number in 0..NAMES / 2 {
                 let (name, bytes) = (format!("n{number}"), rng.bytes(100));
-                let file = put(&sessions[0], dir, &name, &bytes).await?;
+                let file = put(&maker, dir, &name, &bytes).await?;
                 world.model.insert(name, (file, bytes));
             }
             let at = |step: usize| format!("seed {seed}, round {round}, step {step}");
@@ -186,6 +188,7 @@ fn sessions_in_turns_are_like_one_directory() -> Result<()> {
         for fs in sessions {
             fs.close().await?;
         }
+        maker.close().await?;
         Ok(())
     })
 }
