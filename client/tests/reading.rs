@@ -184,7 +184,9 @@ async fn replicas_that_the_namenode_hears_of_a_moment_later_are_read() {
     let before = asked();
     let report = async {
         // The file is opened, and asked for again three times.
+        let deadline = Instant::now() + Duration::from_secs(10);
         while asked() < before + 4 {
+            assert!(Instant::now() < deadline, "asked {} times", asked() - before);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         place(&[0, 1]);
