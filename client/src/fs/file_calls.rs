@@ -9,8 +9,9 @@ use std::sync::Arc;
 use dfs_proto::InodeId;
 use dfs_proto::v1::{self, FileStatus, LocatedBlocks};
 
+use super::delegation::{Touched, Verdict, Way};
 use super::file_system::FsInner;
-use super::namespace::node;
+use super::namespace::{node, refusal};
 use super::subject::Subject;
 use crate::DfsError;
 
@@ -63,7 +64,17 @@ impl FsInner {
         if safety == Safety::Durable {
             self.all_carried_out().await?;
         }
-        let mut changing = self.changing(inode).await?;
+        let subject = Subject::Inode(inode);
+        let nodes = [inode];
+        let touched = Touched { nodes: &nodes, ..Touched::default() };
+        let way = self.change(&subject, touched, |shared, moment| match safety {
+            Safety::Relaxed => self.close_here(shared, moment, inode, &request),
+            Safety::Found | Safety::Durable => Verdict::Ask,
+        });
+        let mut changing = match way.await? {
+            Way::Here(closed) => return closed.map_err(|kind| refusal(&subject, kind)),
+            Way::Direct(changing) => changing,
+        };
         if safety == Safety::Found {
             changing.is_kept();
         }
@@ -78,7 +89,6 @@ impl FsInner {
             session: self.session().to_owned(),
             ..request
         };
-        let subject = Subject::Inode(inode);
         let namenode = &self.client.namenode;
         let call = namenode.call_files(&subject, request, |mut s, r| async move { s.commit_blocks(r).await });
         let mut outcome = changing.answer(call).await;

@@ -155,11 +155,7 @@ impl FileCore {
         let mut giving = GivingBack { file: self, done: false };
         // A closed file is nobody's any more who could tell the namenode again how long it is.
         let durable = durable || self.state().found;
-        let told = match durable {
-            true => self.commit_durably(true).await,
-            false if self.close_here().await => Ok(()),
-            false => self.commit(true).await,
-        };
+        let told = if durable { self.commit_durably(true).await } else { self.commit(true).await };
         match told {
             Ok(()) => {}
             // It is gone already: recorded is what the recovery found.
@@ -170,17 +166,6 @@ impl FileCore {
         // Never written, it was forgotten.
         self.state().write.prepared = None;
         Ok(true)
-    }
-
-    /// Gives the lease back without waiting for the namenode, if it is told later, before anybody else looks.
-    async fn close_here(self: &Arc<Self>) -> bool {
-        let _turn = self.commit_turn.lock().await;
-        let Some((request, _)) = self.commit_request(true) else { return false };
-        let told = request.blocks.clone();
-        let Some(status) = self.fs.close_here(self.inode, request) else { return false };
-        self.was_told(told, false);
-        self.state().committed(status);
-        true
     }
 
     fn has_unrecorded(&self) -> bool {

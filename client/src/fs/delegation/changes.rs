@@ -32,7 +32,7 @@ fn then<T, U>(verdict: Verdict<T>, value: impl FnOnce(T) -> U) -> Verdict<U> {
 
 impl FsInner {
     /// Queues a change that touches these nodes, in the name of `caller`.
-    fn queue_change(
+    pub(super) fn queue_change(
         &self,
         shared: &mut Shared,
         caller: &Caller,

@@ -7,15 +7,13 @@
 //! Only files of one block of which the namenode has not recorded anything yet are closed so: their attributes afterwards are known here, and nothing
 //! that was synced depends on the answer.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use dfs_proto::InodeId;
 use dfs_proto::v1::change::Change as What;
 use dfs_proto::v1::{Change, CommitBlocksRequest, FileStatus, FileType};
 
+use super::Shared;
 use super::node_changes::{Done, Moment};
-use super::nodes::Nodes;
+use super::nodes::{Nodes, Verdict};
 use crate::fs::file_system::FsInner;
 
 impl Nodes {
@@ -55,46 +53,40 @@ impl Nodes {
 }
 
 impl FsInner {
-    /// Queues the end of a file's writing, if that can be answered here, and tells what the file is then. `inode` and `session` of the request
-    /// are filled in by the namenode.
+    /// Queues the end of a file's writing, if that can be answered here. `inode` and `session` of the request are filled in by the namenode.
     pub(in crate::fs) fn close_here(
-        self: &Arc<Self>,
+        &self,
+        shared: &mut Shared,
+        moment: Moment,
         inode: InodeId,
-        written: CommitBlocksRequest,
-    ) -> Option<FileStatus> {
-        let status = {
-            let mut shared = self.delegations.lock();
-            let at = Instant::now();
-            let dir = shared.nodes.place(inode.get())?;
-            let moment = shared.moment(at)?;
-            if shared.is_stalled(at) || !shared.may_read(dir, at) || shared.is_direct(inode.get()) {
-                return None;
-            }
-            let Done { status, now_ns, .. } = shared.nodes.close(inode.get(), &written, moment)?;
-            let change = Change {
-                context: self.own_context(),
-                now_ns,
-                inode: inode.get(),
-                change: Some(What::Commit(written)),
-                ..Change::default()
-            };
-            shared.queue.push(change, &[inode.get(), dir], at);
-            shared.counts.answered += 1;
-            self.delegations.note_queued(&shared);
-            status
+        written: &CommitBlocksRequest,
+    ) -> Verdict<FileStatus> {
+        let (nodes, inode) = (&shared.nodes, inode.get());
+        let directory = nodes.place(inode).and_then(|dir| Some((dir, nodes.directories.get(&dir)?)));
+        let Some((dir, directory)) = directory.filter(|_| written.close) else { return Verdict::Ask };
+        let caller = directory.caller.clone();
+        // A session that may have ended has lost its leases: whoever closes the file then is told at once.
+        if !shared.may_read(dir, moment.at) || shared.is_direct(inode) {
+            return Verdict::Ask;
+        }
+        let Some(Done { status, now_ns, .. }) = shared.nodes.close(inode, written, moment) else {
+            return Verdict::Ask;
         };
-        self.queued();
-        Some(status)
+        let change =
+            Change { now_ns, inode, change: Some(What::Commit(written.clone())), ..Change::default() };
+        self.queue_change(shared, &caller, moment, &[inode, dir], change);
+        Verdict::Given(Ok(status))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::time::Instant;
 
     use dfs_proto::v1::{Block, WrittenBlock};
 
-    use super::super::nodes::{Grant, Verdict};
+    use super::super::nodes::Grant;
     use super::*;
     use crate::fs::Caller;
 
